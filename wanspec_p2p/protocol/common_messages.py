@@ -1,0 +1,117 @@
+"""What every link speaks, in both directions: the handshake, liveness, and the end. JSON text frames.
+
+Field types carry their own bounds, so a message that decodes is a message that is within its limits.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+import msgspec
+
+from wanspec_p2p.protocol import limits
+from wanspec_p2p.types import PeerId, Role
+
+__all__ = [
+    "Challenge",
+    "CommonMessage",
+    "ControlMessage",
+    "DraftLinkMessage",
+    "Goodbye",
+    "Hello",
+    "LeaseRevoked",
+    "Ping",
+    "Pong",
+    "Proof",
+    "Registered",
+    "Welcome",
+]
+
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.MAX_NAME)]
+Reason: TypeAlias = Annotated[str, msgspec.Meta(max_length=limits.MAX_REASON)]
+Digest: TypeAlias = Annotated[str, msgspec.Meta(min_length=64, max_length=64, pattern="^[0-9a-f]{64}$")]
+Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0.0, le=1e12)]
+Token: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=limits.MAX_VOCABULARY)]
+Lease: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.MAX_LEASE)]
+Nonce: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+PublicKey: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Signature: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+Features: TypeAlias = Annotated[tuple[Name, ...], msgspec.Meta(max_length=limits.MAX_FEATURES)]
+Peer: TypeAlias = Annotated[PeerId, msgspec.Meta(min_length=32, max_length=32, pattern="^[a-z2-7]{32}$")]
+
+
+class ControlMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag=str.lower):
+    """Base of what travels as JSON text; `type` is the class name in lower case."""
+
+
+class DraftLinkMessage(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Base of what travels as MessagePack arrays on draft links; the first element is an integer tag."""
+
+
+class Hello(ControlMessage):
+    """First message of the side that dialled."""
+
+    version: Annotated[int, msgspec.Meta(ge=0, le=65535)]
+    role: Role
+    key: PublicKey
+    nonce: Nonce
+    features: Features = ()
+    software: Annotated[str, msgspec.Meta(max_length=limits.MAX_NAME)] = ""
+
+
+class Challenge(ControlMessage):
+    """The listener's half, signed, so that the dialler knows whom it reached before it says anything of value."""
+
+    version: Annotated[int, msgspec.Meta(ge=0, le=65535)]
+    role: Role
+    key: PublicKey
+    nonce: Nonce
+    features: Features
+    signature: Signature
+
+
+class Proof(ControlMessage):
+    """The dialler's signature over the whole transcript."""
+
+    signature: Signature
+
+
+class Welcome(ControlMessage):
+    """The handshake is complete; `features` are those both sides named."""
+
+    features: Features = ()
+
+
+class Ping(ControlMessage):
+    id: Count
+    at: Seconds  # the sender's monotonic clock; comes back untouched
+
+
+class Pong(ControlMessage):
+    id: Count
+    at: Seconds
+
+
+class Goodbye(ControlMessage):
+    """An orderly end, said before the close frame; `retry_after` > 0 asks the peer to come back then."""
+
+    reason: Reason
+    retry_after: Seconds = 0.0
+
+
+class Registered(ControlMessage):
+    """coordinator → node or target: you are known, and this is how often to say you are alive."""
+
+    pool: Name
+    heartbeat: Seconds
+
+
+class LeaseRevoked(ControlMessage):
+    """coordinator → node and target: the lease with this `jti` is void from now on."""
+
+    jti: Name
+    reason: Reason
+
+
+CommonMessage: TypeAlias = Hello | Challenge | Proof | Welcome | Ping | Pong | Goodbye

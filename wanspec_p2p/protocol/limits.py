@@ -1,0 +1,40 @@
+"""Every bound on what a peer may send, in one place. Documented in docs/reference/limits.md."""
+
+from __future__ import annotations
+
+PROTOCOL_VERSION = 1
+SUBPROTOCOL = "wanspec.v1"
+
+MAX_FRAME_BYTES = 1 << 20
+"""Largest WebSocket message on any link. A prompt of 128 k tokens takes about 0.5 MB on a draft link."""
+MAX_QUEUE_FRAMES = 64
+"""Frames held for a reader before the peer is made to wait (TCP back-pressure)."""
+
+MAX_NAME = 128
+MAX_REASON = 512
+MAX_URL = 512
+MAX_LEASE = 4096
+MAX_SECRET = 128
+MAX_FEATURES = 32
+MAX_MODELS = 16
+MAX_ADDRESSES = 8
+MAX_PROMPT_TOKENS = 131_072
+MAX_TEXT = 600_000
+MAX_MESSAGES = 1024
+MAX_STOPS = 16
+MAX_VOCABULARY = 1 << 20
+MAX_DRAFT_TOKENS = 64
+"""Tokens in one Draft frame."""
+MAX_WINDOW = 256
+"""Positions a drafter may run ahead, and tokens it may have outstanding."""
+MAX_TOKENS_PER_ROUND = 256
+MAX_RECEIPTS = 256
+MAX_DRAFTERS = 16
+MAX_SESSIONS = 1 << 20
+
+HANDSHAKE_SECONDS = 10.0
+PING_SECONDS = 2.0
+SILENCE_SECONDS = 10.0
+"""A link without a frame for this long is dead; a drafter drops its sessions."""
+FLUSH_TOKENS = 4
+FLUSH_SECONDS = 0.010

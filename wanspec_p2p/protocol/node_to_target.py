@@ -1,0 +1,58 @@
+"""node → target, on a draft link: MessagePack arrays."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+import msgspec
+
+from wanspec_p2p.protocol import limits
+from wanspec_p2p.protocol.common_messages import Count, DraftLinkMessage, Lease, Reason, Token
+
+__all__ = ["Attach", "Decline", "Detach", "Draft", "NodeToTarget", "PrefixHash", "SessionHandle"]
+
+SessionHandle: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=limits.MAX_SESSIONS)]
+"""A session's number on one link; chosen by the target in `Open`, never used again on that link."""
+PrefixHash: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
+
+
+class Attach(DraftLinkMessage, tag=1):
+    """First message after the handshake, and again whenever the lease was renewed."""
+
+    lease: Lease
+
+
+class Draft(DraftLinkMessage, tag=2):
+    """Token ids that may follow the prefix (base_len, base_hash).
+
+    `parents[i]` is -1 (the base) or < i; an empty list means a chain (`parents[i] = i - 1`).
+    `confidences` are quantised to 0..255 by `speculation.sampling.quantise`; an empty list means none are reported.
+    """
+
+    session: SessionHandle
+    base_len: Count
+    base_hash: PrefixHash
+    tokens: Annotated[tuple[Token, ...], msgspec.Meta(min_length=1, max_length=limits.MAX_DRAFT_TOKENS)]
+    parents: Annotated[
+        tuple[Annotated[int, msgspec.Meta(ge=-1, lt=limits.MAX_DRAFT_TOKENS)], ...],
+        msgspec.Meta(max_length=limits.MAX_DRAFT_TOKENS),
+    ] = ()
+    confidences: Annotated[
+        tuple[Annotated[int, msgspec.Meta(ge=0, le=255)], ...], msgspec.Meta(max_length=limits.MAX_DRAFT_TOKENS)
+    ] = ()
+
+
+class Decline(DraftLinkMessage, tag=3):
+    """This session is not for me: no room, prompt too long, model gone."""
+
+    session: SessionHandle
+    reason: Reason
+
+
+class Detach(DraftLinkMessage, tag=4):
+    """The node leaves; all its sessions on this link end."""
+
+    reason: Reason
+
+
+NodeToTarget: TypeAlias = Attach | Draft | Decline | Detach

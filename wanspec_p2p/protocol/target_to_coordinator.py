@@ -1,0 +1,170 @@
+"""target → coordinator."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+import msgspec
+
+from wanspec_p2p.protocol import limits
+from wanspec_p2p.protocol.common_messages import (
+    CommonMessage,
+    ControlMessage,
+    Count,
+    Digest,
+    Name,
+    Peer,
+    Reason,
+    Seconds,
+    Token,
+)
+from wanspec_p2p.types import Dtype, ExactnessClass, FinishReason, Privacy
+
+__all__ = [
+    "DraftersWanted",
+    "Failed",
+    "Finished",
+    "Receipt",
+    "Receipts",
+    "RegisterTarget",
+    "ServedModel",
+    "TargetDrain",
+    "TargetHeartbeat",
+    "TargetMessage",
+    "TokenLogprob",
+    "Tokens",
+    "Usage",
+]
+
+
+class ServedModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a target serves. `fingerprint` is the engine fingerprint: equal fingerprints emit equal tokens."""
+
+    name: Name
+    digest: Digest
+    tokenizer: Digest
+    vocab_size: Annotated[int, msgspec.Meta(ge=2, le=limits.MAX_VOCABULARY)]
+    context: Annotated[int, msgspec.Meta(ge=1, le=limits.MAX_PROMPT_TOKENS)]
+    dtype: Dtype
+    fingerprint: Digest
+    exactness: ExactnessClass
+
+
+class RegisterTarget(ControlMessage):
+    name: Name
+    model: ServedModel
+    addresses: Annotated[
+        tuple[Annotated[str, msgspec.Meta(max_length=limits.MAX_URL)], ...],
+        msgspec.Meta(min_length=1, max_length=limits.MAX_ADDRESSES),
+    ]  # where nodes dial: ws:// on loopback, wss:// elsewhere
+    certificate: Digest | None  # SHA-256 of its certificate (DER); None on loopback
+    slots: Annotated[int, msgspec.Meta(ge=1, le=4096)]
+    queue: Annotated[int, msgspec.Meta(ge=0, le=65536)] = 64
+    owner: Name = "unknown"
+    site: Name = "unknown"
+    join_secret: Annotated[str, msgspec.Meta(max_length=limits.MAX_SECRET)] = ""
+
+
+class TargetHeartbeat(ControlMessage):
+    sessions: Count
+    queued: Count
+    drafters: Count
+    rtt: Seconds | None = None
+
+
+class DraftersWanted(ControlMessage):
+    """`count` more drafters, none of `exclude`, each from another owner where possible."""
+
+    want: Name
+    count: Annotated[int, msgspec.Meta(ge=1, le=limits.MAX_DRAFTERS)]
+    privacy: Privacy = Privacy.PUBLIC
+    exclude: Annotated[tuple[Peer, ...], msgspec.Meta(max_length=1024)] = ()
+
+
+class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one drafter did for one session, counted from the target's own samples."""
+
+    id: Name  # unique; a receipt sent twice is stored once
+    node: Peer
+    jti: Name
+    session: Name
+    drafted: Count
+    verified: Count
+    accepted: Count  # positions it drafted rightly, whoever came first
+    won: Count  # of these, positions it was first with
+    rtt: Seconds | None = None
+
+
+class Receipts(ControlMessage):
+    batch: Name
+    receipts: Annotated[tuple[Receipt, ...], msgspec.Meta(min_length=1, max_length=limits.MAX_RECEIPTS)]
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    token: Token
+    text: Annotated[str, msgspec.Meta(max_length=1024)]
+    logprob: float
+    top: Annotated[tuple[tuple[Token, str, float], ...], msgspec.Meta(max_length=20)] = ()
+
+
+class Tokens(ControlMessage):
+    """Committed tokens of a request, in order; `position` counts from the first token of the answer.
+
+    `text` is what these tokens add to the answer: an incomplete character waits for its last byte.
+    `origins` has an entry a token: the node whose draft settled it, or null.
+    """
+
+    request: Name
+    position: Count
+    ids: Annotated[tuple[Token, ...], msgspec.Meta(max_length=limits.MAX_TOKENS_PER_ROUND)]
+    text: Annotated[str, msgspec.Meta(max_length=limits.MAX_TEXT)]
+    origins: Annotated[tuple[Peer | None, ...], msgspec.Meta(max_length=limits.MAX_TOKENS_PER_ROUND)]
+    logprobs: Annotated[tuple[TokenLogprob, ...], msgspec.Meta(max_length=limits.MAX_TOKENS_PER_ROUND)] = ()
+
+
+class Usage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Counts of one answer. `accepted_histogram[k]` is the number of rounds that accepted k draft tokens."""
+
+    prompt_tokens: Count
+    completion_tokens: Count
+    rounds: Count
+    drafted: Count  # draft tokens that entered a verification pass
+    accepted: Count  # of these, tokens of the answer
+    late: Count  # draft tokens that arrived after their position was settled
+    accepted_histogram: Annotated[tuple[Count, ...], msgspec.Meta(max_length=limits.MAX_WINDOW + 1)] = ()
+    won_by_peer: Annotated[dict[Peer, Count], msgspec.Meta(max_length=1024)] = {}
+    target_draft_passes: Count = 0
+    near_ties: Count = 0
+    seconds: Seconds = 0.0
+
+
+class Finished(ControlMessage):
+    request: Name
+    reason: FinishReason
+    usage: Usage
+
+
+class Failed(ControlMessage):
+    """The request cannot be answered; `code` is one of `wanspec_p2p.errors` (an OpenAI error code)."""
+
+    request: Name
+    code: Name
+    message: Reason
+    param: Name | None = None
+
+
+class TargetDrain(ControlMessage):
+    reason: Reason = ""
+
+
+TargetMessage: TypeAlias = (
+    CommonMessage
+    | RegisterTarget
+    | TargetHeartbeat
+    | DraftersWanted
+    | Receipts
+    | Tokens
+    | Finished
+    | Failed
+    | TargetDrain
+)

@@ -1,0 +1,162 @@
+"""The value types everything else is written in: no behaviour beyond validation, nothing imported but msgspec."""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+from typing import Annotated, NewType, TypeAlias
+
+import msgspec
+
+__all__ = [
+    "Device",
+    "Dtype",
+    "ExactnessClass",
+    "FinishReason",
+    "PeerId",
+    "Privacy",
+    "RequestId",
+    "Role",
+    "Sampling",
+    "Segment",
+    "SessionId",
+    "TokenId",
+    "TokenOrigin",
+]
+
+PeerId = NewType("PeerId", str)
+"""Name of a peer: 32 lower-case base32 characters of the BLAKE2b-160 of its Ed25519 public key."""
+SessionId = NewType("SessionId", str)
+"""One generation, as target and node both see it. Chosen by the target, unique for ever (128 random bits, hex)."""
+RequestId = NewType("RequestId", str)
+"""One request of a submitter, as coordinator and target both see it."""
+TokenId: TypeAlias = int
+TokenOrigin: TypeAlias = "PeerId | None"
+"""Whose draft settled a position; None where the target decoded it without one."""
+
+
+class Role(enum.StrEnum):
+    """What a peer is; part of the signed transcript, so that a node's key cannot pose as a target's."""
+
+    NODE = "node"
+    TARGET = "target"
+    COORDINATOR = "coordinator"
+
+
+class Privacy(enum.StrEnum):
+    """Who may see a prompt. A drafter sees all of it."""
+
+    PUBLIC = "public"  # any enrolled node
+    TRUSTED = "trusted"  # nodes of a pool the coordinator's operator marked trusted
+    PRIVATE = "private"  # nobody: the target decodes alone
+
+
+class Dtype(enum.StrEnum):
+    BFLOAT16 = "bfloat16"
+    FLOAT32 = "float32"
+
+
+class Device(enum.StrEnum):
+    CPU = "cpu"
+    CUDA = "cuda"
+    MPS = "mps"
+
+
+class ExactnessClass(enum.StrEnum):
+    """How far an engine's logits depend on the company they are computed in (docs/topics/exactness.md)."""
+
+    BITWISE = "bitwise"  # not at all: bit-equal in every slot, width, batch and cache history
+    NEAR_TIE = "near-tie"  # only where the two best scores lie closer than a stated margin
+    IN_LAW = "exact in law"  # an engine we do not own: the law is right, the realised tokens may differ
+
+
+class FinishReason(enum.StrEnum):
+    STOP = "stop"  # an end-of-sequence token or a stop string
+    LENGTH = "length"  # max_tokens or the context is used up
+    CANCELLED = "cancelled"
+
+
+class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How a token is chosen from logits (docs/topics/exactness.md). The defaults are greedy decoding.
+
+    Travels as it is in `Generate` and `Open`, hence a struct.
+
+    Raises:
+        ValueError: a value outside its range; the message names the field and the range.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0  # over prompt and answer
+    presence_penalty: float = 0.0  # over the answer
+    frequency_penalty: float = 0.0  # over the answer, per occurrence
+    logit_bias: Annotated[tuple[tuple[TokenId, float], ...], msgspec.Meta(max_length=1024)] = ()
+    min_tokens: int = 0  # end-of-sequence is banned before this many tokens
+
+    def __post_init__(self) -> None:
+        _check_range("temperature", self.temperature, 0.0, 100.0)
+        _check_range("top_p", self.top_p, 0.0, 1.0)
+        _check_range("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
+        _check_range("presence_penalty", self.presence_penalty, -100.0, 100.0)
+        _check_range("frequency_penalty", self.frequency_penalty, -100.0, 100.0)
+        if self.top_p == 0.0:
+            raise ValueError("top_p must be above 0")
+        if self.top_k < 0:
+            raise ValueError("top_k must be 0 (off) or more")
+        if self.min_tokens < 0:
+            raise ValueError("min_tokens must be 0 or more")
+        for token, bias in self.logit_bias:
+            if token < 0:
+                raise ValueError("logit_bias must name token ids of 0 or more")
+            _check_range("logit_bias", bias, -1000.0, 1000.0)
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0.0
+
+    @property
+    def plain(self) -> bool:
+        """Nothing but temperature touches the logits."""
+        return (
+            self.repetition_penalty == 1.0
+            and self.presence_penalty == 0.0
+            and self.frequency_penalty == 0.0
+            and not self.logit_bias
+            and self.min_tokens == 0
+        )
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not (math.isfinite(value) and low <= value <= high):
+        raise ValueError(f"{name} must be between {low:g} and {high:g}, not {value}")
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One session's share of a forward pass.
+
+    The cache is cropped to `length` positions; the tree nodes `keep` of the *previous* pass (indices into its `tree`,
+    a root-to-leaf path) are appended without being computed again; `tokens` are run and appended; `tree` is run
+    below the last of `tokens` and stays provisional. `parents[i]` is -1 (the last of `tokens`) or < i.
+
+    The pass returns 1 + len(tree) rows of logits: after the last of `tokens`, then after each tree node.
+    """
+
+    cache: str
+    length: int
+    keep: tuple[int, ...]
+    tokens: tuple[TokenId, ...]
+    tree: tuple[TokenId, ...] = ()
+    parents: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.tokens:
+            raise ValueError("a segment runs at least one token")
+        if len(self.tree) != len(self.parents):
+            raise ValueError("tree and parents differ in length")
+        if any(not -1 <= parent < i for i, parent in enumerate(self.parents)):
+            raise ValueError("a parent must come before its child")
+        if self.length < 0:
+            raise ValueError("length must be 0 or more")
