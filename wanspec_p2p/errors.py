@@ -121,8 +121,8 @@ class ModelError(UsageError):
 class DigestMismatch(ModelError):
     def __init__(self, name: str, expected: str, found: str) -> None:
         super().__init__(
-            f"{name} has sha256 {found}, the catalog pins {expected}: the file is damaged or not the one that was published; "
-            "delete it and pull again"
+            f"{name} has sha256 {found}, the catalog pins {expected}: the file is damaged or "
+            "not the one that was published; delete it and pull again"
         )
         self.expected, self.found = expected, found
 

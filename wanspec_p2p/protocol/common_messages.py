@@ -49,7 +49,7 @@ class DraftLinkMessage(msgspec.Struct, frozen=True, array_like=True, forbid_unkn
     """Base of what travels as MessagePack arrays on draft links; the first element is an integer tag."""
 
 
-class Hello(ControlMessage):
+class Hello(ControlMessage, frozen=True):
     """First message of the side that dialled."""
 
     version: Annotated[int, msgspec.Meta(ge=0, le=65535)]
@@ -60,7 +60,7 @@ class Hello(ControlMessage):
     software: Annotated[str, msgspec.Meta(max_length=limits.MAX_NAME)] = ""
 
 
-class Challenge(ControlMessage):
+class Challenge(ControlMessage, frozen=True):
     """The listener's half, signed, so that the dialler knows whom it reached before it says anything of value."""
 
     version: Annotated[int, msgspec.Meta(ge=0, le=65535)]
@@ -71,43 +71,43 @@ class Challenge(ControlMessage):
     signature: Signature
 
 
-class Proof(ControlMessage):
+class Proof(ControlMessage, frozen=True):
     """The dialler's signature over the whole transcript."""
 
     signature: Signature
 
 
-class Welcome(ControlMessage):
+class Welcome(ControlMessage, frozen=True):
     """The handshake is complete; `features` are those both sides named."""
 
     features: Features = ()
 
 
-class Ping(ControlMessage):
+class Ping(ControlMessage, frozen=True):
     id: Count
     at: Seconds  # the sender's monotonic clock; comes back untouched
 
 
-class Pong(ControlMessage):
+class Pong(ControlMessage, frozen=True):
     id: Count
     at: Seconds
 
 
-class Goodbye(ControlMessage):
+class Goodbye(ControlMessage, frozen=True):
     """An orderly end, said before the close frame; `retry_after` > 0 asks the peer to come back then."""
 
     reason: Reason
     retry_after: Seconds = 0.0
 
 
-class Registered(ControlMessage):
+class Registered(ControlMessage, frozen=True):
     """coordinator → node or target: you are known, and this is how often to say you are alive."""
 
     pool: Name
     heartbeat: Seconds
 
 
-class LeaseRevoked(ControlMessage):
+class LeaseRevoked(ControlMessage, frozen=True):
     """coordinator → node and target: the lease with this `jti` is void from now on."""
 
     jti: Name

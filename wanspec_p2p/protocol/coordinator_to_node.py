@@ -20,19 +20,19 @@ from wanspec_p2p.protocol.common_messages import (
 __all__ = ["CoordinatorToNode", "LeaseOffer", "LeaseRenewed", "ProbeRequest"]
 
 
-class LeaseOffer(ControlMessage):
+class LeaseOffer(ControlMessage, frozen=True):
     """Please dial the target named in the lease. The node checks the coordinator's signature before it does."""
 
     jti: Name
     lease: Lease
 
 
-class LeaseRenewed(ControlMessage):
+class LeaseRenewed(ControlMessage, frozen=True):
     jti: Name
     lease: Lease
 
 
-class ProbeRequest(ControlMessage):
+class ProbeRequest(ControlMessage, frozen=True):
     """Draft `count` tokens greedily after `prefix`; the right answer is known."""
 
     probe: Name

@@ -30,7 +30,7 @@ class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     content: Text
 
 
-class Generate(ControlMessage):
+class Generate(ControlMessage, frozen=True):
     """Answer a prompt. Exactly one of `messages`, `prompt` and `prompt_ids` is given.
 
     `committed` are token ids of the answer that another target has already emitted: the answer goes on after them
@@ -55,7 +55,7 @@ class Generate(ControlMessage):
     network: bool = True  # False: this request is decoded by the target alone
 
 
-class Cancel(ControlMessage):
+class Cancel(ControlMessage, frozen=True):
     request: Name
     reason: Reason = ""
 
@@ -69,7 +69,7 @@ class GrantedDrafter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokens_per_second: Annotated[float, msgspec.Meta(ge=0.0, le=1e9)]
 
 
-class Drafters(ControlMessage):
+class Drafters(ControlMessage, frozen=True):
     """Answer to `DraftersWanted`; empty where nobody suits, with the reason in words."""
 
     want: Name
@@ -77,7 +77,7 @@ class Drafters(ControlMessage):
     reason: Reason = ""
 
 
-class ReceiptsStored(ControlMessage):
+class ReceiptsStored(ControlMessage, frozen=True):
     """The batch is on disk and will survive a crash."""
 
     batch: Name

@@ -32,7 +32,7 @@ class DrafterModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokens_per_second: Annotated[float, msgspec.Meta(ge=0.0, le=1e9)]
 
 
-class RegisterNode(ControlMessage):
+class RegisterNode(ControlMessage, frozen=True):
     """Sent after every handshake. `join_secret` only on first contact; afterwards the key is known."""
 
     name: Name  # what people call it; never used to decide anything
@@ -43,25 +43,25 @@ class RegisterNode(ControlMessage):
     join_secret: Annotated[str, msgspec.Meta(max_length=limits.MAX_SECRET)] = ""
 
 
-class Heartbeat(ControlMessage):
+class Heartbeat(ControlMessage, frozen=True):
     sessions: Count
     leases: Annotated[tuple[Name, ...], msgspec.Meta(max_length=1024)] = ()
     rtt: Seconds | None = None  # node ↔ coordinator, as the node sees it
 
 
-class LeaseAnswer(ControlMessage):
+class LeaseAnswer(ControlMessage, frozen=True):
     jti: Name
     accepted: bool
     reason: Reason = ""
 
 
-class ProbeResult(ControlMessage):
+class ProbeResult(ControlMessage, frozen=True):
     probe: Name
     tokens: Annotated[tuple[Token, ...], msgspec.Meta(max_length=limits.MAX_DRAFT_TOKENS)]
     seconds: Seconds
 
 
-class Drain(ControlMessage):
+class Drain(ControlMessage, frozen=True):
     """I take nothing new and leave when what I have is done."""
 
     reason: Reason = ""

@@ -16,13 +16,13 @@ SessionHandle: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=limits.MAX_SESSI
 PrefixHash: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
 
 
-class Attach(DraftLinkMessage, tag=1):
+class Attach(DraftLinkMessage, frozen=True, tag=1):
     """First message after the handshake, and again whenever the lease was renewed."""
 
     lease: Lease
 
 
-class Draft(DraftLinkMessage, tag=2):
+class Draft(DraftLinkMessage, frozen=True, tag=2):
     """Token ids that may follow the prefix (base_len, base_hash).
 
     `parents[i]` is -1 (the base) or < i; an empty list means a chain (`parents[i] = i - 1`).
@@ -42,14 +42,14 @@ class Draft(DraftLinkMessage, tag=2):
     ] = ()
 
 
-class Decline(DraftLinkMessage, tag=3):
+class Decline(DraftLinkMessage, frozen=True, tag=3):
     """This session is not for me: no room, prompt too long, model gone."""
 
     session: SessionHandle
     reason: Reason
 
 
-class Detach(DraftLinkMessage, tag=4):
+class Detach(DraftLinkMessage, frozen=True, tag=4):
     """The node leaves; all its sessions on this link end."""
 
     reason: Reason

@@ -50,7 +50,7 @@ class ServedModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     exactness: ExactnessClass
 
 
-class RegisterTarget(ControlMessage):
+class RegisterTarget(ControlMessage, frozen=True):
     name: Name
     model: ServedModel
     addresses: Annotated[
@@ -65,14 +65,14 @@ class RegisterTarget(ControlMessage):
     join_secret: Annotated[str, msgspec.Meta(max_length=limits.MAX_SECRET)] = ""
 
 
-class TargetHeartbeat(ControlMessage):
+class TargetHeartbeat(ControlMessage, frozen=True):
     sessions: Count
     queued: Count
     drafters: Count
     rtt: Seconds | None = None
 
 
-class DraftersWanted(ControlMessage):
+class DraftersWanted(ControlMessage, frozen=True):
     """`count` more drafters, none of `exclude`, each from another owner where possible."""
 
     want: Name
@@ -95,7 +95,7 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rtt: Seconds | None = None
 
 
-class Receipts(ControlMessage):
+class Receipts(ControlMessage, frozen=True):
     batch: Name
     receipts: Annotated[tuple[Receipt, ...], msgspec.Meta(min_length=1, max_length=limits.MAX_RECEIPTS)]
 
@@ -107,7 +107,7 @@ class TokenLogprob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     top: Annotated[tuple[tuple[Token, str, float], ...], msgspec.Meta(max_length=20)] = ()
 
 
-class Tokens(ControlMessage):
+class Tokens(ControlMessage, frozen=True):
     """Committed tokens of a request, in order; `position` counts from the first token of the answer.
 
     `text` is what these tokens add to the answer: an incomplete character waits for its last byte.
@@ -138,13 +138,13 @@ class Usage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds: Seconds = 0.0
 
 
-class Finished(ControlMessage):
+class Finished(ControlMessage, frozen=True):
     request: Name
     reason: FinishReason
     usage: Usage
 
 
-class Failed(ControlMessage):
+class Failed(ControlMessage, frozen=True):
     """The request cannot be answered; `code` is one of `wanspec_p2p.errors` (an OpenAI error code)."""
 
     request: Name
@@ -153,7 +153,7 @@ class Failed(ControlMessage):
     param: Name | None = None
 
 
-class TargetDrain(ControlMessage):
+class TargetDrain(ControlMessage, frozen=True):
     reason: Reason = ""
 
 

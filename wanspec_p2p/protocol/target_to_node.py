@@ -21,7 +21,7 @@ class Window(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     tokens: Annotated[int, msgspec.Meta(ge=0, le=limits.MAX_WINDOW)]  # drafted and not yet settled
 
 
-class Open(DraftLinkMessage, tag=1):
+class Open(DraftLinkMessage, frozen=True, tag=1):
     session: SessionHandle
     id: Name  # the session's name; the chain of prefix hashes starts from it
     prefix: Annotated[tuple[Token, ...], msgspec.Meta(min_length=1, max_length=limits.MAX_PROMPT_TOKENS)]
@@ -34,7 +34,7 @@ class Open(DraftLinkMessage, tag=1):
     lanes: Annotated[int, msgspec.Meta(ge=1, le=limits.MAX_DRAFTERS)] = 1
 
 
-class Verdict(DraftLinkMessage, tag=2):
+class Verdict(DraftLinkMessage, frozen=True, tag=2):
     """What has been committed. `tail` are the ids since the last verdict that this drafter had not drafted itself.
 
     The drafter knows the first `committed_len - len(tail)` positions: they are its last verdict's prefix, extended by
@@ -48,7 +48,7 @@ class Verdict(DraftLinkMessage, tag=2):
     window: Window
 
 
-class Close(DraftLinkMessage, tag=3):
+class Close(DraftLinkMessage, frozen=True, tag=3):
     session: SessionHandle
     reason: Reason = ""
 
