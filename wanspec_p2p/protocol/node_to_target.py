@@ -26,7 +26,7 @@ class Draft(DraftLinkMessage, frozen=True, tag=2):
     """Token ids that may follow the prefix (base_len, base_hash).
 
     `parents[i]` is -1 (the base) or < i; an empty list means a chain (`parents[i] = i - 1`).
-    `confidences` are quantised to 0..255 by `speculation.sampling.quantise`; an empty list means none are reported.
+    `confidences` are quantised to 0..127 (one byte) by `speculation.sampling.quantise`; an empty list means none are reported.
     """
 
     session: SessionHandle
@@ -38,7 +38,7 @@ class Draft(DraftLinkMessage, frozen=True, tag=2):
         msgspec.Meta(max_length=limits.MAX_DRAFT_TOKENS),
     ] = ()
     confidences: Annotated[
-        tuple[Annotated[int, msgspec.Meta(ge=0, le=255)], ...], msgspec.Meta(max_length=limits.MAX_DRAFT_TOKENS)
+        tuple[Annotated[int, msgspec.Meta(ge=0, le=127)], ...], msgspec.Meta(max_length=limits.MAX_DRAFT_TOKENS)
     ] = ()
 
 

@@ -1,0 +1,137 @@
+"""Everything that can happen to a session. One class per outcome; `at` is monotonic seconds of the owner's clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from wanspec_p2p.speculation.sampling import Row
+from wanspec_p2p.types import PeerId, TokenId
+
+__all__ = [
+    "Cancelled",
+    "DraftArrived",
+    "Drafted",
+    "DrafterEvent",
+    "DrafterJoined",
+    "DrafterLeft",
+    "FlushDue",
+    "ModelFailed",
+    "ModelFree",
+    "SessionClosed",
+    "Started",
+    "TargetEvent",
+    "VerdictArrived",
+    "Verified",
+    "Window",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A drafter's credit."""
+
+    positions: int  # beyond the committed length
+    tokens: int  # drafted and not settled
+
+
+# Both sessions
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFree:
+    """The model can run a pass for this session now."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFailed:
+    """The pass that was asked for failed; its cache is gone."""
+
+    reason: str
+    at: float
+
+
+# The target's session
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterJoined:
+    drafter: PeerId
+    lane: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterLeft:
+    """Lost, declined or taken away. What it drafted stays: the target verifies every token anyway."""
+
+    drafter: PeerId
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class DraftArrived:
+    drafter: PeerId
+    base_len: int
+    base_hash: bytes
+    tokens: tuple[TokenId, ...]
+    parents: tuple[int, ...]
+    confidences: tuple[int, ...]
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """Logits of the pass: after the committed prefix, then after each candidate."""
+
+    rows: Sequence[Row]
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    at: float
+
+
+# The drafter's session
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """Logits after the last token of the pass."""
+
+    row: Row
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictArrived:
+    committed_len: int
+    tail: tuple[TokenId, ...]
+    hash: bytes
+    window: Window
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class FlushDue:
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class SessionClosed:
+    at: float
+
+
+TargetEvent: TypeAlias = (
+    Started | ModelFree | ModelFailed | DrafterJoined | DrafterLeft | DraftArrived | Verified | Cancelled
+)
+DrafterEvent: TypeAlias = Started | ModelFree | ModelFailed | Drafted | VerdictArrived | FlushDue | SessionClosed

@@ -1,0 +1,92 @@
+"""Acceptance figures of one session, in the terms the literature and vLLM use."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from wanspec_p2p.speculation.tree import DraftTree, Merge
+from wanspec_p2p.speculation.verify import Candidates, Step
+from wanspec_p2p.types import PeerId
+
+__all__ = ["DrafterStats", "SessionStats"]
+
+NEAR_TIE_MARGIN = 1e-4
+"""Below this gap of the two best scores, an engine of class near-tie might have chosen the other."""
+DECAY = 0.95
+"""Weight that past decisions keep at each new one: acceptance is judged on about the last twenty."""
+
+
+@dataclass(slots=True)
+class DrafterStats:
+    drafted: int = 0  # tokens it sent
+    verified: int = 0  # of these, tokens that entered a pass
+    accepted: int = 0  # of these, tokens of the answer
+    won: int = 0  # of these, tokens nobody brought earlier
+    late: int = 0
+    unknown: int = 0
+    surplus: int = 0
+    hits: float = 0.0
+    decisions: float = 0.0
+
+    def decided(self, hit: bool) -> None:
+        self.hits = DECAY * self.hits + hit
+        self.decisions = DECAY * self.decisions + 1.0
+
+    @property
+    def acceptance(self) -> float:
+        """Recent share of right tokens among those whose parent was right; 0.5 before anything is known."""
+        return (self.hits + 0.25) / (self.decisions + 0.5)
+
+
+@dataclass(slots=True)
+class SessionStats:
+    rounds: int = 0
+    verified: int = 0
+    accepted: int = 0
+    near_ties: int = 0
+    histogram: Counter[int] = field(default_factory=Counter)
+    drafters: dict[PeerId, DrafterStats] = field(default_factory=dict)
+
+    def of(self, drafter: PeerId) -> DrafterStats:
+        return self.drafters.setdefault(drafter, DrafterStats())
+
+    @property
+    def late(self) -> int:
+        return sum(d.late for d in self.drafters.values())
+
+    @property
+    def won_by_peer(self) -> dict[PeerId, int]:
+        return {peer: d.won for peer, d in self.drafters.items() if d.won}
+
+    @property
+    def accepted_per_round(self) -> float:
+        return self.accepted / self.rounds if self.rounds else 0.0
+
+    def arrived(self, drafter: PeerId, merge: Merge) -> None:
+        own = self.of(drafter)
+        own.drafted += merge.added + merge.duplicate + merge.late + merge.unknown + merge.surplus
+        own.late += merge.late
+        own.unknown += merge.unknown
+        own.surplus += merge.surplus
+
+    def verified_round(self, tree: DraftTree, candidates: Candidates, steps: Sequence[Step]) -> None:
+        """Count a round, before the tree moves on. Only a node whose parent was right tells about its drafter."""
+        right = {step.candidate for step in steps if step.candidate is not None}
+        self.rounds += 1
+        self.verified += len(candidates.nodes)
+        self.accepted += len(right)
+        self.histogram[len(right)] += 1
+        self.near_ties += sum(step.margin < NEAR_TIE_MARGIN for step in steps)
+        walked = {step.row - 1 for step in steps}
+        for i, (node_id, parent) in enumerate(zip(candidates.nodes, candidates.parents, strict=True)):
+            node = tree[node_id]
+            for holder in node.holders:
+                own = self.of(holder)
+                own.verified += 1
+                own.accepted += i in right
+                if parent in walked:
+                    own.decided(i in right)
+            if i in right:
+                self.of(node.origin).won += 1

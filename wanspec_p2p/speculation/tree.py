@@ -1,0 +1,248 @@
+"""The draft tree: the trie of all drafted continuations of the prefix, whoever drafted them.
+
+Target and drafter each keep one per session. Equal tokens under the same parent are one node; the first peer to bring
+it is its origin, everyone who brought it is a holder. A prefix is named by (length, hash), where
+h_0 = H(session) and h_{i+1} = H(h_i || token), so that two sides can speak of a place in the tree without sending it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+from wanspec_p2p.types import PeerId, SessionId, TokenId
+
+__all__ = ["HASH_BYTES", "ROOT", "DraftTree", "Merge", "Node", "chain_hash", "session_hash"]
+
+HASH_BYTES = 8
+ROOT = -1
+"""The place after the last committed token; never a node."""
+
+
+def session_hash(session: SessionId) -> bytes:
+    return blake2b(session.encode(), digest_size=HASH_BYTES, person=b"wanspec.prefix").digest()
+
+
+def chain_hash(before: bytes, token: TokenId) -> bytes:
+    return blake2b(before + token.to_bytes(4, "little"), digest_size=HASH_BYTES, person=b"wanspec.prefix").digest()
+
+
+@dataclass(slots=True)
+class Node:
+    token: TokenId
+    parent: int  # node id or ROOT
+    length: int  # of the prefix that ends with this token
+    hash: bytes
+    origin: PeerId
+    confidence: int | None
+    holders: set[PeerId]
+    children: dict[TokenId, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """What became of a draft's tokens; the counts add up to their number."""
+
+    added: int = 0
+    duplicate: int = 0  # already in the tree: a copy from another drafter, or sent twice
+    late: int = 0  # their position was already settled
+    unknown: int = 0  # they hang off a base that is neither committed nor this drafter's
+    surplus: int = 0  # beyond the drafter's window, or outside the vocabulary
+
+
+class DraftTree:
+    """Committed tokens and what is drafted after them.
+
+    Nodes have stable ids for as long as they live; `commit` moves the root and removes what it contradicts.
+    """
+
+    def __init__(self, session: SessionId, prefix: Sequence[TokenId]) -> None:
+        self._committed: list[TokenId] = []
+        self._hashes = [session_hash(session)]
+        self._nodes: dict[int, Node] = {}
+        self._roots: dict[TokenId, int] = {}
+        self._by_hash: dict[bytes, int] = {}
+        self._next_id = 0
+        self._held: dict[PeerId, int] = {}
+        for token in prefix:
+            self._append(token)
+
+    @property
+    def committed(self) -> Sequence[TokenId]:
+        return self._committed
+
+    @property
+    def committed_len(self) -> int:
+        return len(self._committed)
+
+    @property
+    def hash(self) -> bytes:
+        """Of the committed prefix."""
+        return self._hashes[-1]
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __getitem__(self, node: int) -> Node:
+        return self._nodes[node]
+
+    def __contains__(self, node: int) -> bool:
+        return node == ROOT or node in self._nodes
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._nodes)
+
+    def children(self, node: int) -> dict[TokenId, int]:
+        return self._roots if node == ROOT else self._nodes[node].children
+
+    def place(self, node: int) -> tuple[int, bytes]:
+        """(length, hash) of the prefix that ends at `node`."""
+        if node == ROOT:
+            return self.committed_len, self.hash
+        return self._nodes[node].length, self._nodes[node].hash
+
+    def path(self, node: int) -> list[TokenId]:
+        """Tokens from below the root down to `node`."""
+        tokens: list[TokenId] = []
+        while node != ROOT:
+            tokens.append(self._nodes[node].token)
+            node = self._nodes[node].parent
+        tokens.reverse()
+        return tokens
+
+    def held_by(self, peer: PeerId) -> int:
+        """Nodes this peer brought that are not settled."""
+        return self._held.get(peer, 0)
+
+    def add(self, parent: int, token: TokenId, peer: PeerId, confidence: int | None = None) -> tuple[int, bool]:
+        """Put `token` below `parent` (a node id or ROOT) on `peer`'s account. Returns its id, and whether it is new."""
+        siblings = self.children(parent)
+        existing = siblings.get(token)
+        if existing is not None:
+            node = self._nodes[existing]
+            if peer not in node.holders:
+                node.holders.add(peer)
+                self._held[peer] = self.held_by(peer) + 1
+            return existing, False
+        length, before = self.place(parent)
+        node_id = self._next_id
+        self._next_id += 1
+        node = Node(token, parent, length + 1, chain_hash(before, token), peer, confidence, {peer})
+        self._nodes[node_id] = node
+        self._by_hash[node.hash] = node_id
+        self._held[peer] = self.held_by(peer) + 1
+        siblings[token] = node_id
+        return node_id, True
+
+    def find(self, length: int, prefix_hash: bytes) -> int | None:
+        """The node (or ROOT) where the prefix (length, hash) ends; None where it is not in the tree."""
+        if length == self.committed_len:
+            return ROOT if prefix_hash == self.hash else None
+        node = self._by_hash.get(prefix_hash)
+        return node if node is not None and self._nodes[node].length == length else None
+
+    def merge(
+        self,
+        peer: PeerId,
+        base_len: int,
+        base_hash: bytes,
+        tokens: Sequence[TokenId],
+        parents: Sequence[int],
+        confidences: Sequence[int],
+        *,
+        vocab_size: int,
+        max_positions: int,
+        max_tokens: int,
+    ) -> Merge:
+        """Take in a draft. It may be late, doubled, wrong or hostile: nothing it holds can make this fail.
+
+        Args:
+            parents: -1 (the base) or an earlier index; empty means a chain.
+            max_positions: how far beyond the committed length this peer may draft.
+            max_tokens: how many unsettled nodes it may hold.
+        """
+        places: list[int | _Settled | None] = []
+        added = duplicate = late = unknown = surplus = 0
+        base = self._base(peer, base_len, base_hash)
+        for i, token in enumerate(tokens):
+            parent_index = parents[i] if parents else i - 1
+            parent = base if parent_index < 0 else places[parent_index]
+            if parent is None:
+                unknown += base is None
+                late += base is not None
+                places.append(None)
+            elif isinstance(parent, _Settled):
+                # Follow the committed tokens as far as the draft agrees with them; what disagrees is late and wrong.
+                late += 1
+                agrees = self._committed[parent.length] == token
+                places.append(self._settled(parent.length + 1) if agrees else None)
+            elif token >= vocab_size or not self._room(peer, parent, token, max_positions, max_tokens):
+                surplus += 1
+                places.append(_SURPLUS)
+            else:
+                confidence = confidences[i] if i < len(confidences) else None
+                node, new = self.add(parent, token, peer, confidence)
+                added += new
+                duplicate += not new
+                places.append(node)
+        return Merge(added, duplicate, late, unknown, surplus)
+
+    def commit(self, tokens: Sequence[TokenId]) -> None:
+        """Settle the next positions: the root moves along `tokens`, contradicted branches go."""
+        root = ROOT
+        left = False
+        for token in tokens:
+            child = None if left else self.children(root).get(token)
+            left = child is None
+            root = root if child is None else child
+            self._append(token)
+        survivors = {} if left else dict(self.children(root))
+        keep: dict[int, Node] = {}
+        stack = list(survivors.values())
+        for node_id in stack:
+            self._nodes[node_id].parent = ROOT
+        while stack:
+            node_id = stack.pop()
+            keep[node_id] = node = self._nodes[node_id]
+            stack.extend(node.children.values())
+        self._nodes = dict(sorted(keep.items()))
+        self._roots = survivors
+        self._by_hash = {node.hash: node_id for node_id, node in self._nodes.items()}
+        self._held = {}
+        for node in self._nodes.values():
+            for peer in node.holders:
+                self._held[peer] = self._held.get(peer, 0) + 1
+
+    def _append(self, token: TokenId) -> None:
+        self._committed.append(token)
+        self._hashes.append(chain_hash(self._hashes[-1], token))
+
+    def _settled(self, length: int) -> int | _Settled:
+        return ROOT if length == self.committed_len else _Settled(length)
+
+    def _base(self, peer: PeerId, length: int, prefix_hash: bytes) -> int | _Settled | None:
+        if length <= self.committed_len:
+            return self._settled(length) if self._hashes[length] == prefix_hash else None
+        node = self.find(length, prefix_hash)
+        return node if node is not None and peer in self._nodes[node].holders else None
+
+    def _room(self, peer: PeerId, parent: int, token: TokenId, max_positions: int, max_tokens: int) -> bool:
+        if parent == _SURPLUS:
+            return False
+        existing = self.children(parent).get(token)
+        if existing is not None and peer in self._nodes[existing].holders:
+            return True
+        length, _ = self.place(parent)
+        return length + 1 - self.committed_len <= max_positions and self.held_by(peer) < max_tokens
+
+
+_SURPLUS = -2
+"""Stands for a token that was left out for being too many; what hangs below it is left out too."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """A place inside the committed prefix."""
+
+    length: int
