@@ -1,0 +1,1 @@
+"""The target service: the big model, its sessions, and the drafters it takes tokens from."""

@@ -1,0 +1,100 @@
+"""What a peer remembers of the coordinator that took it in: where it is and the keys it must show. Never a secret."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from wanspec_p2p.errors import ConfigError, JoinTokenError
+from wanspec_p2p.protocol import limits
+from wanspec_p2p.security.identity import peer_id
+from wanspec_p2p.security.join_tokens import JoinToken
+from wanspec_p2p.types import PeerId, Role
+
+__all__ = ["Membership", "load", "store", "coordinator_of"]
+
+
+class Membership(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The coordinator a node belongs to; the content of `coordinator.json`."""
+
+    url: Annotated[str, msgspec.Meta(min_length=1, max_length=limits.MAX_URL)]
+    coordinator: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]  # its Ed25519 public key
+    certificate: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")] | None  # SHA-256 (DER); None on loopback
+
+    @property
+    def peer_id(self) -> PeerId:
+        return peer_id(self.coordinator)
+
+
+def load(path: Path) -> Membership | None:
+    """The stored membership; None where there is none.
+
+    Raises:
+        ConfigError: the file is there and is not a membership.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Membership)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{path} is damaged ({error}): delete it and join again with a new token") from error
+
+
+def store(path: Path, membership: Membership) -> None:
+    """Write it so that a crash leaves the old file or the new one, readable by its owner alone.
+
+    Raises:
+        ConfigError: the directory cannot be written.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # mkstemp makes the file 0600 and its name unique, so two daemons started at once do not write into one file.
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(msgspec.json.format(msgspec.json.encode(membership), indent=2))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def coordinator_of(join: str | None, known: Membership | None, *, role: Role, now: float) -> tuple[Membership, str]:
+    """The coordinator to dial and the secret to show, from the token given (if any) and what is remembered.
+
+    A token of the coordinator that already knows us refreshes its address; its secret is kept in case we were removed.
+
+    Args:
+        role: what we are; a token for another role is refused.
+        now: seconds since the Unix epoch.
+
+    Raises:
+        JoinTokenError: the token is malformed, for another role, or expired while it is needed.
+        ConfigError: neither a token nor a remembered coordinator.
+    """
+    if join is None:
+        if known is None:
+            raise ConfigError(
+                f"this {role.value} belongs to no coordinator yet: ask its operator for a token and run "
+                f"`wanspec {role.value} join TOKEN`"
+            )
+        return known, ""
+    token = JoinToken.decode(join)
+    if token.role is not role:
+        raise JoinTokenError(
+            f"this join token admits a {token.role.value}, not a {role.value}: ask for one with `--role {role.value}`"
+        )
+    again = known is not None and known.coordinator == token.coordinator
+    if token.expires <= now and not again:
+        raise JoinTokenError("this join token has expired: ask the coordinator's operator for a new one")
+    return Membership(url=token.url, coordinator=token.coordinator, certificate=token.certificate), token.secret

@@ -1,0 +1,86 @@
+"""What a target's operator decides. Built once at the edge (file, variables, flags) and frozen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from wanspec_p2p.protocol import limits
+from wanspec_p2p.speculation.events import Window
+from wanspec_p2p.speculation.policy import Policy
+from wanspec_p2p.types import Dtype
+
+__all__ = ["TargetSettings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetSettings:
+    """Settings of one target service.
+
+    Args:
+        data_dir: the identity (`identity.pem`), the membership (`coordinator.json`) and a self-made certificate.
+        cache_dir: where models are kept.
+        model: a catalog name or a directory.
+        join: a join token; needed the first time only, and again to move to another coordinator.
+        host, port: where nodes dial; port 0 takes any. Off loopback the address must be reachable for nodes.
+        address: the URL nodes dial where it differs from host and port (behind a proxy or in a container).
+        tls_cert, tls_key: the operator's own certificate; without them one is made (and pinned through leases).
+        slots: sessions served at once; `queue` more wait.
+        drafters: drafters per session.
+        width: draft tokens verified in one pass.
+        positions, tokens: credit of each drafter (beyond the committed length; outstanding).
+        network: False decodes everything alone.
+        threads, dtype: None lets the engine choose.
+
+    Raises:
+        ValueError: a value outside its range.
+    """
+
+    data_dir: Path
+    cache_dir: Path
+    model: str = "smollm2-135m"
+    join: str | None = None
+    name: str | None = None
+    owner: str = "unknown"
+    site: str = "unknown"
+    host: str = "127.0.0.1"
+    port: int = 0
+    address: str | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    slots: int = 8
+    queue: int = 64
+    drafters: int = 2
+    width: int = 7
+    positions: int = 16
+    tokens: int = 32
+    network: bool = True
+    threads: int | None = None
+    dtype: Dtype | None = None
+    log_json: bool = False
+
+    def __post_init__(self) -> None:
+        for field in ("name", "owner", "site"):
+            value = getattr(self, field)
+            if value is not None and not 1 <= len(value) <= limits.MAX_NAME:
+                raise ValueError(f"{field} must have between 1 and {limits.MAX_NAME} characters")
+        for field, low, high in (
+            ("port", 0, 65535),
+            ("slots", 1, 4096),
+            ("queue", 0, 65536),
+            ("drafters", 0, limits.MAX_DRAFTERS),
+            ("width", 1, limits.MAX_WINDOW - 1),
+            ("positions", 1, limits.MAX_WINDOW),
+            ("tokens", 1, limits.MAX_WINDOW),
+        ):
+            value = getattr(self, field)
+            if not low <= value <= high:
+                raise ValueError(f"{field} must be between {low} and {high}, not {value}")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads must be 1 or more, not {self.threads}")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key belong together")
+
+    @property
+    def policy(self) -> Policy:
+        return Policy(width=self.width, window=Window(self.positions, self.tokens))
