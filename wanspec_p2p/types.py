@@ -103,12 +103,12 @@ class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         _check_range("frequency_penalty", self.frequency_penalty, -100.0, 100.0)
         if self.top_p == 0.0:
             raise ValueError("top_p must be above 0")
-        if self.top_k < 0:
+        if not 0 <= self.top_k <= _MAX_INT:
             raise ValueError("top_k must be 0 (off) or more")
-        if self.min_tokens < 0:
+        if not 0 <= self.min_tokens <= _MAX_INT:
             raise ValueError("min_tokens must be 0 or more")
         for token, bias in self.logit_bias:
-            if token < 0:
+            if not 0 <= token <= _MAX_INT:
                 raise ValueError("logit_bias must name token ids of 0 or more")
             _check_range("logit_bias", bias, -1000.0, 1000.0)
 
@@ -126,6 +126,9 @@ class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
             and not self.logit_bias
             and self.min_tokens == 0
         )
+
+
+_MAX_INT = 2**31 - 1  # what a peer names must fit an array index everywhere
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:

@@ -38,6 +38,7 @@ Nonce: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 PublicKey: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Signature: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 Features: TypeAlias = Annotated[tuple[Name, ...], msgspec.Meta(max_length=limits.MAX_FEATURES)]
+Version: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Peer: TypeAlias = Annotated[PeerId, msgspec.Meta(min_length=32, max_length=32, pattern="^[a-z2-7]{32}$")]
 
 
@@ -52,7 +53,7 @@ class DraftLinkMessage(msgspec.Struct, frozen=True, array_like=True, forbid_unkn
 class Hello(ControlMessage, frozen=True):
     """First message of the side that dialled."""
 
-    version: Annotated[int, msgspec.Meta(ge=0, le=65535)]
+    version: Version
     role: Role
     key: PublicKey
     nonce: Nonce
@@ -63,7 +64,7 @@ class Hello(ControlMessage, frozen=True):
 class Challenge(ControlMessage, frozen=True):
     """The listener's half, signed, so that the dialler knows whom it reached before it says anything of value."""
 
-    version: Annotated[int, msgspec.Meta(ge=0, le=65535)]
+    version: Version
     role: Role
     key: PublicKey
     nonce: Nonce

@@ -1,4 +1,4 @@
-"""Every bound on what a peer may send, in one place. Documented in docs/reference/limits.md."""
+"""Every bound on what a peer may send, in one place. Documented in docs/reference/protocol.md."""
 
 from __future__ import annotations
 

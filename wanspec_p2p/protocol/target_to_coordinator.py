@@ -100,11 +100,14 @@ class Receipts(ControlMessage, frozen=True):
     receipts: Annotated[tuple[Receipt, ...], msgspec.Meta(min_length=1, max_length=limits.MAX_RECEIPTS)]
 
 
+TokenText: TypeAlias = Annotated[str, msgspec.Meta(max_length=1024)]
+
+
 class TokenLogprob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     token: Token
-    text: Annotated[str, msgspec.Meta(max_length=1024)]
+    text: TokenText
     logprob: float
-    top: Annotated[tuple[tuple[Token, str, float], ...], msgspec.Meta(max_length=20)] = ()
+    top: Annotated[tuple[tuple[Token, TokenText, float], ...], msgspec.Meta(max_length=20)] = ()
 
 
 class Tokens(ControlMessage, frozen=True):

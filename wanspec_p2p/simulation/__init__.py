@@ -1,0 +1,1 @@
+"""Worlds to try the shipped code in: hostile peers today, virtual time and links to come."""

@@ -128,6 +128,8 @@ class DrafterSession:
         return self._flush()
 
     def _start(self, event: Started) -> list[DrafterInstruction]:
+        if any(token >= self.spec.vocab_size for token in self.spec.prefix):
+            return self._abandon("the prefix holds a token outside the vocabulary")
         return self._proceed()
 
     def _run(self, event: ModelFree) -> list[DrafterInstruction]:
@@ -180,7 +182,7 @@ class DrafterSession:
     def _locate(self, event: VerdictArrived) -> int | None:
         """The node where the path this drafter had drafted itself ends and `event.tail` begins."""
         length = event.committed_len - len(event.tail)
-        for node in (ROOT, *self.tree):
+        for node in [ROOT, *iter(self.tree)]:
             node_length, node_hash = self.tree.place(node)
             if node_length == length:
                 for token in event.tail:

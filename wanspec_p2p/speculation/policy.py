@@ -40,7 +40,7 @@ def select(
 ) -> Candidates:
     """The candidates most likely to be walked, parents first, best first.
 
-    A node's chance is its parent's times the acceptance of its best holder; siblings share what is left by those
+    A node's chance is its parent's times the acceptance of its best drafter; siblings share what is left by those
     before them.
 
     Args:
@@ -54,7 +54,7 @@ def select(
 
     def offer_children(of: int, chance: float) -> None:
         for child in tree.children(of).values():
-            alpha = max(acceptance(peer) for peer in tree[child].holders)
+            alpha = max(acceptance(peer) for peer in tree[child].drafters)
             heapq.heappush(heap, (-chance * alpha, child))
             chance *= 1.0 - alpha
 

@@ -15,13 +15,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from wanspec_p2p.errors import EngineError
 from wanspec_p2p.speculation.noise import Noise
 from wanspec_p2p.types import Sampling, TokenId
 
 __all__ = ["CONFIDENCE_MAX", "Choice", "Ranking", "Sampler", "kept_by_law", "logprobs"]
 
 CONFIDENCE_MAX = 127
-_NUCLEUS_GUESS = 1024
+_NEARLY_ALWAYS_ENOUGH = 6.0
+"""Nats below the best token within which nearly every nucleus ends."""
 
 Row = NDArray[np.floating]
 Scores = NDArray[np.float64]
@@ -61,135 +63,204 @@ class Sampler:
         self.sampling = sampling
         self.noise = Noise(seed, vocab_size)
         self._vocab_size = vocab_size
-        self._prompt = frozenset(t for t in prompt if t < vocab_size)
-        self._prompt_len = len(prompt)
-        self._answer: list[TokenId] = []
+        self._length = len(prompt)
+        self._answer_len = 0
+        # Where nothing looks at them, counts are not kept.
+        self._seen = _Tally(vocab_size, () if sampling.plain else prompt)
+        self._answered = _Tally(vocab_size)
         self._stop_tokens = [t for t in stop_tokens if t < vocab_size]
         bias = [(t, b) for t, b in sampling.logit_bias if t < vocab_size]
+        self._buffer = np.empty(vocab_size, dtype=np.float64)
         self._bias_ids = np.array([t for t, _ in bias], dtype=np.int64)
         self._bias = np.array([b for _, b in bias], dtype=np.float64)
 
-    def commit(self, tokens: Iterable[TokenId]) -> None:
-        self._answer.extend(tokens)
-        self.noise.settle(self._prompt_len + len(self._answer))
+    def commit(self, tokens: Sequence[TokenId]) -> None:
+        self._length += len(tokens)
+        self._answer_len += len(tokens)
+        if not self.sampling.plain:
+            self._seen.add(tokens)
+            self._answered.add(tokens)
+        self.noise.settle(self._length)
 
     def choose(self, row: Row, path: Sequence[TokenId] = ()) -> Choice:
-        """The token after prompt + answer + path, from the logits there (shape (>= vocab_size,))."""
+        """The token after prompt + answer + path, from the logits there (shape (>= vocab_size,)).
+
+        Raises:
+            EngineError: there is nothing to choose from: a logit is not a number, or all are minus infinity.
+        """
         ids, scores = self._scores(row, path)
-        best = int(np.argmax(scores))  # ties: the lowest index, hence the lowest id
+        best = int(scores.argmax())  # ties: the lowest index, hence the lowest id
         top = float(scores[best])
-        rest = np.delete(scores, best)
-        margin = top - float(rest.max()) if rest.size else math.inf
-        return Choice(int(best if ids is None else ids[best]), margin)
+        if not math.isfinite(top):
+            raise EngineError(f"the model's logits leave nothing to choose from (the best score is {top})")
+        rest = max(float(part.max(initial=-math.inf)) for part in (scores[:best], scores[best + 1 :]))
+        return Choice(int(best if ids is None else ids[best]), top - rest)
 
     def rank(self, row: Row, path: Sequence[TokenId] = (), count: int = 1) -> Ranking:
         """The `count` best tokens by the same scores, ties to the lowest id, and how sure the first is.
 
-        A row whose entries are all equal is no opinion.
+        A row whose entries are all equal is no opinion, and so is one that is not of numbers.
         """
-        if float(row.max()) == float(row.min()):
+        if not float(row.min()) < float(row.max()) < math.inf:
             return Ranking((), 0)
         ids, scores = self._scores(row, path)
-        few = min(count + 1, scores.size)
-        # Everything that ties with the last of the few competes for its place.
-        least = np.partition(scores, scores.size - few)[scores.size - few]
-        top = np.flatnonzero(scores >= least)
-        top = top[np.argsort(-scores[top], kind="stable")]
-        top = top[scores[top] > -math.inf]
-        tokens = top[:count] if ids is None else ids[top[:count]]
-        return Ranking(tuple(int(t) for t in tokens), self._confidence(scores, top))
+        best_first = _best(scores, count + 1)
+        if not best_first:
+            return Ranking((), 0)
+        tokens = best_first[:count] if ids is None else ids[best_first[:count]]
+        return Ranking(tuple(int(t) for t in tokens), self._confidence(scores, best_first))
 
-    def _scores(self, row: Row, path: Sequence[TokenId]) -> tuple[NDArray[np.int64] | None, Scores]:
-        """Scores whose argmax is the token, and the ids they belong to (None: all of them, in order)."""
+    def _scores(self, row: Row, path: Sequence[TokenId]) -> tuple[NDArray[np.int64] | None, Row]:
+        """Scores whose argmax is the token, and the ids they belong to (None: all of them, in order).
+
+        Good until the next call, and not to be changed.
+        """
+        sampling = self.sampling
+        if sampling.greedy and sampling.plain:
+            return None, row[: self._vocab_size]
         z = self._processed(row, path)
-        if self.sampling.greedy:
+        if sampling.greedy:
             return None, z
-        w = z / self.sampling.temperature
-        noise = self.noise.row(self._prompt_len + len(self._answer) + len(path))
-        if self.sampling.top_k == 0 and self.sampling.top_p == 1.0:
-            return None, w + noise
-        ids = kept_by_law(w, self.sampling.top_k, self.sampling.top_p)
+        w = np.divide(z, sampling.temperature, out=z)
+        noise = self.noise.row(self._length + len(path))
+        if sampling.top_k == 0 and sampling.top_p == 1.0:
+            return None, np.add(w, noise, out=w)
+        ids = kept_by_law(w, sampling.top_k, sampling.top_p)
         return ids, w[ids] + noise[ids]
 
     def _processed(self, row: Row, path: Sequence[TokenId]) -> Scores:
-        z = row[: self._vocab_size].astype(np.float64)
-        sampling = self.sampling
+        # One buffer for all: fresh pages for so large an array cost more than the arithmetic on it.
+        z, sampling = self._buffer, self.sampling
+        z[:] = row[: self._vocab_size]
         if sampling.plain:
             return z
-        answer = [*self._answer, *path]
         if sampling.repetition_penalty != 1.0:
-            seen = np.array(sorted(self._prompt.union(answer)), dtype=np.int64)
+            seen, _ = self._seen.extended(path)
             values = z[seen]
             z[seen] = np.where(values > 0, values / sampling.repetition_penalty, values * sampling.repetition_penalty)
-        if (sampling.presence_penalty or sampling.frequency_penalty) and answer:
-            counts = Counter(answer)
-            ids = np.array(list(counts), dtype=np.int64)
-            times = np.array(list(counts.values()), dtype=np.float64)
+        if sampling.presence_penalty or sampling.frequency_penalty:
+            ids, times = self._answered.extended(path)
             z[ids] -= sampling.presence_penalty + sampling.frequency_penalty * times
         if self._bias_ids.size:
             np.add.at(z, self._bias_ids, self._bias)
-        if len(answer) < sampling.min_tokens:
+        if self._answer_len + len(path) < sampling.min_tokens:
             z[self._stop_tokens] = -math.inf
         return z
 
-    def _confidence(self, scores: Scores, best_first: NDArray[np.int64]) -> int:
+    def _confidence(self, scores: Row, best_first: Sequence[int]) -> int:
         """exp(-entropy) of the law at temperature 0; 1 - exp(-gap of the two best scores) above it."""
+        top = float(scores[best_first[0]])
         if self.sampling.greedy:
-            weights = np.exp(scores - scores[best_first[0]])
+            below = np.subtract(scores, top, out=self._buffer, dtype=np.float64)
+            np.maximum(below, -1000.0, out=below)  # exp is 0 there; 0 times infinity is not
+            weights = np.exp(below)
             total = float(weights.sum())
-            law = weights[weights > 0] / total
-            sureness = math.exp(float((law * np.log(law)).sum()))
-        elif best_first.size > 1:
-            sureness = 1.0 - math.exp(float(scores[best_first[1]] - scores[best_first[0]]))
+            below *= weights
+            sureness = math.exp(float(below.sum()) / total) / total
+        elif len(best_first) > 1:
+            sureness = 1.0 - math.exp(float(scores[best_first[1]]) - top)
         else:
             sureness = 1.0
         return round(CONFIDENCE_MAX * min(1.0, max(0.0, sureness)))
+
+
+class _Tally:
+    """How often each id has occurred, as arrays that grow by what is new. Ids outside the vocabulary do not count."""
+
+    def __init__(self, vocab_size: int, tokens: Sequence[TokenId] = ()) -> None:
+        self._vocab_size = vocab_size
+        self._index: dict[TokenId, int] = {}
+        self._ids = np.zeros(0, dtype=np.int64)
+        self._times = np.zeros(0, dtype=np.float64)
+        self.add(tokens)
+
+    def add(self, tokens: Sequence[TokenId]) -> None:
+        self._ids, self._times = self.extended(tokens)
+        for token in self._ids[len(self._index) :]:
+            self._index[int(token)] = len(self._index)
+
+    def extended(self, tokens: Sequence[TokenId]) -> tuple[NDArray[np.int64], Scores]:
+        """(ids, times) with `tokens` counted too; nothing is remembered."""
+        if not tokens:
+            return self._ids, self._times
+        times = self._times.copy()
+        new: Counter[TokenId] = Counter()
+        for token in tokens:
+            index = self._index.get(token)
+            if index is not None:
+                times[index] += 1.0
+            elif token < self._vocab_size:
+                new[token] += 1
+        ids = np.concatenate([self._ids, np.array(list(new), dtype=np.int64)])
+        return ids, np.concatenate([times, np.array(list(new.values()), dtype=np.float64)])
 
 
 def kept_by_law(w: Scores, top_k: int, top_p: float) -> NDArray[np.int64]:
     """Ids that top-k, then top-p leave, ascending. Both order by (-w, id); at least one id is left.
 
     Args:
-        w: log-weights over the vocabulary, shape (V,); -inf is never kept unless all are.
+        w: log-weights over the vocabulary, shape (V,).
         top_k: 0 is off.
         top_p: the smallest leading set whose share of the mass *left by top-k* reaches this.
     """
-    size = w.size if top_k == 0 else min(top_k, w.size)
+    top = float(w.max())
+    if not math.isfinite(top):
+        return np.array([w.argmax()], dtype=np.int64)
+    size = min(top_k or w.size, w.size)
     if top_p == 1.0:
-        ids = _leading(w, size)
-        return np.sort(ids)
-    # A nucleus is nearly always small: sort a leading few, and everything only where they do not reach the mass.
-    ids = _leading(w, min(size, _NUCLEUS_GUESS))
-    top = float(w[ids[0]])
-    if size == w.size:
-        total = float(np.exp(w - top).sum())
-    elif size == ids.size:
-        total = float(np.exp(w[ids] - top).sum())
+        return _first(w, size, float(_largest(w, size).min()))
+    if size < w.size:
+        law, mass = _cumulated(_largest(w, size), top)
+        total = float(np.exp(law - top).sum())
     else:
-        total = float(np.exp(w[_leading(w, size)] - top).sum())
-    mass = np.cumsum(np.exp(w[ids] - top))
-    if mass[-1] < top_p * total and ids.size < size:
-        ids = _leading(w, size)
-        mass = np.cumsum(np.exp(w[ids] - top))
-    count = int(np.searchsorted(mass, top_p * total, side="left")) + 1
-    return np.sort(ids[:count])
+        weights = w - top
+        total = float(np.exp(weights, out=weights).sum())
+        # All that lies further below the top than this has less mass than top-p leaves out: never a need to sort it.
+        enough = 1.0 + math.log(w.size / (1.0 - top_p))
+        for reach in (min(_NEARLY_ALWAYS_ENOUGH, enough), enough):
+            law, mass = _cumulated(w[w >= top - reach], top)
+            if mass[-1] >= top_p * total:
+                break
+    count = min(int(np.searchsorted(mass, top_p * total, side="left")) + 1, law.size)
+    return _first(w, count, float(law[count - 1]))
 
 
-def _leading(w: Scores, count: int) -> NDArray[np.int64]:
-    """The `count` first ids in the order (-w, id), in that order."""
-    if count < w.size:
-        least = np.partition(w, w.size - count)[w.size - count]
-        ids = np.flatnonzero(w >= least)
-    else:
-        ids = np.arange(w.size)
-    order = np.argsort(-w[ids], kind="stable")
-    return np.asarray(ids[order[:count]], dtype=np.int64)
+def _cumulated(w: Scores, top: float) -> tuple[Scores, Scores]:
+    """The values from the largest down, and the mass up to and with each, in units of exp(top)."""
+    law = np.sort(w)[::-1]
+    return law, np.cumsum(np.exp(law - top))
+
+
+def _largest(w: Scores, count: int) -> Scores:
+    """The `count` largest values, in no order."""
+    return np.partition(w, w.size - count)[w.size - count :] if count < w.size else w
+
+
+def _first(w: Scores, count: int, least: float) -> NDArray[np.int64]:
+    """The `count` first ids in the order (-w, id), ascending; `least` is the value of the last of them."""
+    ids = np.flatnonzero(w >= least)
+    if ids.size > count:
+        tied = np.flatnonzero(w[ids] == least)
+        ids = np.delete(ids, tied[count - ids.size :])
+    return ids
+
+
+def _best(scores: Row, count: int) -> list[int]:
+    """The `count` first indices in the order (-score, index), fewer where the rest is minus infinity."""
+    left = scores.copy()
+    best: list[int] = []
+    while len(best) < min(count, left.size):
+        index = int(left.argmax())
+        if left[index] == -math.inf:
+            break
+        left[index] = -math.inf
+        best.append(index)
+    return best
 
 
 def logprobs(row: Row, vocab_size: int, token: TokenId, top: int) -> tuple[float, list[tuple[TokenId, float]]]:
     """Log-probability of `token` and of the `top` likeliest ids under the model's own law, nothing processed."""
     z = row[:vocab_size].astype(np.float64)
-    z -= z.max()
-    z -= math.log(float(np.exp(z).sum()))
-    best = _leading(z, top) if top else np.zeros(0, dtype=np.int64)
-    return float(z[token]), [(int(t), float(z[t])) for t in best]
+    most = float(z.max())
+    total = most + math.log(float(np.exp(z - most).sum()))
+    return float(z[token]) - total, [(t, float(z[t]) - total) for t in _best(z, top)]

@@ -82,8 +82,8 @@ class SessionStats:
         walked = {step.row - 1 for step in steps}
         for i, (node_id, parent) in enumerate(zip(candidates.nodes, candidates.parents, strict=True)):
             node = tree[node_id]
-            for holder in node.holders:
-                own = self.of(holder)
+            for drafter in node.drafters:
+                own = self.of(drafter)
                 own.verified += 1
                 own.accepted += i in right
                 if parent in walked:

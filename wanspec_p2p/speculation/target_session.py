@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wanspec_p2p.errors import LocalProtocolError
+from wanspec_p2p.errors import EngineError, LocalProtocolError
 from wanspec_p2p.speculation.events import (
     Cancelled,
     DraftArrived,
@@ -74,6 +74,8 @@ class SessionSpec:
             raise ValueError("a prompt has at least one token")
         if len(self.committed) >= self.max_tokens:
             raise ValueError("nothing is left to generate")
+        if not set(self.stop_tokens).isdisjoint(self.committed):
+            raise ValueError("the answer has already ended: it holds an end-of-sequence token")
 
 
 class TargetState(enum.Enum):
@@ -147,7 +149,10 @@ class TargetSession:
 
     def _settle(self, event: Verified) -> list[TargetInstruction]:
         candidates = self._candidates
-        steps = walk(candidates, event.rows, self.sampler.choose, self.spec.stop_tokens, self.remaining)
+        try:
+            steps = walk(candidates, event.rows, self.sampler.choose, self.spec.stop_tokens, self.remaining)
+        except EngineError as error:  # logits that are no numbers: better no answer than a wrong one
+            return self._fail(ModelFailed(str(error), event.at))
         tokens = tuple(step.token for step in steps)
         committed = tuple(self._committed(step, candidates, event.rows) for step in steps)
         emit = Emit(self._answer_len, committed)
@@ -192,6 +197,7 @@ class TargetSession:
         if event.drafter in self.drafters:
             return []
         self.drafters[event.drafter] = event.lane
+        self.tree.disown(event.drafter)  # of an earlier stay, if any: it no longer knows what it drafted then
         self.stats.of(event.drafter)
         return [OpenDraft(event.drafter, tuple(self.tree.committed), self.policy.window, event.lane)]
 

@@ -7,9 +7,12 @@ h_0 = H(session) and h_{i+1} = H(h_i || token), so that two sides can speak of a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import enum
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import TypeAlias
 
 from wanspec_p2p.types import PeerId, SessionId, TokenId
 
@@ -38,6 +41,11 @@ class Node:
     confidence: int | None
     holders: set[PeerId]
     children: dict[TokenId, int] = field(default_factory=dict)
+
+    @property
+    def drafters(self) -> Collection[PeerId]:
+        """Whose doing it is: its holders, or, where they all began anew, its origin."""
+        return self.holders or (self.origin,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,31 +170,32 @@ class DraftTree:
             max_positions: how far beyond the committed length this peer may draft.
             max_tokens: how many unsettled nodes it may hold.
         """
-        places: list[int | _Settled | None] = []
-        added = duplicate = late = unknown = surplus = 0
         base = self._base(peer, base_len, base_hash)
+        places: list[_Place] = []
+        fates: Counter[_Fate] = Counter()
         for i, token in enumerate(tokens):
-            parent_index = parents[i] if parents else i - 1
-            parent = base if parent_index < 0 else places[parent_index]
-            if parent is None:
-                unknown += base is None
-                late += base is not None
-                places.append(None)
+            parent = _above(i, base, parents, places)
+            place: _Place
+            if isinstance(parent, _Fate):
+                place = fate = parent
             elif isinstance(parent, _Settled):
                 # Follow the committed tokens as far as the draft agrees with them; what disagrees is late and wrong.
-                late += 1
                 agrees = self._committed[parent.length] == token
-                places.append(self._settled(parent.length + 1) if agrees else None)
-            elif token >= vocab_size or not self._room(peer, parent, token, max_positions, max_tokens):
-                surplus += 1
-                places.append(_SURPLUS)
+                place, fate = self._settled(parent.length + 1) if agrees else _Fate.LATE, _Fate.LATE
+            elif not 0 <= token < vocab_size or not self._room(peer, parent, token, max_positions, max_tokens):
+                place = fate = _Fate.SURPLUS
             else:
-                confidence = confidences[i] if i < len(confidences) else None
-                node, new = self.add(parent, token, peer, confidence)
-                added += new
-                duplicate += not new
-                places.append(node)
-        return Merge(added, duplicate, late, unknown, surplus)
+                place, new = self.add(parent, token, peer, confidences[i] if i < len(confidences) else None)
+                fate = _Fate.ADDED if new else _Fate.DUPLICATE
+            places.append(place)
+            fates[fate] += 1
+        return Merge(**{fate.value: count for fate, count in fates.items()})
+
+    def disown(self, peer: PeerId) -> None:
+        """`peer` begins anew and knows of nothing it drafted before; its nodes stay, on nobody's account."""
+        for node in self._nodes.values():
+            node.holders.discard(peer)
+        self._held.pop(peer, None)
 
     def commit(self, tokens: Sequence[TokenId]) -> None:
         """Settle the next positions: the root moves along `tokens`, contradicted branches go."""
@@ -221,15 +230,13 @@ class DraftTree:
     def _settled(self, length: int) -> int | _Settled:
         return ROOT if length == self.committed_len else _Settled(length)
 
-    def _base(self, peer: PeerId, length: int, prefix_hash: bytes) -> int | _Settled | None:
+    def _base(self, peer: PeerId, length: int, prefix_hash: bytes) -> _Place:
         if length <= self.committed_len:
-            return self._settled(length) if self._hashes[length] == prefix_hash else None
+            return self._settled(length) if self._hashes[length] == prefix_hash else _Fate.UNKNOWN
         node = self.find(length, prefix_hash)
-        return node if node is not None and peer in self._nodes[node].holders else None
+        return node if node is not None and peer in self._nodes[node].holders else _Fate.UNKNOWN
 
     def _room(self, peer: PeerId, parent: int, token: TokenId, max_positions: int, max_tokens: int) -> bool:
-        if parent == _SURPLUS:
-            return False
         existing = self.children(parent).get(token)
         if existing is not None and peer in self._nodes[existing].holders:
             return True
@@ -237,12 +244,32 @@ class DraftTree:
         return length + 1 - self.committed_len <= max_positions and self.held_by(peer) < max_tokens
 
 
-_SURPLUS = -2
-"""Stands for a token that was left out for being too many; what hangs below it is left out too."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Settled:
     """A place inside the committed prefix."""
 
     length: int
+
+
+class _Fate(enum.Enum):
+    """What became of a token. What hangs below one that was left out shares its fate."""
+
+    ADDED = "added"
+    DUPLICATE = "duplicate"
+    LATE = "late"
+    UNKNOWN = "unknown"
+    SURPLUS = "surplus"
+
+
+_Place: TypeAlias = int | _Settled | _Fate
+
+
+def _above(i: int, base: _Place, parents: Sequence[int], places: Sequence[_Place]) -> _Place:
+    """Where token i hangs; a parent that is not an earlier token of the draft is unknown."""
+    if parents:
+        parent = parents[i] if i < len(parents) else i
+    else:
+        parent = i - 1
+    if parent < 0:
+        return base
+    return places[parent] if parent < i else _Fate.UNKNOWN

@@ -1,6 +1,8 @@
 """One node's draft link as the target sees it: its lease, its sessions, and a queue of words for it.
 
-Nothing a node sends reaches further than its own sessions; nothing it fails to read holds anybody up.
+Nothing a node sends reaches further than its own sessions; nothing it fails to read holds anybody up. What it may send
+is bounded by what it was told: each `Open` and `Verdict` is credit for a few windows of tokens, and a node that drafts
+beyond it is cut off, so that a flood of drafts costs the target next to nothing.
 """
 
 from __future__ import annotations
@@ -24,28 +26,61 @@ from wanspec_p2p.speculation.instructions import OpenDraft, SendVerdict
 from wanspec_p2p.target.runner import SessionRunner
 from wanspec_p2p.types import PeerId
 
-__all__ = ["DraftLink"]
+__all__ = ["CheckLease", "DraftLink", "attach"]
 
 MAX_WAITING = 256
 """Frames that wait for a slow node before it is dropped: many rounds' worth of verdicts."""
+ALLOWANCE = 4
+"""Windows of tokens a node may send for each word it is sent. A drafter that keeps to its window needs one."""
+MAX_CREDIT = 16_384
+"""Tokens of credit that one session can save up: a node that was stalled reads many verdicts at once."""
+
+CheckLease = Callable[[str, PeerId], LeaseClaims]
+"""A lease to its claims, if it admits this peer here and now; RemoteProtocolError otherwise."""
 
 log = structlog.get_logger(__name__)
 
 
+async def attach(link: Link[TargetToNode, NodeToTarget], check: CheckLease) -> LeaseClaims:
+    """The first message must be a lease that holds.
+
+    Raises:
+        RemoteProtocolError: it is not; the link has to be closed with its code.
+        LinkClosed, PeerRefused: the node went away.
+    """
+    try:
+        async with asyncio.timeout(limits.HANDSHAKE_SECONDS):
+            message = await link.receive()
+    except TimeoutError as error:
+        raise RemoteProtocolError("no lease was shown in time", CloseCode.LEASE_REFUSED) from error
+    if not isinstance(message, Attach):
+        raise RemoteProtocolError("the first message on a draft link must be Attach", CloseCode.LEASE_REFUSED)
+    return check(message.lease, link.peer)
+
+
 class DraftLink:
     """Args:
-    check: a lease to its claims, if it admits this peer here and now; RemoteProtocolError otherwise.
+    lease: what the node showed to be admitted.
+    check: for the leases it shows later.
+    lost: called after a session has lost this node, and whether the node declined it.
     """
 
     def __init__(
-        self, link: Link[TargetToNode, NodeToTarget], check: Callable[[str, PeerId], LeaseClaims], clock: Clock
+        self,
+        link: Link[TargetToNode, NodeToTarget],
+        lease: LeaseClaims,
+        check: CheckLease,
+        lost: Callable[[SessionRunner, PeerId, bool], None],
+        clock: Clock,
     ) -> None:
         self.node = link.peer
-        self.lease: LeaseClaims | None = None
-        self._link, self._check, self._clock = link, check, clock
+        self.lease = lease
+        self.opened = 0  # sessions so far
+        self._link, self._check, self._lost, self._clock = link, check, lost, clock
         self._handles = itertools.count(1)
         self._sessions: dict[int, SessionRunner] = {}
         self._by_runner: dict[SessionRunner, int] = {}
+        self._credit = 0  # tokens it may send
         self._waiting: asyncio.Queue[TargetToNode] = asyncio.Queue(MAX_WAITING)
         self._ending: asyncio.Future[tuple[CloseCode, str]] = asyncio.get_running_loop().create_future()
 
@@ -57,51 +92,44 @@ class DraftLink:
     def load(self) -> int:
         return len(self._sessions)
 
-    async def attach(self) -> LeaseClaims:
-        """The first message must be a lease that holds.
-
-        Raises:
-            RemoteProtocolError: it is not; the link has to be closed with its code.
-            LinkClosed, PeerRefused: the node went away.
-        """
-        try:
-            async with asyncio.timeout(limits.HANDSHAKE_SECONDS):
-                message = await self._link.receive()
-        except TimeoutError as error:
-            raise RemoteProtocolError("no lease was shown in time", CloseCode.LEASE_REFUSED) from error
-        if not isinstance(message, Attach):
-            raise RemoteProtocolError("the first message on a draft link must be Attach", CloseCode.LEASE_REFUSED)
-        self.lease = self._check(message.lease, self.node)
-        return self.lease
+    @property
+    def ending(self) -> bool:
+        """No session may be opened here any more."""
+        return self._ending.done()
 
     async def serve(self) -> None:
         """Until the node leaves or breaks a rule. Its sessions lose it; they go on without."""
         sender = asyncio.create_task(self._send_waiting(), name=f"draft-link-sender-{self.node}")
         receiver = asyncio.create_task(self._receive(), name=f"draft-link-receiver-{self.node}")
-        tasks = (sender, receiver)
         try:
-            done, _ = await asyncio.wait((*tasks, self._ending), return_when=asyncio.FIRST_COMPLETED)
-            if self._ending in done:
+            await asyncio.wait((sender, receiver, self._ending), return_when=asyncio.FIRST_COMPLETED)
+            if self._ending.done():
                 code, reason = self._ending.result()
                 log.info("ending a draft link", node=self.node, reason=reason)
+                self.drop_sessions()  # closing may take its time
                 await self._link.close(code, reason)
-            for task in tasks:
-                if task in done:
-                    task.result()
+                return
+            if sender.done():
+                sender.result()
+            await receiver  # it knows why the link ended
         except RemoteProtocolError as error:
-            log.warning("a node broke the protocol", node=self.node, reason=error.reason)
+            log.warning("a node broke the protocol: its link is closed", node=self.node, reason=error.reason)
+            self.drop_sessions()
             await self._link.close(error.code, error.reason)
         except (LinkClosed, PeerRefused) as error:
             log.info("a draft link ended", node=self.node, reason=str(error))
         finally:
-            for task in tasks:
+            self.end(CloseCode.GOING_AWAY, "the link has ended")
+            self.drop_sessions()
+            for task in (sender, receiver):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            self._drop_sessions()
+            await asyncio.gather(sender, receiver, return_exceptions=True)
+            await self._link.close(CloseCode.GOING_AWAY)
 
     def open(self, runner: SessionRunner, instruction: OpenDraft, lanes: int) -> None:
         spec = runner.session.spec
         handle = next(self._handles)
+        self.opened += 1
         self._sessions[handle] = runner
         self._by_runner[runner] = handle
         self._say(
@@ -113,11 +141,13 @@ class DraftLink:
                 seed=spec.seed,
                 sampling=spec.sampling,
                 stop_tokens=spec.stop_tokens,
-                window=_wire(instruction.window),
+                window=self._grant(instruction.window),
                 lane=instruction.lane,
-                lanes=max(lanes, instruction.lane + 1),
+                lanes=lanes,
             )
         )
+        if handle == limits.MAX_SESSIONS - 1:
+            self.end(CloseCode.GOING_AWAY, "all session numbers of this link are used: dial again")
 
     def verdict(self, runner: SessionRunner, instruction: SendVerdict) -> None:
         handle = self._by_runner.get(runner)
@@ -128,7 +158,7 @@ class DraftLink:
                     committed_len=instruction.committed_len,
                     tail=instruction.tail,
                     hash=instruction.hash,
-                    window=_wire(instruction.window),
+                    window=self._grant(instruction.window),
                 )
             )
 
@@ -143,6 +173,18 @@ class DraftLink:
         if not self._ending.done():
             self._ending.set_result((code, reason))
 
+    def drop_sessions(self) -> None:
+        """They lose this node now, whenever its link is closed."""
+        sessions, self._sessions = list(self._sessions.values()), {}
+        self._by_runner.clear()
+        for runner in sessions:
+            runner.leave(self.node)
+            self._lost(runner, self.node, False)
+
+    def _grant(self, window: Window) -> WireWindow:
+        self._credit = min(self._credit + ALLOWANCE * window.tokens, MAX_CREDIT * len(self._sessions))
+        return WireWindow(positions=window.positions, tokens=window.tokens)
+
     def _say(self, message: TargetToNode) -> None:
         try:
             self._waiting.put_nowait(message)
@@ -150,8 +192,11 @@ class DraftLink:
             self.end(CloseCode.TRY_AGAIN_LATER, "the node does not read what it is sent")
 
     async def _send_waiting(self) -> None:
-        while True:
-            await self._link.send(await self._waiting.get())
+        try:
+            while True:
+                await self._link.send(await self._waiting.get())
+        except (LinkClosed, PeerRefused):
+            return  # the receiver learns why
 
     async def _receive(self) -> None:
         while True:
@@ -162,11 +207,15 @@ class DraftLink:
                 case Decline(session=session, reason=reason):
                     self._decline(session, reason)
                 case Attach(lease=lease):
-                    self.lease = self._check(lease, self.node)
+                    self._renew(self._check(lease, self.node))
                 case Detach(reason=reason):
                     raise LinkClosed(f"the node leaves: {reason}")
+            await asyncio.sleep(0)  # frames that are already here must not keep the sessions from their turn
 
     def _draft(self, draft: Draft) -> None:
+        self._credit -= len(draft.tokens)
+        if self._credit < 0:
+            raise RemoteProtocolError("more tokens were drafted than the window allows", CloseCode.POLICY_VIOLATION)
         runner = self._sessions.get(draft.session)
         if runner is None:
             return  # it crossed our Close
@@ -188,13 +237,9 @@ class DraftLink:
             log.info("a node declined a session", node=self.node, reason=reason)
             del self._by_runner[runner]
             runner.leave(self.node)
+            self._lost(runner, self.node, True)
 
-    def _drop_sessions(self) -> None:
-        sessions, self._sessions = list(self._sessions.values()), {}
-        self._by_runner.clear()
-        for runner in sessions:
-            runner.leave(self.node)
-
-
-def _wire(window: Window) -> WireWindow:
-    return WireWindow(positions=window.positions, tokens=window.tokens)
+    def _renew(self, lease: LeaseClaims) -> None:
+        self.lease = lease
+        for runner in self._sessions.values():
+            runner.leases[self.node] = lease.jti

@@ -13,7 +13,7 @@ from wanspec_p2p.protocol.node_to_target import NodeToTarget
 from wanspec_p2p.protocol.target_to_node import TargetToNode
 from wanspec_p2p.security.leases import LEEWAY_SECONDS, LeaseClaims, check
 from wanspec_p2p.speculation.instructions import OpenDraft, SendVerdict
-from wanspec_p2p.target.draft_link import DraftLink
+from wanspec_p2p.target.draft_link import DraftLink, attach
 from wanspec_p2p.target.runner import SessionRunner
 from wanspec_p2p.types import PeerId
 
@@ -21,6 +21,10 @@ __all__ = ["ORPHAN_SECONDS", "DrafterPool"]
 
 ORPHAN_SECONDS = 900.0
 """How much longer an attached lease is honoured while the coordinator cannot be reached to renew it."""
+RENEWAL_SECONDS = 60.0
+"""How much longer after the coordinator is back: nodes have to find it again before it can renew their leases."""
+MAX_REVOKED = 65_536
+"""Revocations that are remembered; leases run out long before so many have come."""
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +35,7 @@ class DrafterPool:
     coordinator: the public key leases must be signed with.
     per_session: drafters each session gets, where there are so many.
     arrived, left: called when a link came or went, so that what is missing can be asked for.
+    tokenizer: fingerprint of the tokenizer drafters must share; None leaves that to the coordinator.
     """
 
     def __init__(
@@ -42,55 +47,51 @@ class DrafterPool:
         clock: Clock,
         arrived: Callable[[], None],
         left: Callable[[], None],
+        tokenizer: str | None = None,
     ) -> None:
         self._me, self._coordinator, self._clock = me, coordinator, clock
         self._per_session, self._arrived, self._left = per_session, arrived, left
+        self._tokenizer = tokenizer
         self._links: dict[PeerId, DraftLink] = {}
-        self._sessions: dict[SessionRunner, set[PeerId]] = {}
-        self._revoked: set[str] = set()
-        self._jtis: dict[PeerId, str] = {}
-        self.coordinator_reachable = True
+        self._sessions: dict[SessionRunner, set[PeerId]] = {}  # to the nodes that declined them
+        self._revoked: dict[str, None] = {}  # in the order they came
+        self._coordinator_reachable = False
+        self._found_at = 0.0
 
     @property
     def attached(self) -> list[PeerId]:
         return list(self._links)
 
+    @property
+    def sessions(self) -> int:
+        """Sessions that take drafters."""
+        return len(self._sessions)
+
     def link(self, node: PeerId) -> DraftLink | None:
         return self._links.get(node)
 
-    def lease_of(self, node: PeerId) -> str:
-        """The `jti` under which this node drafted last."""
-        return self._jtis[node]
-
     async def serve(self, link: Link[TargetToNode, NodeToTarget]) -> None:
         """A node dialled and proved its identity: admit it by its lease and keep it until it goes."""
-        draft_link = DraftLink(link, self._admit, self._clock)
         try:
-            lease = await draft_link.attach()
+            lease = await attach(link, self._admit)
         except RemoteProtocolError as error:
             log.warning("a node was not admitted", node=link.peer, reason=error.reason)
             await link.close(error.code, error.reason)
             return
-        except (LinkClosed, PeerRefused):
+        except (LinkClosed, PeerRefused) as error:
+            log.info("a node left before it showed a lease", node=link.peer, reason=str(error))
+            await link.close()
             return
-        self._jtis[link.peer] = lease.jti
-        old = self._links.get(link.peer)
-        self._links[link.peer] = draft_link
-        if old is not None:
-            old.end(CloseCode.REPLACED, "the node attached again")
+        draft_link = DraftLink(link, lease, self._admit, self._lost, self._clock)
+        self._replace(draft_link)
         log.info("a node attached", node=link.peer, owner=lease.owner, site=lease.site, model=lease.model)
-        for runner in self._sessions:
-            self._supply(runner)
         self._arrived()
         try:
             await draft_link.serve()
         finally:
             if self._links.get(link.peer) is draft_link:
                 del self._links[link.peer]
-            for runner, nodes in self._sessions.items():
-                if link.peer in nodes and link.peer not in self._links:
-                    nodes.discard(link.peer)
-                    self._supply(runner)
+            self._supply_all()
             self._left()
 
     def begin(self, runner: SessionRunner) -> None:
@@ -102,17 +103,25 @@ class DrafterPool:
         self._sessions.pop(runner, None)
 
     def revoke(self, jti: str, reason: str) -> None:
-        self._revoked.add(jti)
-        for link in list(self._links.values()):
-            if link.lease is not None and link.lease.jti == jti:
+        self._revoked[jti] = None
+        if len(self._revoked) > MAX_REVOKED:
+            del self._revoked[next(iter(self._revoked))]
+        for link in self._links.values():
+            if link.lease.jti == jti:
                 link.end(CloseCode.LEASE_REFUSED, reason or "the lease was revoked")
+
+    def coordinator_found(self) -> None:
+        self._coordinator_reachable = True
+        self._found_at = self._clock.monotonic()
+
+    def coordinator_lost(self) -> None:
+        self._coordinator_reachable = False
 
     def close_expired(self) -> None:
         """End links whose lease is over: renewed ones have shown a newer lease by now."""
-        grace = LEEWAY_SECONDS if self.coordinator_reachable else ORPHAN_SECONDS
         now = self._clock.wall()
-        for link in list(self._links.values()):
-            if link.lease is not None and now >= link.lease.expires + grace:
+        for link in self._links.values():
+            if now >= link.lease.expires + self._grace():
                 link.end(CloseCode.LEASE_REFUSED, "the lease has expired")
 
     def close(self) -> None:
@@ -133,25 +142,70 @@ class DrafterPool:
         if (link := self._links.get(drafter)) is not None:
             link.close_session(runner)
 
+    # Which node drafts where
+
+    def _replace(self, link: DraftLink) -> None:
+        """A node has one link: on a newer one its sessions are opened again, since the older one may be dead."""
+        old = self._links.get(link.node)
+        self._links[link.node] = link
+        if old is not None:
+            old.end(CloseCode.REPLACED, "the node attached again")
+            old.drop_sessions()
+        for declined in self._sessions.values():
+            declined.discard(link.node)  # it may have room by now
+        self._supply_all()
+
+    def _lost(self, runner: SessionRunner, node: PeerId, declined: bool) -> None:
+        if runner in self._sessions:
+            if declined:
+                self._sessions[runner].add(node)
+            self._supply(runner)
+
+    def _supply_all(self) -> None:
+        for runner in self._sessions:
+            self._supply(runner)
+
     def _supply(self, runner: SessionRunner) -> None:
-        """Fill a session's places with the least busy nodes, from owners and sites it does not have yet if possible."""
-        nodes = self._sessions[runner]
-        while len(nodes) < self._per_session:
-            free = [link for node, link in self._links.items() if node not in nodes]
+        """Fill a session's lanes, each with the node that suits best."""
+        drafting = runner.session.drafters
+        for lane in sorted(set(range(self._per_session)) - set(drafting.values())):
+            free = [
+                link
+                for node, link in self._links.items()
+                if node not in drafting and node not in self._sessions[runner] and not link.ending
+            ]
             if not free:
                 return
-            places = {self._place(node) for node in nodes}
-            best = min(free, key=lambda link: (self._place(link.node) in places, link.load, link.node))
-            nodes.add(best.node)
-            lanes = runner.session.drafters.values()
-            runner.join(best.node, next(lane for lane in range(self._per_session) if lane not in lanes))
+            taken = [self._links[node].lease for node in drafting if node in self._links]
+            best = min(free, key=lambda link: _preference(link, taken))
+            runner.join(best.node, lane, best.lease.jti)
 
-    def _place(self, node: PeerId) -> tuple[str, str] | None:
-        link = self._links.get(node)
-        return (link.lease.owner, link.lease.site) if link is not None and link.lease is not None else None
+    # Leases
 
     def _admit(self, lease: str, node: PeerId) -> LeaseClaims:
         claims = check(lease, coordinator=self._coordinator, clock=self._clock, node=node, target=self._me)
         if claims.jti in self._revoked:
             raise RemoteProtocolError("the lease was revoked", CloseCode.LEASE_REFUSED)
+        if self._tokenizer is not None and claims.tokenizer != self._tokenizer:
+            raise RemoteProtocolError(
+                f"the drafter's tokenizer {claims.tokenizer} is not the target's {self._tokenizer}",
+                CloseCode.TOKENIZER_MISMATCH,
+            )
         return claims
+
+    def _grace(self) -> float:
+        """Seconds past its end for which an attached lease is honoured."""
+        if not self._coordinator_reachable:
+            return ORPHAN_SECONDS
+        away_lately = self._clock.monotonic() < self._found_at + RENEWAL_SECONDS
+        return ORPHAN_SECONDS if away_lately else LEEWAY_SECONDS
+
+
+def _preference(link: DraftLink, taken: list[LeaseClaims]) -> tuple[bool, bool, int, int]:
+    """Lowest first: another owner, another site, then the least busy, then whoever was asked least often."""
+    return (
+        any(lease.owner == link.lease.owner for lease in taken),
+        any(lease.site == link.lease.site for lease in taken),
+        link.load,
+        link.opened,
+    )

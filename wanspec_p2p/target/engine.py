@@ -10,9 +10,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import structlog
+
 from wanspec_p2p.models.base import LanguageModel
 
 __all__ = ["Engine"]
+
+SLOW_PASS_SECONDS = 30.0
+"""A pass cannot be interrupted and everyone waits for it, so one that takes this long is worth a line in the log."""
+
+log = structlog.get_logger(__name__)
 
 
 class Engine:
@@ -46,4 +53,16 @@ class Engine:
     async def turn(self) -> AsyncIterator[None]:
         """The model, for one pass."""
         async with self._turn:
-            yield
+            watch = asyncio.get_running_loop().call_later(SLOW_PASS_SECONDS, self._slow)
+            try:
+                yield
+            finally:
+                watch.cancel()
+
+    def _slow(self) -> None:
+        log.warning(
+            "a forward pass takes long: all sessions wait for it",
+            seconds_so_far=SLOW_PASS_SECONDS,
+            serving=self.serving,
+            queued=self.queued,
+        )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import structlog
+
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.target_to_coordinator import Receipt, Receipts
 
@@ -11,6 +13,8 @@ __all__ = ["ReceiptBox"]
 
 MAX_BATCHES = 4096
 """Kept while the coordinator is away; the oldest go first."""
+
+log = structlog.get_logger(__name__)
 
 
 class ReceiptBox:
@@ -27,6 +31,7 @@ class ReceiptBox:
             self._unstored[batch.batch] = batch
             if len(self._unstored) > MAX_BATCHES:
                 del self._unstored[next(iter(self._unstored))]
+                log.warning("the oldest receipts are dropped: the coordinator stores none", kept=MAX_BATCHES)
             self._say(batch)
 
     def stored(self, batch: str) -> None:

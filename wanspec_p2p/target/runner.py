@@ -1,10 +1,14 @@
-"""Carries out one session's instructions. The one place of a session that awaits."""
+"""Carries out one session's instructions. The one place of a session that awaits.
+
+An instruction may end the session while later ones of the same list are still to come (`Emit` meets a stop string):
+those find no drafter to speak to and nobody who waits for the model, and change nothing.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from wanspec_p2p.clock import Clock
 from wanspec_p2p.errors import EngineError, LocalProtocolError
@@ -32,7 +36,7 @@ from wanspec_p2p.speculation.instructions import (
 )
 from wanspec_p2p.speculation.target_session import TargetSession
 from wanspec_p2p.target.engine import Engine
-from wanspec_p2p.types import FinishReason, PeerId, Segment
+from wanspec_p2p.types import FinishReason, PeerId
 
 __all__ = ["DraftChannel", "SessionRunner"]
 
@@ -70,11 +74,11 @@ class SessionRunner:
         clock: Clock,
     ) -> None:
         self.session = session
+        self.leases: dict[PeerId, str] = {}  # of everyone who drafted here, also of those who left
         self._engine, self._channel, self._emit, self._clock = engine, channel, emit, clock
         self._model_wanted = False
-        self._segment: Segment | None = None
-        self._ended = asyncio.Event()
         self._wake = asyncio.Event()
+        self._over = False
         self._reason: FinishReason | None = None
         self._failure: str | None = None
 
@@ -82,7 +86,9 @@ class SessionRunner:
         for instruction in self.session.handle(event):
             self._carry_out(instruction)
 
-    def join(self, drafter: PeerId, lane: int) -> None:
+    def join(self, drafter: PeerId, lane: int, lease: str) -> None:
+        """`lease` is the `jti` under which it drafts."""
+        self.leases[drafter] = lease
         self.feed(DrafterJoined(drafter, lane, self._clock.monotonic()))
 
     def leave(self, drafter: PeerId) -> None:
@@ -92,7 +98,7 @@ class SessionRunner:
         self.feed(Cancelled(self._clock.monotonic()))
 
     async def run(self) -> FinishReason:
-        """Until the answer ends or is cancelled.
+        """Until the answer ends or is cancelled. Whatever ends it, no pass runs any more and the cache is released.
 
         Raises:
             EngineError: the model failed.
@@ -101,17 +107,17 @@ class SessionRunner:
             self.feed(Started(self._clock.monotonic()))
             if self._channel is not None:
                 self._channel.begin(self)
-            while not self._ended.is_set():
+            while not self._over:
                 await self._wake.wait()
                 self._wake.clear()
-                while self._model_wanted and not self._ended.is_set():
+                if self._model_wanted and not self._over:
                     self._model_wanted = False
                     await self._round()
         finally:
             self.cancel()  # without effect on a session that has finished
             if self._channel is not None:
                 self._channel.end(self)
-            await self._engine.model.release(self.session.spec.session)
+            await _to_its_end(asyncio.ensure_future(self._engine.model.release(self.session.spec.session)))
         if self._failure is not None:
             raise EngineError(self._failure)
         assert self._reason is not None
@@ -119,24 +125,25 @@ class SessionRunner:
 
     async def _round(self) -> None:
         async with self._engine.turn():
-            if self._ended.is_set():
+            if self._over:
                 return
-            instructions = self.session.handle(ModelFree(self._clock.monotonic()))
-            (segment,) = (i.segment for i in instructions if isinstance(i, RunPass))
-            # A pass cannot be interrupted: where this task is cancelled, its cache must not be touched before it ends.
-            forward = asyncio.ensure_future(self._engine.model.forward([segment]))
-            try:
-                await asyncio.sleep(0)  # let it reach the model before the noise takes the processor
-                self._prepare(instructions)
-                (rows,) = await asyncio.shield(forward)
-                outcome: TargetEvent = Verified(list(rows), self._clock.monotonic())
-            except EngineError as error:
-                outcome = ModelFailed(str(error), self._clock.monotonic())
-            except asyncio.CancelledError:
-                await asyncio.wait([forward])
-                forward.exception() if not forward.cancelled() else None
-                raise
+            outcome = await self._pass(self.session.handle(ModelFree(self._clock.monotonic())))
         self.feed(outcome)
+
+    async def _pass(self, instructions: list[TargetInstruction]) -> TargetEvent:
+        (segment,) = (i.segment for i in instructions if isinstance(i, RunPass))
+        forward = asyncio.ensure_future(self._engine.model.forward([segment]))
+        try:
+            await asyncio.sleep(0)  # let it reach the model before the noise takes the processor
+            self._prepare(instructions)
+        finally:
+            # A pass cannot be interrupted: whatever happens to this task, its turn and its cache last as long.
+            await _to_its_end(forward)
+        try:
+            (rows,) = forward.result()
+        except EngineError as error:
+            return ModelFailed(str(error), self._clock.monotonic())
+        return Verified(list(rows), self._clock.monotonic())
 
     def _prepare(self, instructions: list[TargetInstruction]) -> None:
         for instruction in instructions:
@@ -173,5 +180,19 @@ class SessionRunner:
                 self._channel.close_session(self, drafter)
 
     def _end(self) -> None:
-        self._ended.set()
+        self._over = True
         self._wake.set()
+
+
+async def _to_its_end(task: asyncio.Future[Any]) -> None:
+    """Wait until `task` is done, however often we are cancelled meanwhile; a cancellation is raised only then."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if not task.cancelled():
+        task.exception()  # seen: where we were cancelled, nobody else looks at it
+    if cancelled is not None:
+        raise cancelled

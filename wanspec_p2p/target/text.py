@@ -1,4 +1,8 @@
-"""From token ids to the text a submitter sees: whole characters only, and nothing past a stop string."""
+"""From token ids to the text a submitter sees: whole characters only, and nothing past a stop string.
+
+What is shown does not depend on how the ids were cut into rounds, so an answer that goes on at another target shows the
+same text.
+"""
 
 from __future__ import annotations
 
@@ -11,41 +15,52 @@ __all__ = ["Detokenizer", "StopScanner", "TextStream"]
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _CONTEXT = 8
-"""Tokens before the new ones that are decoded again with them."""
+"""Tokens of the prompt that are decoded again with the first of the answer."""
+_PATIENCE = 8
+"""Tokens that may wait for a character to become whole: one takes four bytes, so by then it is broken."""
+_MISSING = 3
+"""Replacement characters at the end that may still become something: all but the last byte of a character."""
 
 
 class Detokenizer:
     """What each batch of tokens adds to the text. A character that is not whole yet waits for its last byte.
 
-    What a token adds can depend on the one before it, so new ids are decoded together with a few before them.
+    What a token adds can depend on the one before it, so new ids are decoded together with those that came before.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[TokenId] = ()) -> None:
         self._tokenizer = tokenizer
         self._ids = list(prompt[-_CONTEXT:])
-        self._read = len(self._ids)  # ids whose text is out; those before it are context
+        self._settled = len(self._ids)  # ids whose text is out; they are context
+        self._shown = len(tokenizer.decode(self._ids))  # characters of the text of all `_ids` that are out
 
     def add(self, ids: Sequence[TokenId]) -> str:
         self._ids.extend(ids)
-        added = self._added()
-        if not added or added.endswith(_REPLACEMENT):
+        text = self._tokenizer.decode(self._ids)
+        broken = len(text) - len(text.rstrip(_REPLACEMENT))
+        waiting = len(self._ids) - self._settled
+        if broken and waiting <= _PATIENCE:
             return ""
-        self._settle()
+        held = min(broken, _MISSING)
+        added = text[self._shown : len(text) - held]
+        if broken:
+            self._keep(self._ids[-_PATIENCE:], held)
+        elif added:
+            self._keep(self._ids[self._settled :], 0)  # context that begins with a whole character
+        else:
+            del self._ids[self._settled :]  # ids without text, such as end-of-sequence
         return added
 
     def finish(self) -> str:
         """What is left when no more tokens come: a broken character is shown as U+FFFD."""
-        added = self._added()
-        self._settle()
+        text = self._tokenizer.decode(self._ids)
+        added, self._shown = text[self._shown :], len(text)
         return added
 
-    def _added(self) -> str:
-        known = self._tokenizer.decode(self._ids[: self._read])
-        return self._tokenizer.decode(self._ids)[len(known) :]
-
-    def _settle(self) -> None:
-        self._ids = self._ids[-_CONTEXT:]
-        self._read = len(self._ids)
+    def _keep(self, ids: list[TokenId], held: int) -> None:
+        self._ids = ids
+        self._settled = len(ids)
+        self._shown = max(0, len(self._tokenizer.decode(ids)) - held)
 
 
 class StopScanner:
@@ -61,10 +76,11 @@ class StopScanner:
         if self.stopped:
             return ""
         self._held += text
-        found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        # The first to *end* counts, the longest of those: it is what a reader of single characters would meet.
+        found = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
             self.stopped = True
-            shown, self._held = self._held[: min(found)], ""
+            shown, self._held = self._held[: min(found)[1]], ""
             return shown
         keep = max((self._overlap(stop) for stop in self._stops), default=0)
         shown, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
@@ -98,6 +114,4 @@ class TextStream:
 
     def finish(self) -> str:
         """The rest; nothing where a stop string ended the text."""
-        if self.stopped:
-            return ""
         return self._scanner.add(self._detokenizer.finish()) + self._scanner.finish()

@@ -1,0 +1,127 @@
+"""Where a coordinator is reached: by submitters over HTTP, by peers over websockets, and under which certificate."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import load_pem_x509_certificate
+
+from coordinator.settings import CoordinatorSettings
+from wanspec_p2p.clock import Clock
+from wanspec_p2p.errors import ConfigError
+from wanspec_p2p.security.tls import fingerprint, load_or_create_certificate
+
+__all__ = [
+    "Addresses",
+    "TlsFiles",
+    "certificate_der",
+    "certificate_files",
+    "certificate_shown",
+    "dialable",
+    "fingerprint_shown",
+    "load",
+    "of_settings",
+    "of_url",
+    "store",
+]
+
+WILDCARDS = frozenset({"0.0.0.0", "::", ""})
+
+
+class Addresses(msgspec.Struct, frozen=True):
+    """The content of `coordinator.json`."""
+
+    http: str  # http(s)://…: for submitters
+    peers: str  # ws(s)://…: for nodes and targets; goes into join tokens
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    certificate: Path
+    key: Path
+
+
+def of_settings(settings: CoordinatorSettings, port: int) -> Addresses:
+    """Where a coordinator that listens on `port` is reached."""
+    if settings.public_url is not None:
+        return of_url(settings.public_url)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return of_url(f"{'https' if settings.tls else 'http'}://{host}:{port}")
+
+
+def of_url(url: str) -> Addresses:
+    """Both addresses from either.
+
+    Raises:
+        ConfigError: it is not a URL of a coordinator.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https", "ws", "wss") or not parts.hostname:
+        raise ConfigError(f"{url!r} is not a coordinator's address: it looks like https://name:port")
+    secure = parts.scheme in ("https", "wss")
+    rest = (parts.netloc, parts.path.rstrip("/"), "", "")
+    return Addresses(urlunsplit(("https" if secure else "http", *rest)), urlunsplit(("wss" if secure else "ws", *rest)))
+
+
+def dialable(addresses: Addresses) -> bool:
+    """Whether it names a host; one that listens on every address of its machine does not."""
+    return (urlsplit(addresses.peers).hostname or "") not in WILDCARDS
+
+
+def certificate_files(settings: CoordinatorSettings, clock: Clock) -> TlsFiles | None:
+    """What we listen with: the operator's certificate, or a self-made one; None without TLS."""
+    if not settings.tls:
+        return None
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        return TlsFiles(settings.tls_cert, settings.tls_key)
+    host = urlsplit(settings.public_url or "").hostname or settings.host
+    return TlsFiles(*load_or_create_certificate(settings.certificate_dir, host, clock=clock))
+
+
+def certificate_shown(settings: CoordinatorSettings, clock: Clock) -> Path | None:
+    """The certificate a peer is shown: a proxy's where there is one, else ours."""
+    if settings.proxy_cert is not None:
+        return settings.proxy_cert
+    files = certificate_files(settings, clock)
+    return None if files is None else files.certificate
+
+
+def certificate_der(pem: Path) -> bytes:
+    """Raises ConfigError for a file that holds no certificate."""
+    try:
+        return load_pem_x509_certificate(pem.read_bytes()).public_bytes(Encoding.DER)
+    except OSError as error:
+        raise ConfigError(f"the certificate {pem} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{pem} does not hold a certificate in PEM form") from error
+
+
+def fingerprint_shown(settings: CoordinatorSettings, clock: Clock) -> str | None:
+    """SHA-256 of it (DER), hex."""
+    shown = certificate_shown(settings, clock)
+    return None if shown is None else fingerprint(certificate_der(shown))
+
+
+def load(settings: CoordinatorSettings) -> Addresses | None:
+    """Where the coordinator of this data directory was last reached; None if it never ran."""
+    try:
+        return msgspec.json.decode(settings.address_file.read_bytes(), type=Addresses)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigError(f"{settings.address_file} cannot be read ({error}): start the coordinator again") from error
+
+
+def store(settings: CoordinatorSettings, addresses: Addresses) -> None:
+    """Whole or not at all: `admin` may read it at any moment."""
+    path = settings.address_file
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(addresses), indent=2))
+    os.replace(name, path)

@@ -1,0 +1,119 @@
+"""What an operator does from another process: join tokens and API keys. Safe while the coordinator runs."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import sqlite3
+from collections.abc import Callable, Iterator
+
+from coordinator import addresses, statements
+from coordinator.schema import open_database
+from coordinator.settings import CoordinatorSettings
+from wanspec_p2p.clock import Clock, SystemClock
+from wanspec_p2p.errors import ConfigError
+from wanspec_p2p.protocol import limits
+from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.security.join_tokens import JoinToken
+from wanspec_p2p.types import Role
+
+__all__ = ["create_api_key", "issue_join_token"]
+
+API_KEY_PREFIX = "wsk-"
+"""So that people, and scanners of repositories, see what leaked."""
+
+
+def issue_join_token(
+    settings: CoordinatorSettings,
+    *,
+    role: Role,
+    pool: str = "default",
+    ttl: float = 3600,
+    url: str | None = None,
+    uses: int = 1,
+    clock: Clock | None = None,
+    new_secret: Callable[[int], str] = secrets.token_urlsafe,
+) -> JoinToken:
+    """A token that admits `uses` peers of one role to one pool.
+
+    Args:
+        ttl: seconds until it expires.
+        url: where peers dial, if it is not where the coordinator of this data directory was last reached.
+
+    Raises:
+        ConfigError: the role, the pool or the numbers make no sense, or nobody knows where peers should dial.
+        UsageError: the data directory cannot be used.
+    """
+    if role is Role.COORDINATOR:
+        raise ConfigError("a join token admits a node or a target")
+    if not 1 <= len(pool) <= limits.MAX_NAME:
+        raise ConfigError(f"a pool's name has between 1 and {limits.MAX_NAME} characters")
+    if not 0 < ttl <= 10 * 365 * 86400:
+        raise ConfigError("a join token must live longer than 0 seconds, and at most ten years")
+    if not 1 <= uses <= 100_000:
+        raise ConfigError("a join token admits between 1 and 100000 peers")
+    clock = clock or SystemClock()
+    reached = _reached(settings, url)
+    certificate = addresses.fingerprint_shown(settings, clock) if reached.peers.startswith("wss:") else None
+    identity = Identity.load_or_create(settings.identity_file)
+    now = clock.wall()
+    expires, secret = int(now + ttl), new_secret(24)
+    with _transaction(settings) as database:
+        statements.add_join_secret(database, secret, role=role, pool=pool, expires=expires, uses=uses, now=now)
+    return JoinToken(
+        url=reached.peers,
+        coordinator=identity.public_key,
+        certificate=certificate,
+        secret=secret,
+        role=role,
+        pool=pool,
+        expires=expires,
+    )
+
+
+def create_api_key(
+    settings: CoordinatorSettings,
+    name: str,
+    *,
+    clock: Clock | None = None,
+    new_secret: Callable[[int], str] = secrets.token_urlsafe,
+) -> str:
+    """A new API key; it is shown once and only its hash is kept. From the first one on, every request needs one.
+
+    Raises:
+        ConfigError: there is a key of this name.
+    """
+    if not 1 <= len(name) <= limits.MAX_NAME:
+        raise ConfigError(f"an API key's name has between 1 and {limits.MAX_NAME} characters")
+    key = API_KEY_PREFIX + new_secret(32)
+    with _transaction(settings) as database:
+        statements.add_api_key(database, name, key, (clock or SystemClock()).wall())
+    return key
+
+
+def _reached(settings: CoordinatorSettings, url: str | None) -> addresses.Addresses:
+    if url is not None:
+        return addresses.of_url(url)
+    if settings.public_url is not None:
+        return addresses.of_url(settings.public_url)
+    known = addresses.load(settings)
+    if known is None and settings.port:
+        known = addresses.of_settings(settings, settings.port)
+    if known is None:
+        raise ConfigError("the coordinator has never run here, so its address is unknown: start it, or give the URL")
+    if not addresses.dialable(known):
+        raise ConfigError(f"the coordinator listens on every address ({known.peers}): give the URL that peers can dial")
+    return known
+
+
+@contextlib.contextmanager
+def _transaction(settings: CoordinatorSettings) -> Iterator[sqlite3.Connection]:
+    database = open_database(settings.ledger_file)
+    try:
+        database.execute("BEGIN IMMEDIATE")
+        yield database
+        database.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise ConfigError(f"the ledger {settings.ledger_file} cannot be written: {error}") from error
+    finally:
+        database.close()  # without a COMMIT before, nothing has been written

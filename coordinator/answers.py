@@ -1,0 +1,241 @@
+"""Answers under way: which target owes which request, and what happens to it when that target is gone.
+
+Everything here runs on the event loop and never waits, except `Answer` while a submitter waits for its next tokens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Collection
+
+import msgspec
+
+from coordinator.events import LinkId
+from coordinator.openai_schema import Asked
+from coordinator.records import PeerState, TargetRecord
+from wanspec_p2p.errors import (
+    NoTarget,
+    Overloaded,
+    RemoteProtocolError,
+    RequestError,
+    RequestTimeout,
+    TargetLost,
+    UnknownModel,
+    request_error,
+)
+from wanspec_p2p.protocol import limits
+from wanspec_p2p.protocol.coordinator_to_target import Cancel, Generate
+from wanspec_p2p.protocol.target_to_coordinator import Failed, Finished, ServedModel, Tokens
+from wanspec_p2p.types import FinishReason, TokenId
+
+__all__ = ["Answer", "Answers"]
+
+MAX_RESUMES = 2
+"""Targets one answer may outlive. A prompt that brings its target down must not go on to all the others."""
+NO_TARGET_RETRY, OVERLOADED_RETRY = 5.0, 1.0
+"""Seconds a submitter is asked to wait before it tries again."""
+
+
+class Answer:
+    """One request's tokens as they are committed. Iterate over it, and `close` it whatever happens."""
+
+    def __init__(self, answers: Answers, asked: Asked, target: TargetRecord, stall_seconds: float) -> None:
+        self.asked = asked
+        self.model: ServedModel = target.model
+        self.link: LinkId = target.link
+        self.ids: list[TokenId] = []
+        self.resumes = 0
+        self.finished: Finished | None = None
+        self._answers, self._stall_seconds = answers, stall_seconds
+        # Holds at most one answer, which the model's context bounds; a slow reader holds up nobody else.
+        self._inbox: asyncio.Queue[Tokens | Finished | RequestError] = asyncio.Queue()
+
+    @property
+    def request(self) -> str:
+        return self.asked.generate.request
+
+    def remaining(self) -> Generate:
+        """The request, from where the answer stands."""
+        generate = self.asked.generate
+        return msgspec.structs.replace(generate, committed=(*generate.committed, *self.ids))
+
+    def put(self, item: Tokens | Finished | RequestError) -> None:
+        self._inbox.put_nowait(item)
+
+    def __aiter__(self) -> Answer:
+        return self
+
+    async def __anext__(self) -> Tokens:
+        """The next tokens; when there are no more, `finished` is set.
+
+        Raises:
+            RequestError: the answer failed; the exception says how.
+        """
+        if self.finished is not None:
+            raise StopAsyncIteration
+        try:
+            async with asyncio.timeout(self._stall_seconds):
+                item = await self._inbox.get()
+        except TimeoutError as error:
+            raise RequestTimeout(f"the target sent nothing for {self._stall_seconds:g} s") from error
+        if isinstance(item, RequestError):
+            raise item
+        if isinstance(item, Tokens):
+            return item
+        # The target that finished it knows nothing of what others sent before.
+        usage = msgspec.structs.replace(item.usage, completion_tokens=len(self.ids))
+        self.finished = msgspec.structs.replace(item, usage=usage)
+        raise StopAsyncIteration
+
+    def close(self) -> None:
+        """Forget the answer; the target is told at once if it still works on it."""
+        self._answers.release(self)
+
+
+class Answers:
+    """Args:
+    targets: those registered now.
+    send: puts a message on a target's link; never blocks.
+    stall_seconds: an answer without a token for this long ends with a timeout.
+    """
+
+    def __init__(
+        self,
+        targets: Callable[[], Collection[TargetRecord]],
+        send: Callable[[LinkId, Generate | Cancel], None],
+        *,
+        stall_seconds: float,
+    ) -> None:
+        self._targets, self._send, self._stall_seconds = targets, send, stall_seconds
+        self._owed: dict[str, Answer] = {}
+        self._load: Counter[LinkId] = Counter()
+        self._closing: str | None = None
+
+    def __len__(self) -> int:
+        return len(self._owed)
+
+    def load(self, link: LinkId) -> int:
+        """Answers this target owes."""
+        return self._load[link]
+
+    def open(self, asked: Asked) -> Answer:
+        """Give a request to the least loaded target that serves its model.
+
+        Raises:
+            UnknownModel, NoTarget, Overloaded.
+        """
+        if self._closing is not None:
+            raise NoTarget(self._closing, retry_after=NO_TARGET_RETRY)
+        answer = Answer(self, asked, self._choose(asked.model), self._stall_seconds)
+        self._assign(answer)
+        return answer
+
+    def _choose(self, model: str) -> TargetRecord:
+        targets = self._targets()
+        serving = [target for target in targets if target.model.name == model]
+        if targets and not serving:
+            names = ", ".join(sorted({target.model.name for target in targets}))
+            raise UnknownModel(f"there is no model {model!r}; there are: {names}", param="model")
+        if not any(target.state is PeerState.ACTIVE for target in serving):
+            raise NoTarget("no target is connected at the moment", retry_after=NO_TARGET_RETRY)
+        target = self._least_loaded(serving)
+        if target is None:
+            raise Overloaded("every target's queue is full: try again", retry_after=OVERLOADED_RETRY)
+        return target
+
+    def _least_loaded(self, targets: Collection[TargetRecord]) -> TargetRecord | None:
+        free = [
+            target
+            for target in targets
+            if target.state is PeerState.ACTIVE and self._load[target.link] < target.slots + target.queue
+        ]
+        return min(free, key=lambda target: (self._load[target.link] / target.slots, target.peer), default=None)
+
+    def _assign(self, answer: Answer) -> None:
+        self._owed[answer.request] = answer
+        self._load[answer.link] += 1
+        self._send(answer.link, answer.remaining())
+
+    def _unassign(self, answer: Answer) -> None:
+        del self._owed[answer.request]
+        self._load[answer.link] -= 1
+        if not self._load[answer.link]:
+            del self._load[answer.link]
+
+    # What targets send
+
+    def tokens(self, link: LinkId, message: Tokens) -> None:
+        """Raises RemoteProtocolError for tokens out of order: the answer could not be trusted any more."""
+        answer = self._find(link, message.request)
+        if answer is None:
+            return
+        due = len(answer.asked.generate.committed) + len(answer.ids)
+        if message.position != due:
+            raise RemoteProtocolError(f"token {due} of a request was due, token {message.position} came")
+        answer.ids.extend(message.ids)
+        answer.put(message)
+
+    def finish(self, link: LinkId, message: Finished) -> None:
+        answer = self._find(link, message.request)
+        if answer is None:
+            return
+        self._unassign(answer)
+        if message.reason is FinishReason.CANCELLED:
+            answer.put(TargetLost("the target gave the answer up"))
+        else:
+            answer.put(message)
+
+    def fail(self, link: LinkId, message: Failed) -> None:
+        answer = self._find(link, message.request)
+        if answer is not None:
+            self._unassign(answer)
+            answer.put(request_error(message.code, message.message, param=message.param))
+
+    def _find(self, link: LinkId, request: str) -> Answer | None:
+        """None where the answer was cancelled, or is another target's by now: then the message is just late."""
+        answer = self._owed.get(request)
+        return answer if answer is not None and answer.link == link else None
+
+    # Ends
+
+    def release(self, answer: Answer) -> None:
+        if self._owed.get(answer.request) is answer:
+            self._unassign(answer)
+            self._send(answer.link, Cancel(answer.request, "the submitter is gone"))
+
+    def target_gone(self, link: LinkId, reason: str) -> None:
+        """Go on elsewhere where the same tokens come out (equal engine fingerprint); otherwise say so now."""
+        for answer in [answer for answer in self._owed.values() if answer.link == link]:
+            self._unassign(answer)
+            heir = self._heir(answer)
+            if heir is None:
+                answer.put(TargetLost(f"{reason} after {len(answer.ids)} tokens of the answer"))
+                continue
+            answer.link, answer.model = heir.link, heir.model
+            answer.resumes += 1
+            self._assign(answer)
+
+    def _heir(self, answer: Answer) -> TargetRecord | None:
+        """The target that may go on with it. Before the first token any that serves the model will do."""
+        if answer.resumes >= MAX_RESUMES or self._closing is not None:
+            return None
+        if len(msgspec.json.encode(answer.remaining())) > limits.MAX_FRAME_BYTES:
+            return None  # prompt and answer together have outgrown a frame
+        started = bool(answer.ids or answer.asked.generate.committed)
+        return self._least_loaded(
+            [
+                target
+                for target in self._targets()
+                if target.link != answer.link
+                and target.model.name == answer.asked.model
+                and (not started or target.model.fingerprint == answer.model.fingerprint)
+            ]
+        )
+
+    def shut_down(self, reason: str) -> None:
+        """Nothing new from now on; what is under way ends with a typed error, and its targets are told."""
+        self._closing = reason
+        for answer in tuple(self._owed.values()):
+            self.release(answer)
+            answer.put(TargetLost(reason))

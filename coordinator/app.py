@@ -1,0 +1,144 @@
+"""One port for everything: websockets for peers, the OpenAI API, health, metrics and state."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Collection
+
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from coordinator.access import ApiKeys, LoopbackGuard
+from coordinator.endpoints import Endpoints
+from coordinator.executor import Executor
+from coordinator.ledger import LedgerError
+from coordinator.openai_responses import error_body
+from coordinator.openai_routes import OpenAiRoutes, json_response
+from coordinator.records import PeerState
+from coordinator.state import snapshot
+from coordinator.websocket_transport import AsgiWebSocketTransport
+from wanspec_p2p.errors import RequestError, RequestTimeout
+from wanspec_p2p.protocol import limits
+from wanspec_p2p.types import Role
+
+__all__ = ["NODE_PATH", "TARGET_PATH", "create_app"]
+
+NODE_PATH, TARGET_PATH = "/wanspec/node", "/wanspec/target"
+
+log = structlog.get_logger("coordinator")
+
+
+def create_app(
+    executor: Executor,
+    *,
+    channel_binding: bytes = b"",
+    host_names: Collection[str] = (),
+    random_seed: Callable[[], bytes] = lambda: secrets.token_bytes(16),
+) -> Starlette:
+    """Args:
+    channel_binding: `security.tls.channel_binding` of our certificate; empty without TLS.
+    host_names: names besides the loopback ones by which a loopback coordinator may be called.
+    random_seed: 16 random bytes for requests that bring no seed.
+    """
+    loopback = executor.settings.loopback
+    keys = ApiKeys(executor.ledger, optional=not executor.settings.exposed)
+    endpoints = Endpoints(executor)
+    guard = [Middleware(LoopbackGuard, names=host_names)] if loopback else []
+    return Starlette(
+        routes=[
+            *OpenAiRoutes(executor, keys, random_seed=random_seed).routes(),
+            *_operations(executor, keys),
+            _peers(endpoints, NODE_PATH, Role.NODE, channel_binding),
+            _peers(endpoints, TARGET_PATH, Role.TARGET, channel_binding),
+        ],
+        middleware=guard,
+        exception_handlers={
+            RequestError: _on_request_error,
+            LedgerError: _on_ledger_error,
+            HTTPException: _on_http_error,
+            ClientDisconnect: _on_hung_up,
+            Exception: _on_our_fault,
+        },
+    )
+
+
+def _peers(endpoints: Endpoints, path: str, role: Role, channel_binding: bytes) -> WebSocketRoute:
+    async def serve(websocket: WebSocket) -> None:
+        if limits.SUBPROTOCOL not in websocket.scope["subprotocols"]:
+            await websocket.send_denial_response(Response(f"subprotocol {limits.SUBPROTOCOL} expected\n", 400))
+            return
+        if "origin" in websocket.headers:  # only browsers name one, and nothing of ours runs in a browser
+            await websocket.send_denial_response(Response("web pages are no peers\n", 403))
+            return
+        await websocket.accept(limits.SUBPROTOCOL)
+        await endpoints.serve(AsgiWebSocketTransport(websocket, channel_binding), role)
+
+    return WebSocketRoute(path, serve)
+
+
+def _operations(executor: Executor, keys: ApiKeys) -> list[Route]:
+    async def health(request: Request) -> Response:
+        return json_response({"status": "alive"})
+
+    async def ready(request: Request) -> Response:
+        if not any(target.state is PeerState.ACTIVE for target in executor.registry.targets.values()):
+            return json_response({"status": "not ready", "reason": "no target is connected"}, 503)
+        try:
+            await executor.ledger.check_writable()
+        except LedgerError as error:
+            log.error("ledger", reason=str(error))
+            return json_response({"status": "not ready", "reason": "the ledger cannot be written"}, 503)
+        return json_response({"status": "ready"})
+
+    async def metrics(request: Request) -> Response:
+        return Response(executor.metrics.render(), media_type="text/plain; version=0.0.4")
+
+    async def state(request: Request) -> Response:
+        await keys.check(request.headers)
+        return json_response(snapshot(executor))
+
+    return [
+        Route("/health", health, methods=["GET"]),
+        Route("/ready", ready, methods=["GET"]),
+        Route("/metrics", metrics, methods=["GET"]),
+        Route("/api/state", state, methods=["GET"]),
+    ]
+
+
+async def _on_request_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)  # Starlette looks handlers up by class
+    headers: dict[str, str] = {}
+    if hasattr(request.state, "request_id"):
+        headers["x-request-id"] = request.state.request_id
+    if error.retry_after is not None:
+        headers["retry-after"] = str(max(1, round(error.retry_after)))
+    if isinstance(error, RequestTimeout):
+        headers["x-should-retry"] = "false"  # openai's clients repeat a 408, and this one took minutes already
+    return json_response(error_body(error), error.status, headers)
+
+
+async def _on_ledger_error(request: Request, error: Exception) -> Response:
+    log.error("ledger", reason=str(error))
+    return json_response(error_body(RequestError("the coordinator cannot read its ledger")), 503, {"retry-after": "5"})
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    body = {"message": error.detail, "type": "invalid_request_error", "param": None, "code": "not_found"}
+    if error.status_code != 404:
+        body["code"] = "method_not_allowed" if error.status_code == 405 else "invalid_request"
+    return json_response({"error": body}, error.status_code, dict(error.headers or {}))
+
+
+async def _on_our_fault(request: Request, error: Exception) -> Response:
+    return json_response(error_body(RequestError("an error of the coordinator's own; its log has the details")), 500)
+
+
+async def _on_hung_up(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it

@@ -1,0 +1,192 @@
+"""A peer's connection from its first frame to its last: messages become events, outcomes go back as messages."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from coordinator.events import (
+    DraftersAsked,
+    Event,
+    LeaseAnswered,
+    LinkId,
+    NodeBeat,
+    NodeDraining,
+    NodeLost,
+    NodeRegistered,
+    ReceiptsKept,
+    TargetBeat,
+    TargetDraining,
+    TargetLost,
+    TargetRegistered,
+)
+from coordinator.executor import Executor
+from coordinator.ledger import Applicant, LedgerError
+from coordinator.outbox import Outbox
+from wanspec_p2p.errors import CloseCode, LinkClosed, PeerRefused, RemoteProtocolError
+from wanspec_p2p.links.base import Transport
+from wanspec_p2p.links.peer import PeerLink, accept
+from wanspec_p2p.protocol import limits
+from wanspec_p2p.protocol.codec import AT_COORDINATOR_FROM_NODE, AT_COORDINATOR_FROM_TARGET
+from wanspec_p2p.protocol.coordinator_to_target import ReceiptsStored
+from wanspec_p2p.protocol.node_to_coordinator import Drain, Heartbeat, LeaseAnswer, ProbeResult, RegisterNode
+from wanspec_p2p.protocol.target_to_coordinator import (
+    DraftersWanted,
+    Failed,
+    Finished,
+    Receipts,
+    RegisterTarget,
+    TargetDrain,
+    TargetHeartbeat,
+    Tokens,
+)
+from wanspec_p2p.types import Role
+
+__all__ = ["Endpoints"]
+
+MAX_RECEIPT_BATCHES = 8
+"""Batches of one target that may be on their way to the disk; with more, its next message waits."""
+
+log = structlog.get_logger("coordinator")
+
+
+class Endpoints:
+    """Serves peers over any transport."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._links = itertools.count(1)
+
+    async def serve(self, transport: Transport, role: Role) -> None:
+        """One connection. Whatever the peer does, this returns, and says nothing but a log line."""
+        codec: Any = AT_COORDINATOR_FROM_NODE if role is Role.NODE else AT_COORDINATOR_FROM_TARGET
+        executor = self._executor
+        try:
+            link = await accept(
+                transport,
+                codec,
+                identity=executor.identity,
+                role=Role.COORDINATOR,
+                roles=frozenset({role}),
+                clock=executor.clock,
+            )
+        except (LinkClosed, PeerRefused, RemoteProtocolError) as error:
+            log.info("handshake failed", role=role.value, reason=str(error))
+            return
+        connection = _Connection(executor, link, next(self._links), role)
+        await connection.run()
+
+
+class _Connection:
+    def __init__(self, executor: Executor, link: PeerLink[Any], number: LinkId, role: Role) -> None:
+        self._executor, self._link, self._number, self._role = executor, link, number, role
+        self._outbox = Outbox(link)
+        self._stores: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        executor, number = self._executor, self._number
+        executor.attach(number, self._outbox)
+        delivery = asyncio.create_task(self._outbox.deliver())
+        reason = "the coordinator stopped"
+        try:
+            reason = await self._converse()
+        finally:
+            lost = NodeLost if self._role is Role.NODE else TargetLost
+            executor.post(lost(executor.clock.monotonic(), number, reason))
+            executor.detach(number)
+            self._outbox.close(CloseCode.GOING_AWAY, "")
+            await asyncio.wait([delivery, *self._stores])
+            await self._link.close()
+            log.info("peer left", peer=self._link.peer, role=self._role.value, reason=reason)
+
+    async def _converse(self) -> str:
+        """Serve the peer until it is gone; why it is."""
+        try:
+            await self._register()
+            while True:
+                self._handle(await self._link.receive())
+                await self._receipts_room()
+        except RemoteProtocolError as error:
+            self._outbox.close(error.code, error.reason)
+            return error.reason
+        except (LinkClosed, PeerRefused) as error:
+            return str(error)
+        except LedgerError as error:
+            log.error("ledger", reason=str(error))
+            self._outbox.close(CloseCode.TRY_AGAIN_LATER, "the coordinator cannot write its ledger", retry_after=5.0)
+            return "the ledger cannot be written"
+
+    async def _register(self) -> None:
+        try:
+            async with asyncio.timeout(limits.HANDSHAKE_SECONDS):
+                message = await self._link.receive()
+        except TimeoutError as error:
+            raise RemoteProtocolError("registration did not follow the handshake in time") from error
+        if not isinstance(message, RegisterNode | RegisterTarget):
+            raise RemoteProtocolError(f"the first message must register, not be a {type(message).__name__}")
+        executor = self._executor
+        applicant = Applicant(
+            peer=self._link.peer,
+            public_key=self._link.public_key,
+            role=self._role,
+            name=message.name,
+            owner=message.owner,
+            site=message.site,
+            secret=message.join_secret,
+        )
+        enrolment = await executor.ledger.admit(applicant, now=executor.clock.wall())
+        at = executor.clock.monotonic()
+        if isinstance(message, RegisterNode):
+            executor.post(NodeRegistered(at, self._number, enrolment.peer, enrolment.pool, message))
+        else:
+            executor.post(TargetRegistered(at, self._number, enrolment.peer, enrolment.pool, message))
+
+    def _handle(self, message: Any) -> None:
+        at, number, answers = self._executor.clock.monotonic(), self._number, self._executor.answers
+        match message:
+            case Tokens():
+                answers.tokens(number, message)
+            case Finished():
+                answers.finish(number, message)
+            case Failed():
+                answers.fail(number, message)
+            case Receipts():
+                task = asyncio.create_task(self._store(message))
+                self._stores.add(task)
+                task.add_done_callback(self._stores.discard)
+            case ProbeResult():
+                raise RemoteProtocolError("no probe was asked for")
+            case RegisterNode() | RegisterTarget():
+                raise RemoteProtocolError("a link registers once")
+            case _:
+                self._executor.post(_EVENTS[type(message)](at, number, message))
+
+    async def _receipts_room(self) -> None:
+        if len(self._stores) >= MAX_RECEIPT_BATCHES:
+            await asyncio.wait(self._stores, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _store(self, batch: Receipts) -> None:
+        """Acknowledged after the commit and not before; unacknowledged receipts the target sends again."""
+        executor = self._executor
+        try:
+            new = await executor.ledger.store_receipts(self._link.peer, batch.receipts, now=executor.clock.wall())
+        except LedgerError as error:
+            log.error("receipts not stored", count=len(batch.receipts), reason=str(error))
+            return
+        self._outbox.put(ReceiptsStored(batch.batch))
+        executor.metrics.receipts(new)
+        executor.post(ReceiptsKept(executor.clock.monotonic(), self._number, new))
+
+
+_EVENTS: dict[type, Callable[[float, LinkId, Any], Event]] = {
+    Heartbeat: NodeBeat,
+    LeaseAnswer: LeaseAnswered,
+    Drain: lambda at, link, message: NodeDraining(at, link, message.reason),
+    TargetHeartbeat: TargetBeat,
+    DraftersWanted: DraftersAsked,
+    TargetDrain: lambda at, link, message: TargetDraining(at, link, message.reason),
+}

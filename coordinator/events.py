@@ -1,0 +1,140 @@
+"""What can happen to the registry. Each event carries the moment it happened (`at`, monotonic seconds)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from wanspec_p2p.protocol.node_to_coordinator import Heartbeat, LeaseAnswer, RegisterNode
+from wanspec_p2p.protocol.target_to_coordinator import DraftersWanted, Receipt, RegisterTarget, TargetHeartbeat
+from wanspec_p2p.types import PeerId
+
+__all__ = [
+    "DraftersAsked",
+    "Event",
+    "LeaseAnswered",
+    "LinkId",
+    "NodeBeat",
+    "NodeDraining",
+    "NodeLost",
+    "NodeRegistered",
+    "PeerEvent",
+    "ReceiptsKept",
+    "TargetBeat",
+    "TargetDraining",
+    "TargetLost",
+    "TargetRegistered",
+    "Tick",
+]
+
+LinkId: TypeAlias = int
+"""One connection. A peer that connects again has another link, so that late news of the old one is told apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRegistered:
+    """A node the ledger admits has said what it can do."""
+
+    at: float
+    link: LinkId
+    peer: PeerId
+    pool: str
+    message: RegisterNode
+
+
+@dataclass(frozen=True, slots=True)
+class NodeBeat:
+    at: float
+    link: LinkId
+    message: Heartbeat
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseAnswered:
+    at: float
+    link: LinkId
+    message: LeaseAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDraining:
+    at: float
+    link: LinkId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLost:
+    at: float
+    link: LinkId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TargetRegistered:
+    at: float
+    link: LinkId
+    peer: PeerId
+    pool: str
+    message: RegisterTarget
+
+
+@dataclass(frozen=True, slots=True)
+class TargetBeat:
+    at: float
+    link: LinkId
+    message: TargetHeartbeat
+
+
+@dataclass(frozen=True, slots=True)
+class DraftersAsked:
+    at: float
+    link: LinkId
+    message: DraftersWanted
+
+
+@dataclass(frozen=True, slots=True)
+class TargetDraining:
+    at: float
+    link: LinkId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TargetLost:
+    at: float
+    link: LinkId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptsKept:
+    """Receipts of a target are on disk; `receipts` holds only those that were new."""
+
+    at: float
+    link: LinkId
+    receipts: Sequence[Receipt]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed and nothing else happened."""
+
+    at: float
+
+
+PeerEvent: TypeAlias = (
+    NodeRegistered
+    | NodeBeat
+    | LeaseAnswered
+    | NodeDraining
+    | NodeLost
+    | TargetRegistered
+    | TargetBeat
+    | DraftersAsked
+    | TargetDraining
+    | TargetLost
+    | ReceiptsKept
+)
+Event: TypeAlias = PeerEvent | Tick

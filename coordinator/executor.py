@@ -1,0 +1,145 @@
+"""Carries out what the registry asks for: the one place where its instructions meet links, keys and the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+import structlog
+
+from coordinator.answers import Answers
+from coordinator.events import Event, LinkId, NodeRegistered, TargetRegistered
+from coordinator.instructions import Close, Instruction, LeaseTerms, OfferLease, RenewLease, Send, TargetGone
+from coordinator.ledger import Ledger, LedgerError
+from coordinator.metrics import Metrics
+from coordinator.outbox import Outbox
+from coordinator.records import Tally
+from coordinator.registry import Registry
+from coordinator.settings import CoordinatorSettings
+from wanspec_p2p.clock import Clock
+from wanspec_p2p.errors import CloseCode
+from wanspec_p2p.protocol.coordinator_to_node import LeaseOffer, LeaseRenewed
+from wanspec_p2p.security import leases
+from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.types import PeerId
+
+__all__ = ["Executor"]
+
+log = structlog.get_logger("coordinator")
+
+
+class Executor:
+    """Args:
+    rng, new_id: see `Registry`.
+    tallies: each node's receipts so far, from the ledger.
+    """
+
+    def __init__(
+        self,
+        settings: CoordinatorSettings,
+        identity: Identity,
+        ledger: Ledger,
+        clock: Clock,
+        *,
+        rng: random.Random,
+        new_id: Callable[[], str],
+        tallies: Mapping[PeerId, Tally],
+    ) -> None:
+        self.settings, self.identity, self.ledger, self.clock = settings, identity, ledger, clock
+        self.new_id = new_id
+        self.registry = Registry(
+            rng=rng,
+            new_id=new_id,
+            heartbeat=settings.heartbeat,
+            lease_seconds=settings.lease_seconds,
+            offer_seconds=settings.offer_seconds,
+            trusted_pools=frozenset(settings.trusted_pools),
+            tallies=tallies,
+        )
+        self.answers = Answers(lambda: self.registry.targets.values(), self._send, stall_seconds=settings.stall_seconds)
+        self.metrics = Metrics(
+            lambda: (
+                [node.state for node in self.registry.nodes.values()],
+                [target.state for target in self.registry.targets.values()],
+                len(self.registry.leases),
+                len(self.answers),
+            )
+        )
+        self._outboxes: dict[LinkId, Outbox] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def attach(self, link: LinkId, outbox: Outbox) -> None:
+        self._outboxes[link] = outbox
+
+    def detach(self, link: LinkId) -> None:
+        self._outboxes.pop(link, None)
+
+    def post(self, event: Event) -> None:
+        """Tell the registry, and do what it asks. Never waits."""
+        if isinstance(event, NodeRegistered | TargetRegistered):
+            log.info("registering", peer=event.peer, name=event.message.name, pool=event.pool)
+        for instruction in self.registry.handle(event):
+            self._perform(instruction)
+
+    def _perform(self, instruction: Instruction) -> None:
+        match instruction:
+            case Send(link, message):
+                self._send(link, message)
+            case OfferLease(link, terms, seconds):
+                self._send(link, LeaseOffer(terms.jti, self._signed(terms, seconds)))
+                self._spawn(self.ledger.record_lease(terms, now=self.clock.wall()))
+            case RenewLease(link, terms, seconds):
+                self._send(link, LeaseRenewed(terms.jti, self._signed(terms, seconds)))
+            case Close(link, code, reason):
+                log.info("closing", link=link, code=int(code), reason=reason)
+                if link in self._outboxes:
+                    self._outboxes[link].close(code, reason)
+            case TargetGone(link, reason):
+                self.answers.target_gone(link, reason)
+
+    def _send(self, link: LinkId, message: Any) -> None:
+        outbox = self._outboxes.get(link)
+        if outbox is not None:  # it may have ended a moment ago; its `Lost` event is on its way
+            outbox.put(message)
+
+    def _signed(self, terms: LeaseTerms, seconds: float) -> str:
+        now = int(self.clock.wall())
+        claims = leases.LeaseClaims(
+            jti=terms.jti,
+            node=terms.node,
+            target=terms.target,
+            owner=terms.owner,
+            site=terms.site,
+            pool=terms.pool,
+            model=terms.model,
+            digest=terms.digest,
+            tokenizer=terms.tokenizer,
+            addresses=terms.addresses,
+            certificate=terms.certificate,
+            issued=now,
+            expires=now + int(seconds),
+        )
+        return leases.issue(self.identity, claims)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """A write nobody waits for. Its failure shows in the log and at `/ready`."""
+
+        async def run() -> None:
+            try:
+                await work
+            except LedgerError as error:
+                log.error("lease not recorded", reason=str(error))
+
+        task = asyncio.create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def shut_down(self, reason: str, *, retry_after: float) -> None:
+        """End every answer with a typed error and every link with a Goodbye; then wait for what is still written."""
+        self.answers.shut_down(reason)
+        for outbox in self._outboxes.values():
+            outbox.close(CloseCode.GOING_AWAY, reason, retry_after=retry_after)
+        if self._tasks:
+            await asyncio.wait(self._tasks)

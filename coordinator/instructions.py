@@ -1,0 +1,69 @@
+"""What the registry asks for. `executor.py` carries it out; what comes of it returns as events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from coordinator.events import LinkId
+from wanspec_p2p.errors import CloseCode
+from wanspec_p2p.protocol.common_messages import LeaseRevoked, Registered
+from wanspec_p2p.protocol.coordinator_to_target import Drafters
+from wanspec_p2p.types import PeerId
+
+__all__ = ["Close", "Instruction", "LeaseTerms", "OfferLease", "RenewLease", "Send", "TargetGone"]
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseTerms:
+    """What a lease permits; the executor adds the times and the signature."""
+
+    jti: str
+    node: PeerId
+    target: PeerId
+    owner: str
+    site: str
+    pool: str
+    model: str
+    digest: str
+    tokenizer: str
+    addresses: tuple[str, ...]
+    certificate: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    link: LinkId
+    message: Registered | LeaseRevoked | Drafters
+
+
+@dataclass(frozen=True, slots=True)
+class OfferLease:
+    link: LinkId
+    terms: LeaseTerms
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RenewLease:
+    link: LinkId
+    terms: LeaseTerms
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    link: LinkId
+    code: CloseCode
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TargetGone:
+    """Answers this link owed will not come from it any more."""
+
+    link: LinkId
+    reason: str
+
+
+Instruction: TypeAlias = Send | OfferLease | RenewLease | Close | TargetGone

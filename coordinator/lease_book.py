@@ -1,0 +1,243 @@
+"""Wants and leases: from a target's question to nodes that hold its lease, renewed until one of the two is gone.
+
+    want ──offer to the best──▶ offered ──accepted──▶ held ──half its life──▶ renewed ─┐
+                                   │                   │  ▲                            │
+                        declined, late: next best      │  └────────────────────────────┘
+                                                       └── node or target gone, let go, expired: revoked
+
+Pure, and part of the registry: it changes only through the registry's `handle`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+
+from coordinator.instructions import Instruction, LeaseTerms, OfferLease, RenewLease, Send
+from coordinator.matching import Match
+from coordinator.records import LeaseRecord, NodeRecord, PeerState, TargetRecord, WantRecord
+from wanspec_p2p.protocol.common_messages import LeaseRevoked
+from wanspec_p2p.protocol.coordinator_to_target import Drafters, GrantedDrafter
+from wanspec_p2p.protocol.node_to_coordinator import LeaseAnswer
+from wanspec_p2p.protocol.target_to_coordinator import DraftersWanted
+from wanspec_p2p.types import PeerId
+
+__all__ = ["LeaseBook"]
+
+MAX_OPEN_WANTS = 64
+"""Questions one target may have open at once; more are answered with nobody."""
+
+
+class LeaseBook:
+    """Args:
+    nodes, targets: the registry's own records; read, never written.
+    new_id: makes the `jti` of a lease.
+    lease_seconds: how long a lease lasts; it is renewed at half of that.
+    offer_seconds: how long a node may think.
+    """
+
+    def __init__(
+        self,
+        nodes: Mapping[PeerId, NodeRecord],
+        targets: Mapping[PeerId, TargetRecord],
+        *,
+        new_id: Callable[[], str],
+        lease_seconds: float,
+        offer_seconds: float,
+    ) -> None:
+        self._nodes, self._targets, self._new_id = nodes, targets, new_id
+        self._lease_seconds, self._offer_seconds = lease_seconds, offer_seconds
+        self.leases: dict[str, LeaseRecord] = {}
+        self._taken: Counter[PeerId] = Counter()  # leases by node; asked for every candidate of every want
+        self._wants: dict[tuple[PeerId, str], WantRecord] = {}
+
+    def taken(self, node: PeerId) -> int:
+        """Slots of this node that are leased or on offer."""
+        return self._taken[node]
+
+    def partners(self, target: PeerId) -> frozenset[PeerId]:
+        """Nodes that hold, or are offered, a lease for this target."""
+        return frozenset(lease.node for lease in self.leases.values() if lease.target == target)
+
+    # Wants
+
+    def open_want(
+        self, at: float, target: TargetRecord, message: DraftersWanted, ranked: list[Match], refusal: str
+    ) -> list[Instruction]:
+        key = (target.peer, message.want)
+        if key in self._wants:
+            return []  # asked twice: one answer is under way
+        if sum(owner == target.peer for owner, _ in self._wants) >= MAX_OPEN_WANTS:
+            refusal = f"more than {MAX_OPEN_WANTS} questions for drafters are open"
+            return [Send(target.link, Drafters(message.want, (), refusal))]
+        want = WantRecord(message.want, target.peer, message.count, at + self._offer_seconds, list(ranked), refusal)
+        self._wants[key] = want
+        return self._advance(at, want)
+
+    def _advance(self, at: float, want: WantRecord) -> list[Instruction]:
+        """Offer until enough offers are out; answer the target once nothing more can come."""
+        instructions: list[Instruction] = []
+        while want.candidates and len(want.granted) + len(want.outstanding) < want.count:
+            instructions += self._offer(at, want, want.candidates.pop(0))
+        if not want.outstanding:
+            instructions += self._answer_target(want)
+        return instructions
+
+    def _offer(self, at: float, want: WantRecord, match: Match) -> list[Instruction]:
+        node, target = self._nodes.get(match.node), self._targets[want.target]
+        if node is None or node.state is not PeerState.ACTIVE or self.taken(node.peer) >= node.slots:
+            return []  # it changed while others were asked
+        if node.peer in self.partners(want.target):
+            return []
+        lease = LeaseRecord(
+            jti=self._new_id(),
+            node=node.peer,
+            target=want.target,
+            model=match.model,
+            want=want.id,
+            renew_at=at + self._lease_seconds / 2,
+            expires_at=at + self._lease_seconds,
+        )
+        self.leases[lease.jti] = lease
+        self._taken[lease.node] += 1
+        want.outstanding.add(lease.jti)
+        return [OfferLease(node.link, _terms(lease, node, target), self._lease_seconds)]
+
+    def _answer_target(self, want: WantRecord) -> list[Instruction]:
+        del self._wants[want.target, want.id]
+        reason = "" if want.granted else want.refusal or "every node that was asked declined or did not answer in time"
+        return [Send(self._targets[want.target].link, Drafters(want.id, tuple(want.granted), reason))]
+
+    def answered(self, at: float, node: NodeRecord, answer: LeaseAnswer) -> list[Instruction]:
+        lease = self.leases.get(answer.jti)
+        if lease is None or lease.node != node.peer:
+            return []  # withdrawn while the answer was on its way, or not this node's to answer
+        if lease.held:
+            if answer.accepted:
+                return []
+            return self._revoke(lease, answer.reason or "the node let go of it", tell_node=False)
+        want = self._wants.get((lease.target, lease.want))
+        if want is not None:
+            want.outstanding.discard(lease.jti)
+        if not answer.accepted or want is None:
+            self._remove(lease)
+            return [] if want is None else self._advance(at, want)
+        lease.held = True
+        model = lease.model
+        want.granted.append(GrantedDrafter(node.peer, lease.jti, model.name, model.tokens_per_second))
+        return self._advance(at, want)
+
+    # Leases
+
+    def listed(self, node: NodeRecord, jtis: tuple[str, ...]) -> list[Instruction]:
+        """A heartbeat names the leases the node holds: one it named before and does not any more, it let go of."""
+        named = set(jtis)
+        instructions: list[Instruction] = []
+        for lease in self._of(node=node.peer):
+            if lease.jti in named:
+                lease.listed = True
+            elif lease.held and lease.listed:
+                instructions += self._revoke(lease, "the node let go of it", tell_node=False)
+        return instructions
+
+    def tick(self, at: float) -> list[Instruction]:
+        instructions: list[Instruction] = []
+        for want in [want for want in self._wants.values() if at >= want.deadline]:
+            instructions += self._give_up(want)
+        for lease in tuple(self.leases.values()):
+            if not lease.held:
+                continue
+            if at >= lease.expires_at:
+                instructions += self._revoke(lease, "expired")
+            elif at >= lease.renew_at:
+                instructions += self._renew(at, lease)
+        return instructions
+
+    def _give_up(self, want: WantRecord) -> list[Instruction]:
+        """Time is up: the offers still out are withdrawn, the target gets what there is."""
+        instructions: list[Instruction] = []
+        for jti in sorted(want.outstanding):
+            instructions += self._revoke(self.leases[jti], "no answer in time", tell_target=False)
+        want.outstanding.clear()
+        return [*instructions, *self._answer_target(want)]
+
+    def _renew(self, at: float, lease: LeaseRecord) -> list[Instruction]:
+        """Who drains is not renewed: its leases run out."""
+        node, target = self._nodes[lease.node], self._targets[lease.target]
+        if node.state is not PeerState.ACTIVE or target.state is not PeerState.ACTIVE:
+            return []
+        lease.renew_at, lease.expires_at = at + self._lease_seconds / 2, at + self._lease_seconds
+        return [RenewLease(node.link, _terms(lease, node, target), self._lease_seconds)]
+
+    # Ends
+
+    def withdraw_offers(self, at: float, node: PeerId) -> list[Instruction]:
+        """The node drains: what it has not accepted yet goes to somebody else; what it holds, it finishes."""
+        return self._replace_offers(at, [lease for lease in self._of(node=node) if not lease.held])
+
+    def drop_node(self, at: float, node: PeerId, reason: str, *, tell_node: bool = False) -> list[Instruction]:
+        """Call it before the record is forgotten. `tell_node` where it is only its link that was replaced."""
+        held = [lease for lease in self._of(node=node) if lease.held]
+        offered = [lease for lease in self._of(node=node) if not lease.held]
+        instructions: list[Instruction] = []
+        for lease in held:
+            instructions += self._revoke(lease, reason, tell_node=tell_node)
+        return instructions + self._replace_offers(at, offered)
+
+    def drop_target(self, target: PeerId, reason: str, *, tell_target: bool = False) -> list[Instruction]:
+        """Call it before the record is forgotten."""
+        for key in [key for key in self._wants if key[0] == target]:
+            del self._wants[key]
+        instructions: list[Instruction] = []
+        for lease in self._of(target=target):
+            instructions += self._revoke(lease, reason, tell_target=tell_target)
+        return instructions
+
+    def _replace_offers(self, at: float, offered: list[LeaseRecord]) -> list[Instruction]:
+        instructions: list[Instruction] = []
+        for lease in offered:
+            self._remove(lease)
+            want = self._wants[lease.target, lease.want]
+            want.outstanding.discard(lease.jti)
+            want.candidates = [match for match in want.candidates if match.node != lease.node]
+            instructions += self._advance(at, want)
+        return instructions
+
+    def _revoke(
+        self, lease: LeaseRecord, reason: str, *, tell_node: bool = True, tell_target: bool = True
+    ) -> list[Instruction]:
+        self._remove(lease)
+        message = LeaseRevoked(lease.jti, reason)
+        instructions: list[Instruction] = []
+        if tell_node:
+            instructions.append(Send(self._nodes[lease.node].link, message))
+        if tell_target:
+            instructions.append(Send(self._targets[lease.target].link, message))
+        return instructions
+
+    def _remove(self, lease: LeaseRecord) -> None:
+        del self.leases[lease.jti]
+        self._taken[lease.node] -= 1
+        if not self._taken[lease.node]:
+            del self._taken[lease.node]
+
+    def _of(self, *, node: PeerId | None = None, target: PeerId | None = None) -> Iterator[LeaseRecord]:
+        for lease in tuple(self.leases.values()):
+            if lease.node == node or lease.target == target:
+                yield lease
+
+
+def _terms(lease: LeaseRecord, node: NodeRecord, target: TargetRecord) -> LeaseTerms:
+    return LeaseTerms(
+        jti=lease.jti,
+        node=node.peer,
+        target=target.peer,
+        owner=node.owner,
+        site=node.site,
+        pool=node.pool,
+        model=lease.model.name,
+        digest=lease.model.digest,
+        tokenizer=lease.model.tokenizer,
+        addresses=target.addresses,
+        certificate=target.certificate,
+    )

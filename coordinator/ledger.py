@@ -1,0 +1,88 @@
+"""What must outlive the process: who is enrolled, with what secrets, and what every node has contributed.
+
+A method that returns has written to disk; what it wrote survives `kill -9`. Threads live behind this interface alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from coordinator.instructions import LeaseTerms
+from coordinator.records import Tally
+from wanspec_p2p.errors import WanspecError
+from wanspec_p2p.protocol.target_to_coordinator import Receipt
+from wanspec_p2p.types import PeerId, Role
+
+__all__ = ["Applicant", "Enrolment", "Ledger", "LedgerError"]
+
+
+class LedgerError(WanspecError):
+    """The disk would not take it: full, gone, or damaged. Nothing of the call was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applicant:
+    """Who wants in. The key is proved before; `secret` is empty where it counts on being known."""
+
+    peer: PeerId
+    public_key: bytes
+    role: Role
+    name: str
+    owner: str
+    site: str
+    secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    peer: PeerId
+    role: Role
+    pool: str
+
+
+class Ledger(Protocol):
+    async def admit(self, applicant: Applicant, *, now: float) -> Enrolment:
+        """The enrolment of a known key, or a new one for a secret, which is used up in the same transaction.
+
+        Args:
+            now: seconds since the Unix epoch.
+
+        Raises:
+            RemoteProtocolError: NOT_ENROLLED for an unknown key without a secret, JOIN_REFUSED for a secret that is
+                wrong, expired, used up or for another role.
+        """
+        ...
+
+    async def add_join_secret(
+        self, secret: str, *, role: Role, pool: str, expires: float, uses: int, now: float
+    ) -> None: ...
+
+    async def add_api_key(self, name: str, key: str, *, now: float) -> None:
+        """Raises ConfigError where a key of this name exists."""
+        ...
+
+    async def api_keys_exist(self) -> bool: ...
+
+    async def api_key_name(self, key: str) -> str | None:
+        """The name the key was made under; None for a key that was never made."""
+        ...
+
+    async def record_lease(self, terms: LeaseTerms, *, now: float) -> None: ...
+
+    async def store_receipts(self, target: PeerId, receipts: Sequence[Receipt], *, now: float) -> Sequence[Receipt]:
+        """Those that were new; a receipt whose id is known is left as it was."""
+        ...
+
+    async def tallies(self) -> Mapping[PeerId, Tally]:
+        """Sums over each node's receipts."""
+        ...
+
+    async def check_writable(self) -> None:
+        """Raises LedgerError where nothing could be written now."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what was asked, then let go of the file. Safe to call again."""
+        ...

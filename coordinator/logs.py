@@ -1,0 +1,28 @@
+"""How the coordinator's log looks. Standard error, so that standard output stays for what a command prints."""
+
+from __future__ import annotations
+
+import sys
+
+import structlog
+
+__all__ = ["configure_logging"]
+
+
+def configure_logging(*, as_json: bool) -> None:
+    """Set up structlog, unless whoever runs us in one process with others has done so."""
+    if structlog.is_configured():
+        return
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )

@@ -1,0 +1,75 @@
+"""What waits to be sent to one peer. Whoever gives it something never waits; a peer that does not read is let go."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from dataclasses import dataclass
+from typing import Protocol
+
+from wanspec_p2p.errors import CloseCode, LinkClosed, PeerRefused
+from wanspec_p2p.protocol.common_messages import ControlMessage
+
+__all__ = ["ClosableLink", "Outbox"]
+
+MAX_MESSAGES = 1024
+"""Messages held for a peer that is slow to read, before it is let go."""
+SEND_SECONDS = 5.0
+"""How long a peer may take to make room for one frame."""
+
+
+class ClosableLink(Protocol):
+    async def send(self, message: ControlMessage) -> None: ...
+
+    async def close(self, code: int = 1000, reason: str = "", *, retry_after: float = 0.0) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    code: CloseCode
+    reason: str
+    retry_after: float
+
+
+class Outbox:
+    """Run `deliver` in a task of its own; it returns when the link has ended."""
+
+    def __init__(self, link: ClosableLink) -> None:
+        self._link = link
+        self._waiting: deque[ControlMessage] = deque()
+        self._end: _End | None = None
+        self._news = asyncio.Event()
+
+    def put(self, message: ControlMessage) -> None:
+        if self._end is not None:
+            return
+        if len(self._waiting) >= MAX_MESSAGES:
+            self._waiting.clear()
+            self.close(CloseCode.TRY_AGAIN_LATER, f"{MAX_MESSAGES} messages wait and none is read")
+            return
+        self._waiting.append(message)
+        self._news.set()
+
+    def close(self, code: CloseCode, reason: str, *, retry_after: float = 0.0) -> None:
+        """End the link once everything put before has been sent. The first reason counts."""
+        if self._end is None:
+            self._end = _End(code, reason, retry_after)
+            self._news.set()
+
+    async def deliver(self) -> None:
+        with contextlib.suppress(
+            LinkClosed, PeerRefused, TimeoutError
+        ):  # who receives from the link learns it too, and why
+            while self._waiting or self._end is None:
+                while self._waiting:
+                    async with asyncio.timeout(SEND_SECONDS):
+                        await self._link.send(self._waiting.popleft())
+                if self._end is None:
+                    self._news.clear()
+                    await self._news.wait()
+        except LocalProtocolError:
+            log.exception("a message of ours cannot be sent")
+            self._end = _End(CloseCode.INTERNAL_ERROR, "an error of the coordinator's own", 0.0)
+        end = self._end or _End(CloseCode.GOING_AWAY, f"a message was not taken in {SEND_SECONDS:g} s", 0.0)
+        await self._link.close(end.code, end.reason, retry_after=end.retry_after)

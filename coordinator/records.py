@@ -1,0 +1,101 @@
+"""What the registry remembers of each peer, lease and open want. Written by `registry` and `lease_book` alone."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from coordinator.events import LinkId
+from coordinator.matching import Match
+from wanspec_p2p.protocol.coordinator_to_target import GrantedDrafter
+from wanspec_p2p.protocol.node_to_coordinator import DrafterModel
+from wanspec_p2p.protocol.target_to_coordinator import ServedModel
+from wanspec_p2p.types import PeerId
+
+__all__ = ["LeaseRecord", "NodeRecord", "PeerState", "Tally", "TargetRecord", "WantRecord"]
+
+
+class PeerState(enum.Enum):
+    UNKNOWN = "unknown"  # this link has not registered, or is gone
+    ACTIVE = "active"
+    SILENT = "silent"  # heartbeats are overdue: nothing new is given to it
+    DRAINING = "draining"  # it finishes what it has and leaves
+
+
+@dataclass(slots=True)
+class Tally:
+    """Sums over a node's receipts, in tokens."""
+
+    drafted: int = 0
+    verified: int = 0
+    accepted: int = 0
+    won: int = 0
+
+
+@dataclass(slots=True)
+class NodeRecord:
+    link: LinkId
+    peer: PeerId
+    pool: str
+    name: str
+    owner: str
+    site: str
+    models: tuple[DrafterModel, ...]
+    slots: int
+    since: float
+    seen: float
+    state: PeerState = PeerState.ACTIVE
+    sessions: int = 0
+    rtt: float | None = None  # node ↔ coordinator
+    target_rtt: dict[PeerId, float] = field(default_factory=dict)  # node ↔ target, as receipts report it
+
+
+@dataclass(slots=True)
+class TargetRecord:
+    link: LinkId
+    peer: PeerId
+    pool: str
+    name: str
+    owner: str
+    site: str
+    model: ServedModel
+    addresses: tuple[str, ...]
+    certificate: str | None
+    slots: int
+    queue: int
+    since: float
+    seen: float
+    state: PeerState = PeerState.ACTIVE
+    sessions: int = 0
+    queued: int = 0
+    drafters: int = 0
+    rtt: float | None = None
+
+
+@dataclass(slots=True)
+class LeaseRecord:
+    """One node's permission for one target. Occupies one of the node's slots from the offer to the end."""
+
+    jti: str
+    node: PeerId
+    target: PeerId
+    model: DrafterModel
+    want: str
+    renew_at: float
+    expires_at: float
+    held: bool = False  # the node has accepted
+    listed: bool = False  # a heartbeat of the node has named it
+
+
+@dataclass(slots=True)
+class WantRecord:
+    """A target's open question for drafters."""
+
+    id: str
+    target: PeerId
+    count: int
+    deadline: float
+    candidates: list[Match]
+    refusal: str
+    outstanding: set[str] = field(default_factory=set)
+    granted: list[GrantedDrafter] = field(default_factory=list)

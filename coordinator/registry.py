@@ -1,0 +1,350 @@
+"""Who is here, and what is given to whom: the coordinator's one state machine. Pure; `executor.py` carries it out.
+
+    UNKNOWN ──registered──▶ ACTIVE ◀──heartbeat── SILENT
+       ▲                     │  └──none for a while──▲│
+       │                     └──drain──▶ DRAINING     │
+       └──── lost · silent too long · replaced ───────┘        (from every state)
+
+State belongs to a link, not to a peer: a peer that connects again gets a new link and the old one is closed, so that
+news still under way on the old one can be told apart and ignored.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+from coordinator import matching
+from coordinator.events import (
+    DraftersAsked,
+    Event,
+    LeaseAnswered,
+    LinkId,
+    NodeBeat,
+    NodeDraining,
+    NodeLost,
+    NodeRegistered,
+    PeerEvent,
+    ReceiptsKept,
+    TargetBeat,
+    TargetDraining,
+    TargetLost,
+    TargetRegistered,
+    Tick,
+)
+from coordinator.instructions import Close, Instruction, Send, TargetGone
+from coordinator.lease_book import LeaseBook
+from coordinator.matching import Candidate, Want
+from coordinator.records import LeaseRecord, NodeRecord, PeerState, Tally, TargetRecord
+from wanspec_p2p.errors import CloseCode, LocalProtocolError
+from wanspec_p2p.protocol import limits
+from wanspec_p2p.protocol.common_messages import Registered
+from wanspec_p2p.protocol.coordinator_to_target import Drafters
+from wanspec_p2p.types import PeerId
+
+__all__ = ["Registry"]
+
+BEATS_BEFORE_SILENT = 3
+"""Heartbeats that may be missing before a peer gets nothing new."""
+Handled: TypeAlias = list[Instruction]
+
+
+class Registry:
+    """Args:
+    rng: breaks ties between equal nodes.
+    new_id: makes the `jti` of a lease; unique for ever.
+    heartbeat: seconds between the heartbeats peers are asked for.
+    lease_seconds, offer_seconds: see `LeaseBook`.
+    trusted_pools: whose nodes may see prompts of privacy "trusted".
+    tallies: each node's receipts so far, from the ledger.
+    """
+
+    def __init__(
+        self,
+        *,
+        rng: random.Random,
+        new_id: Callable[[], str],
+        heartbeat: float = 2.0,
+        lease_seconds: float = 600.0,
+        offer_seconds: float = 2.0,
+        trusted_pools: frozenset[str] = frozenset(),
+        tallies: Mapping[PeerId, Tally] | None = None,
+    ) -> None:
+        self._rng, self._heartbeat, self._trusted = rng, heartbeat, trusted_pools
+        self._tallies = dict(tallies or {})
+        self._nodes: dict[PeerId, NodeRecord] = {}
+        self._targets: dict[PeerId, TargetRecord] = {}
+        self._links: dict[LinkId, NodeRecord | TargetRecord] = {}
+        self._book = LeaseBook(
+            self._nodes, self._targets, new_id=new_id, lease_seconds=lease_seconds, offer_seconds=offer_seconds
+        )
+
+    # What others may look at
+
+    @property
+    def nodes(self) -> Mapping[PeerId, NodeRecord]:
+        return MappingProxyType(self._nodes)
+
+    @property
+    def targets(self) -> Mapping[PeerId, TargetRecord]:
+        return MappingProxyType(self._targets)
+
+    @property
+    def leases(self) -> Mapping[str, LeaseRecord]:
+        return MappingProxyType(self._book.leases)
+
+    @property
+    def tallies(self) -> Mapping[PeerId, Tally]:
+        return MappingProxyType(self._tallies)
+
+    def unmatched(self, node: NodeRecord) -> str | None:
+        """Why no target of its pool can use this node, in words; None where one can."""
+        targets = [target.model for target in self._targets.values() if target.pool == node.pool]
+        if not targets:
+            return f"no target is registered in pool {node.pool}"
+        return matching.misfit(node.models, targets)
+
+    # The door
+
+    def handle(self, event: Event) -> Handled:
+        """Raises LocalProtocolError for an event that cannot happen to such a link: a bug of the endpoints."""
+        if isinstance(event, Tick):
+            return self._on_tick(event)
+        record = self._links.get(event.link)
+        state = PeerState.UNKNOWN if record is None else record.state
+        handler = _TABLE.get((state, type(event)))
+        expected = NodeRecord if isinstance(event, _NODE_EVENTS) else TargetRecord
+        if handler is None or (record is not None and not isinstance(record, expected)):
+            raise LocalProtocolError(f"{type(event).__name__} cannot happen to a link that is {state.value}")
+        if record is not None:
+            record.seen = max(record.seen, event.at)
+        return handler(self, event)
+
+    # Coming
+
+    def _on_node(self, event: NodeRegistered) -> Handled:
+        message = event.message
+        targets = [target.model for target in self._targets.values() if target.pool == event.pool]
+        mismatch = matching.misfit(message.models, targets)
+        if mismatch is not None:
+            return [Close(event.link, CloseCode.TOKENIZER_MISMATCH, mismatch)]
+        replaced, revoked = self._replace(event.at, event.link, event.peer)
+        node = NodeRecord(
+            link=event.link,
+            peer=event.peer,
+            pool=event.pool,
+            name=message.name,
+            owner=message.owner,
+            site=message.site,
+            models=message.models,
+            slots=message.slots,
+            since=event.at,
+            seen=event.at,
+        )
+        self._nodes[node.peer] = self._links[node.link] = node
+        return [*replaced, Send(node.link, Registered(node.pool, self._heartbeat)), *revoked]
+
+    def _on_target(self, event: TargetRegistered) -> Handled:
+        message = event.message
+        replaced, revoked = self._replace(event.at, event.link, event.peer)
+        target = TargetRecord(
+            link=event.link,
+            peer=event.peer,
+            pool=event.pool,
+            name=message.name,
+            owner=message.owner,
+            site=message.site,
+            model=message.model,
+            addresses=message.addresses,
+            certificate=message.certificate,
+            slots=message.slots,
+            queue=message.queue,
+            since=event.at,
+            seen=event.at,
+        )
+        self._targets[target.peer] = self._links[target.link] = target
+        return [*replaced, Send(target.link, Registered(target.pool, self._heartbeat)), *revoked]
+
+    def _replace(self, at: float, link: LinkId, peer: PeerId) -> tuple[Handled, Handled]:
+        """What to do before and after `peer` is registered on `link`, if it was here on another one.
+
+        Revocations go to the new link: the process behind both may be the same, and still hold the leases. A target
+        may go on with the answers it owed, but hears `Registered` first.
+        """
+        record: NodeRecord | TargetRecord | None = self._nodes.get(peer) or self._targets.get(peer)
+        if record is None:
+            return [], []
+        close = Close(record.link, CloseCode.REPLACED, "the same identity has connected again")
+        del self._links[record.link]
+        record.state = PeerState.DRAINING  # nothing is offered to it before it is registered again
+        reason = "the peer has connected again"
+        if isinstance(record, NodeRecord):
+            record.link = link
+            revoked = self._book.drop_node(at, peer, reason, tell_node=True)
+            del self._nodes[peer]
+            return [close], revoked
+        gone = TargetGone(record.link, "the target has connected again")
+        record.link = link
+        revoked = self._book.drop_target(peer, reason, tell_target=True)
+        del self._targets[peer]
+        return [close], [gone, *revoked]
+
+    def _on_twice(self, event: NodeRegistered | TargetRegistered) -> Handled:
+        return [
+            Close(event.link, CloseCode.PROTOCOL_ERROR, "a link registers once"),
+            *self._forget(event.at, event.link),
+        ]
+
+    # Staying
+
+    def _on_node_beat(self, event: NodeBeat) -> Handled:
+        node = self._node(event.link)
+        node.sessions = event.message.sessions
+        node.rtt = event.message.rtt if event.message.rtt is not None else node.rtt
+        if node.state is PeerState.SILENT:
+            node.state = PeerState.ACTIVE
+        return self._book.listed(node, event.message.leases)
+
+    def _on_target_beat(self, event: TargetBeat) -> Handled:
+        target, message = self._target(event.link), event.message
+        target.sessions, target.queued, target.drafters = message.sessions, message.queued, message.drafters
+        target.rtt = message.rtt if message.rtt is not None else target.rtt
+        if target.state is PeerState.SILENT:
+            target.state = PeerState.ACTIVE
+        return []
+
+    def _on_answer(self, event: LeaseAnswered) -> Handled:
+        return self._book.answered(event.at, self._node(event.link), event.message)
+
+    def _on_wanted(self, event: DraftersAsked) -> Handled:
+        target, message = self._target(event.link), event.message
+        partners = self._book.partners(target.peer)
+        want = Want(
+            pool=target.pool,
+            model=target.model,
+            privacy=message.privacy,
+            trusted=target.pool in self._trusted,
+            exclude=frozenset(message.exclude) | partners,
+            company=tuple((self._nodes[peer].owner, self._nodes[peer].site) for peer in sorted(partners)),
+        )
+        candidates = [self._candidate(node, target) for node in self._nodes.values()]
+        ranked, refusal = matching.rank(want, candidates, self._rng)
+        return self._book.open_want(event.at, target, message, ranked, refusal)
+
+    def _candidate(self, node: NodeRecord, target: TargetRecord) -> Candidate:
+        tally = self._tallies.get(node.peer, Tally())
+        return Candidate(
+            peer=node.peer,
+            pool=node.pool,
+            owner=node.owner,
+            site=node.site,
+            models=node.models,
+            slots=node.slots,
+            free=node.slots - self._book.taken(node.peer),
+            available=node.state is PeerState.ACTIVE,
+            rtt=node.target_rtt.get(target.peer, node.rtt),
+            verified=tally.verified,
+            accepted=tally.accepted,
+        )
+
+    def _on_not_wanted(self, event: DraftersAsked) -> Handled:
+        return [Send(event.link, Drafters(event.message.want, (), "the target is draining"))]
+
+    def _on_receipts(self, event: ReceiptsKept) -> Handled:
+        """Counted even where the target has left since: the receipts are on disk either way."""
+        target = self._links.get(event.link)
+        for receipt in event.receipts:
+            tally = self._tallies.setdefault(receipt.node, Tally())
+            tally.drafted += receipt.drafted
+            tally.verified += receipt.verified
+            tally.accepted += receipt.accepted
+            tally.won += receipt.won
+            node = self._nodes.get(receipt.node)
+            if node is not None and target is not None and receipt.rtt is not None:
+                node.target_rtt[target.peer] = receipt.rtt
+        return []
+
+    # Going
+
+    def _on_node_draining(self, event: NodeDraining) -> Handled:
+        node = self._node(event.link)
+        node.state = PeerState.DRAINING
+        return self._book.withdraw_offers(event.at, node.peer)
+
+    def _on_target_draining(self, event: TargetDraining) -> Handled:
+        self._target(event.link).state = PeerState.DRAINING
+        return []
+
+    def _on_lost(self, event: NodeLost | TargetLost) -> Handled:
+        return self._forget(event.at, event.link)
+
+    def _forget(self, at: float, link: LinkId) -> Handled:
+        record = self._links.pop(link)
+        if isinstance(record, NodeRecord):
+            # It must not be offered anything while its offers go to others.
+            record.state = PeerState.DRAINING
+            instructions = self._book.drop_node(at, record.peer, "the node is gone")
+            del self._nodes[record.peer]
+            return instructions
+        instructions = self._book.drop_target(record.peer, "the target is gone")
+        del self._targets[record.peer]
+        for node in self._nodes.values():
+            node.target_rtt.pop(record.peer, None)
+        return [TargetGone(link, "the target is gone"), *instructions]
+
+    def _on_late(self, event: PeerEvent) -> Handled:
+        return []  # read from a link that was closed meanwhile
+
+    def _on_tick(self, event: Tick) -> Handled:
+        instructions: Handled = []
+        for record in tuple(self._links.values()):
+            quiet = event.at - record.seen
+            if quiet >= limits.SILENCE_SECONDS:
+                reason = f"nothing heard for {limits.SILENCE_SECONDS:g} s"
+                instructions += [Close(record.link, CloseCode.IDLE, reason), *self._forget(event.at, record.link)]
+            elif quiet >= BEATS_BEFORE_SILENT * self._heartbeat and record.state is PeerState.ACTIVE:
+                record.state = PeerState.SILENT
+        return instructions + self._book.tick(event.at)
+
+    def _node(self, link: LinkId) -> NodeRecord:
+        record = self._links[link]
+        assert isinstance(record, NodeRecord)  # `handle` has looked
+        return record
+
+    def _target(self, link: LinkId) -> TargetRecord:
+        record = self._links[link]
+        assert isinstance(record, TargetRecord)
+        return record
+
+
+_NODE_EVENTS = (NodeRegistered, NodeBeat, LeaseAnswered, NodeDraining, NodeLost)
+_Handler: TypeAlias = Callable[[Registry, Any], Handled]
+_HERE: dict[type, _Handler] = {
+    NodeRegistered: Registry._on_twice,
+    NodeBeat: Registry._on_node_beat,
+    LeaseAnswered: Registry._on_answer,
+    NodeDraining: Registry._on_node_draining,
+    NodeLost: Registry._on_lost,
+    TargetRegistered: Registry._on_twice,
+    TargetBeat: Registry._on_target_beat,
+    DraftersAsked: Registry._on_wanted,
+    TargetDraining: Registry._on_target_draining,
+    TargetLost: Registry._on_lost,
+    ReceiptsKept: Registry._on_receipts,
+}
+_BY_STATE: dict[PeerState, dict[type, _Handler]] = {
+    PeerState.UNKNOWN: {
+        **dict.fromkeys(_HERE, Registry._on_late),
+        NodeRegistered: Registry._on_node,
+        TargetRegistered: Registry._on_target,
+        ReceiptsKept: Registry._on_receipts,
+    },
+    PeerState.ACTIVE: _HERE,
+    PeerState.SILENT: _HERE,
+    PeerState.DRAINING: {**_HERE, DraftersAsked: Registry._on_not_wanted},
+}
+_TABLE: dict[tuple[PeerState, type], _Handler] = {
+    (state, event): handler for state, row in _BY_STATE.items() for event, handler in row.items()
+}

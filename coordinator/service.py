@@ -1,0 +1,213 @@
+"""Runs a coordinator: opens what it needs, serves until it is told to stop, and lets everyone go in an orderly way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import random
+import secrets
+import signal
+import socket
+import ssl
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import structlog
+import uvicorn
+
+from coordinator import addresses
+from coordinator.app import create_app
+from coordinator.events import Tick
+from coordinator.executor import Executor
+from coordinator.lock import locked
+from coordinator.logs import configure_logging
+from coordinator.settings import CoordinatorSettings
+from coordinator.sqlite_ledger import SqliteLedger
+from wanspec_p2p.clock import Clock, SystemClock
+from wanspec_p2p.errors import AddressInUse, ConfigError
+from wanspec_p2p.links.discovery import Beacon, advertise
+from wanspec_p2p.protocol import limits
+from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.security.tls import channel_binding, listener_context
+
+__all__ = ["run"]
+
+DRAIN_SECONDS = 5.0
+"""From the order to stop until the last connection is cut."""
+TICK_SECONDS = 0.25
+RETURN_SECONDS = 1.0
+"""When peers are asked to dial again: a restart takes about that long."""
+
+log = structlog.get_logger("coordinator")
+
+
+async def run(
+    settings: CoordinatorSettings,
+    *,
+    ready: Callable[[str], None] | None = None,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Serve until `stop` is set; without one, until SIGINT or SIGTERM.
+
+    Args:
+        ready: called once with the address (http:// or https://) when the port is open.
+
+    Raises:
+        AddressInUse, ConfigError, UsageError: it cannot start; one line says why. Nothing was changed then.
+    """
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(_bound(settings.host, settings.port))  # first: a taken port is found at once
+        stack.enter_context(locked(settings.lock_file))
+        configure_logging(as_json=settings.log_json)
+        await _serve(settings, listening, ready, stop or _stopped_by_signals(stack))
+
+
+async def _serve(
+    settings: CoordinatorSettings, listening: socket.socket, ready: Callable[[str], None] | None, stop: asyncio.Event
+) -> None:
+    clock = SystemClock()
+    identity = Identity.load_or_create(settings.identity_file)
+    tls = _tls(settings, clock)
+    reached = addresses.of_settings(settings, listening.getsockname()[1])
+    ledger = SqliteLedger(settings.ledger_file)
+    try:
+        executor = Executor(
+            settings,
+            identity,
+            ledger,
+            clock,
+            rng=random.Random(secrets.randbits(64)),
+            new_id=lambda: secrets.token_hex(16),
+            tallies=await ledger.tallies(),
+        )
+        names = [urlsplit(settings.public_url).hostname or ""] if settings.public_url else []
+        app = create_app(executor, channel_binding=_binding(settings, clock), host_names=names)
+        server = _Server(_config(app, tls))
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        ticking = asyncio.create_task(_tick(executor, clock))
+        try:
+            addresses.store(settings, reached)
+            async with _announced(settings, identity, reached, clock):
+                log.info("ready", url=reached.http, peer=identity.peer_id)
+                if ready is not None:
+                    ready(reached.http)
+                await _first_of(stop, serving, ticking)
+        finally:
+            ticking.cancel()
+            await executor.shut_down("the coordinator is shutting down", retry_after=RETURN_SECONDS)
+            server.should_exit = True
+            await asyncio.wait((serving, ticking), timeout=DRAIN_SECONDS)
+            serving.cancel()
+            await asyncio.gather(serving, ticking, return_exceptions=True)
+    finally:
+        await ledger.close()
+        log.info("stopped")
+
+
+async def _first_of(stop: asyncio.Event, *running: asyncio.Task[None]) -> None:
+    """Until the order to stop; a part that ends by itself has failed, and its exception goes up."""
+    waiting = asyncio.create_task(stop.wait())
+    try:
+        done, _ = await asyncio.wait((waiting, *running), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+    for task in done:
+        task.result()
+
+
+async def _tick(executor: Executor, clock: Clock) -> None:
+    while True:
+        executor.post(Tick(clock.monotonic()))
+        await asyncio.sleep(TICK_SECONDS)
+
+
+class _Server(uvicorn.Server):
+    """Signals belong to whoever runs us."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _config(app: Callable[..., Any], tls: ssl.SSLContext | None) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="h11",
+        ws="websockets-sansio",
+        ws_max_size=limits.MAX_FRAME_BYTES,
+        ws_ping_interval=None,  # links send their own
+        ws_per_message_deflate=False,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(DRAIN_SECONDS) - 1,
+        ssl_context_factory=None if tls is None else lambda config, default: tls,
+    )
+
+
+def _tls(settings: CoordinatorSettings, clock: Clock) -> ssl.SSLContext | None:
+    files = addresses.certificate_files(settings, clock)
+    return None if files is None else listener_context(files.certificate, files.key)
+
+
+def _binding(settings: CoordinatorSettings, clock: Clock) -> bytes:
+    shown = addresses.certificate_shown(settings, clock)
+    return b"" if shown is None else channel_binding(addresses.certificate_der(shown))
+
+
+@contextlib.contextmanager
+def _bound(host: str, port: int) -> Iterator[socket.socket]:
+    """A listening socket.
+
+    Raises:
+        AddressInUse, ConfigError: the port is taken, or the host is not an address of this machine.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"{host!r} is not an address to listen on: {error}") from error
+    with socket.socket(family, kind, protocol) as listening:
+        if hasattr(socket, "SO_REUSEPORT"):  # not on Windows, where reuse would let two listen at once
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind(address)
+            listening.listen(1024)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise AddressInUse(host, port) from error
+            raise ConfigError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
+        listening.setblocking(False)
+        yield listening
+
+
+def _stopped_by_signals(stack: contextlib.ExitStack) -> asyncio.Event:
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(NotImplementedError):  # Windows
+                loop.add_signal_handler(number, stop.set)
+                stack.callback(loop.remove_signal_handler, number)
+    return stop
+
+
+@contextlib.asynccontextmanager
+async def _announced(
+    settings: CoordinatorSettings, identity: Identity, reached: addresses.Addresses, clock: Clock
+) -> AsyncIterator[None]:
+    """On the local network, if the operator wants it. A network without multicast is no reason not to serve."""
+    async with contextlib.AsyncExitStack() as stack:
+        if settings.advertise:
+            certificate = addresses.fingerprint_shown(settings, clock)
+            beacon = Beacon(identity.peer_id, certificate, reached.peers)
+            try:
+                await stack.enter_async_context(advertise(beacon))
+            except ConfigError as error:
+                log.warning("not announced", reason=str(error))
+        yield

@@ -1,0 +1,96 @@
+"""Everything an operator can decide about a coordinator, as one frozen value built at the edge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from wanspec_p2p.errors import ConfigError
+from wanspec_p2p.protocol import limits
+from wanspec_p2p.security.tls import is_loopback
+
+__all__ = ["CoordinatorSettings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoordinatorSettings:
+    """Raises ConfigError where two values contradict each other; the line says what to change."""
+
+    data_dir: Path
+    host: str = "127.0.0.1"
+    port: int = 0  # 0: the system chooses
+    tls_cert: Path | None = None  # PEM; off loopback a self-made certificate is the default
+    tls_key: Path | None = None
+    public_url: str | None = None  # how others reach us, where it is not host:port (a public name, a proxy)
+    proxy_cert: Path | None = None  # PEM; the certificate of a proxy that ends TLS in front of us
+    heartbeat: float = 2.0  # seconds between the heartbeats peers are asked for
+    lease_seconds: float = 600.0
+    offer_seconds: float = 2.0  # how long a node may think about an offered lease
+    stall_seconds: float = 300.0  # an answer without a token for this long ends with a timeout
+    trusted_pools: tuple[str, ...] = ()  # whose nodes may see prompts of privacy "trusted"
+    advertise: bool = False  # tell the local network where we are (a hint; keys still decide)
+    name: str = "coordinator"
+    log_json: bool = False  # one JSON object a line instead of lines for people
+
+    def __post_init__(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ConfigError("tls_cert and tls_key belong together: give both, or neither for a self-made certificate")
+        if self.proxy_cert is not None and (self.public_url is None or not self.loopback):
+            raise ConfigError(
+                "proxy_cert goes with a public_url, and with a host that only the proxy reaches (loopback)"
+            )
+        if self.public_url is not None:
+            self._check_public_url(self.public_url)
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"port must be between 0 and 65535, not {self.port}")
+        if not 0 < self.heartbeat < limits.SILENCE_SECONDS:
+            raise ConfigError(f"heartbeat must be above 0 and below {limits.SILENCE_SECONDS:g} seconds")
+        if self.lease_seconds < 10:
+            raise ConfigError("lease_seconds must be 10 or more: leases are renewed at half of it")
+
+    def _check_public_url(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https", "ws", "wss") or not parts.hostname:
+            raise ConfigError(f"public_url {url!r} is not an address: it looks like https://name:port")
+        secure = parts.scheme in ("https", "wss")
+        if not secure and not is_loopback(parts.hostname):
+            raise ConfigError(f"public_url {url} is neither loopback nor encrypted: use https://")
+        if secure and not self.tls and self.proxy_cert is None:
+            raise ConfigError("public_url is encrypted and we are not: name the proxy's certificate with proxy_cert")
+
+    @property
+    def loopback(self) -> bool:
+        return is_loopback(self.host)
+
+    @property
+    def tls(self) -> bool:
+        """Off loopback always; on loopback where the operator named a certificate."""
+        return not self.loopback or self.tls_cert is not None
+
+    @property
+    def exposed(self) -> bool:
+        """Others than local users can reach us, directly or through a proxy."""
+        public = urlsplit(self.public_url or "").hostname
+        return not self.loopback or (public is not None and not is_loopback(public))
+
+    @property
+    def identity_file(self) -> Path:
+        return self.data_dir / "identity.pem"
+
+    @property
+    def ledger_file(self) -> Path:
+        return self.data_dir / "ledger.sqlite3"
+
+    @property
+    def address_file(self) -> Path:
+        """Where a running coordinator writes the address it got, for `admin` and for people."""
+        return self.data_dir / "coordinator.json"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.data_dir / "coordinator.lock"
+
+    @property
+    def certificate_dir(self) -> Path:
+        return self.data_dir / "tls"

@@ -1,0 +1,136 @@
+"""The ledger's statements, as functions of a connection inside a transaction that the caller commits."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Mapping, Sequence
+
+from coordinator.instructions import LeaseTerms
+from coordinator.ledger import Applicant, Enrolment
+from coordinator.records import Tally
+from wanspec_p2p.errors import CloseCode, ConfigError, RemoteProtocolError
+from wanspec_p2p.protocol.target_to_coordinator import Receipt
+from wanspec_p2p.types import PeerId, Role
+
+__all__ = [
+    "add_api_key",
+    "add_join_secret",
+    "admit",
+    "api_key_name",
+    "api_keys_exist",
+    "record_lease",
+    "rewrite_version",
+    "store_receipts",
+    "tallies",
+]
+
+
+def rewrite_version(database: sqlite3.Connection) -> None:
+    """The smallest write there is: the schema version over itself. A full disk refuses it, a read never would."""
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    database.execute(f"PRAGMA user_version = {int(version)}")
+
+
+def _hash(secret: str) -> bytes:
+    """Secrets are random and long, so a plain hash is enough: there is nothing to guess (unlike a password)."""
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def admit(database: sqlite3.Connection, applicant: Applicant, now: float) -> Enrolment:
+    row = database.execute("SELECT role, pool FROM enrolments WHERE peer = ?", (applicant.peer,)).fetchone()
+    if row is not None:
+        role, pool = row
+        if role != applicant.role.value:
+            raise RemoteProtocolError(f"this key is enrolled as a {role}", CloseCode.NOT_ENROLLED)
+        return Enrolment(applicant.peer, applicant.role, pool)
+    if not applicant.secret:
+        raise RemoteProtocolError("this key is not enrolled here: join with a token first", CloseCode.NOT_ENROLLED)
+    pool = _redeem(database, applicant, now)
+    database.execute(
+        "INSERT INTO enrolments VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            applicant.peer,
+            applicant.public_key,
+            applicant.role.value,
+            pool,
+            applicant.name,
+            applicant.owner,
+            applicant.site,
+            now,
+        ),
+    )
+    return Enrolment(applicant.peer, applicant.role, pool)
+
+
+def _redeem(database: sqlite3.Connection, applicant: Applicant, now: float) -> str:
+    """Use the secret once; the pool it admits to."""
+    secret = _hash(applicant.secret)
+    row = database.execute(
+        "SELECT role, pool, expires, uses_left FROM join_secrets WHERE hash = ?", (secret,)
+    ).fetchone()
+    if row is None:
+        raise _refused("the join token is not one of this coordinator's")
+    role, pool, expires, uses_left = row
+    if role != applicant.role.value:
+        raise _refused(f"the join token is for a {role}, not for a {applicant.role.value}")
+    if uses_left == 0:
+        raise _refused("the join token has been used already: ask for a new one")
+    if now >= expires:
+        raise _refused("the join token has expired: ask for a new one")
+    database.execute("UPDATE join_secrets SET uses_left = uses_left - 1 WHERE hash = ?", (secret,))
+    return str(pool)
+
+
+def _refused(reason: str) -> RemoteProtocolError:
+    return RemoteProtocolError(reason, CloseCode.JOIN_REFUSED)
+
+
+def add_join_secret(
+    database: sqlite3.Connection, secret: str, *, role: Role, pool: str, expires: float, uses: int, now: float
+) -> None:
+    row = (_hash(secret), role.value, pool, expires, uses, now)
+    database.execute("INSERT INTO join_secrets VALUES (?, ?, ?, ?, ?, ?)", row)
+
+
+def api_keys_exist(database: sqlite3.Connection) -> bool:
+    return database.execute("SELECT 1 FROM api_keys LIMIT 1").fetchone() is not None
+
+
+def api_key_name(database: sqlite3.Connection, key: str) -> str | None:
+    row = database.execute("SELECT name FROM api_keys WHERE hash = ?", (_hash(key),)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def record_lease(database: sqlite3.Connection, terms: LeaseTerms, now: float) -> None:
+    row = (terms.jti, terms.node, terms.target, terms.pool, terms.model, now)
+    database.execute("INSERT INTO leases VALUES (?, ?, ?, ?, ?, ?)", row)
+
+
+def add_api_key(database: sqlite3.Connection, name: str, key: str, now: float) -> None:
+    try:
+        database.execute("INSERT INTO api_keys VALUES (?, ?, ?)", (_hash(key), name, now))
+    except sqlite3.IntegrityError as error:
+        raise ConfigError(f"there is an API key called {name!r} already: choose another name") from error
+
+
+def store_receipts(
+    database: sqlite3.Connection, target: PeerId, receipts: Sequence[Receipt], now: float
+) -> Sequence[Receipt]:
+    new: list[Receipt] = []
+    for receipt in receipts:
+        counts = (receipt.drafted, receipt.verified, receipt.accepted, receipt.won, receipt.rtt)
+        cursor = database.execute(
+            "INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+            (receipt.id, target, receipt.node, receipt.jti, receipt.session, *counts, now),
+        )
+        if cursor.rowcount:
+            new.append(receipt)
+    return new
+
+
+def tallies(database: sqlite3.Connection) -> Mapping[PeerId, Tally]:
+    rows = database.execute(
+        "SELECT node, sum(drafted), sum(verified), sum(accepted), sum(won) FROM receipts GROUP BY node"
+    )
+    return {PeerId(node): Tally(*sums) for node, *sums in rows}

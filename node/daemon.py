@@ -1,0 +1,170 @@
+"""The node daemon from its first log line to its last: what belongs to a process around `NodeService`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from node import hardware, logs
+from node.dialling import Dialler, find_on_local_network
+from node.limits import LendingLimits
+from node.probes import tokens_per_second
+from node.service import NodeService
+from node.settings import NodeSettings
+from wanspec_p2p.clock import SystemClock
+from wanspec_p2p.links import membership
+from wanspec_p2p.links.membership import Membership
+from wanspec_p2p.models.base import LanguageModel, ModelInfo
+from wanspec_p2p.models.catalog import Catalog
+from wanspec_p2p.models.loading import load_language_model
+from wanspec_p2p.protocol import limits
+from wanspec_p2p.protocol.node_to_coordinator import DrafterModel, RegisterNode
+from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.types import Role
+
+__all__ = ["run"]
+
+log = structlog.get_logger(__name__)
+
+
+async def run(
+    settings: NodeSettings, *, ready: Callable[[str], None] | None = None, stop: asyncio.Event | None = None
+) -> None:
+    """Lend this machine until `stop` is set; without one, until SIGTERM or SIGINT (a second one ends at once).
+
+    Args:
+        ready: called once, with this node's peer id, when the coordinator has taken it in.
+
+    Raises:
+        UsageError: no coordinator to join, a token or a key file that will not do, a model that cannot be loaded.
+        PeerRefused: the coordinator does not want this node.
+        RemoteProtocolError: on first contact, whoever answers is not the coordinator of the join token.
+        EngineError: the model does not run on this machine.
+    """
+    if not structlog.is_configured():  # whoever runs us beside other services has decided
+        logs.configure(json=settings.log_json)
+    clock = SystemClock()
+    file = settings.data_dir / "coordinator.json"
+    with _stop_on_signals() if stop is None else contextlib.nullcontext(stop) as stop:
+        identity = Identity.load_or_create(settings.data_dir / "identity.pem")
+        known = membership.load(file)
+        coordinator, secret = membership.coordinator_of(settings.join, known, role=Role.NODE, now=clock.wall())
+        enrolled = known is not None and known.coordinator == coordinator.coordinator
+        log.info("node starting", node=identity.peer_id, machine=hardware.inspect().summary())
+        async with _loaded(settings) as model:
+            speed = await tokens_per_second(model, clock)
+            log.info("model ready", model=model.info.name, device=model.info.device, tokens_per_second=round(speed))
+            dialler = Dialler(identity, coordinator, clock, find_on_local_network if settings.discover else None)
+            joined = _Joined(file, dialler, partial(ready, identity.peer_id) if ready else None)
+            service = NodeService(
+                identity.peer_id,
+                coordinator.coordinator,
+                _registration(settings, model.info, speed),
+                model,
+                _lending(settings, model.info),
+                secret=secret,
+                enrolled=enrolled,
+                dial_coordinator=dialler.coordinator,
+                dial_target=dialler.target,
+                joined=joined,
+                clock=clock,
+                rng=random.Random(),
+            )
+            await service.serve(stop)
+    log.info("node stopped", node=identity.peer_id)
+
+
+class _Joined:
+    """What is done when the coordinator has taken us in: remember where it is, and tell our caller the first time."""
+
+    def __init__(self, file: Path, dialler: Dialler, ready: Callable[[], None] | None) -> None:
+        self._file, self._dialler, self._ready = file, dialler, ready
+        self._stored: Membership | None = None
+
+    def __call__(self, pool: str) -> None:
+        coordinator = self._dialler.membership
+        log.info("joined", pool=pool, coordinator=coordinator.peer_id, address=coordinator.url)
+        if coordinator != self._stored:
+            membership.store(self._file, coordinator)
+            self._stored = coordinator
+        if self._ready is not None:
+            self._ready()
+            self._ready = None
+
+
+def _registration(settings: NodeSettings, info: ModelInfo, speed: float) -> RegisterNode:
+    model = DrafterModel(
+        name=info.name,
+        digest=info.digest,
+        tokenizer=info.tokenizer,
+        vocab_size=info.vocab_size,
+        context=min(info.context, limits.MAX_PROMPT_TOKENS),
+        tokens_per_second=speed,
+    )
+    name = settings.name or hardware.default_name()
+    return RegisterNode(name=name, models=(model,), slots=settings.slots, owner=settings.owner, site=settings.site)
+
+
+def _lending(settings: NodeSettings, info: ModelInfo) -> LendingLimits:
+    room = info.context - 1  # a prefix that fills the context leaves nothing to draft
+    return LendingLimits(slots=settings.slots, max_prefix=min(settings.max_prefix or room, room))
+
+
+@contextlib.asynccontextmanager
+async def _loaded(settings: NodeSettings) -> AsyncIterator[LanguageModel]:
+    model = await load_language_model(
+        settings.model,
+        catalog=Catalog(settings.cache_dir, _say_progress()),
+        threads=settings.threads,
+        dtype=settings.dtype,
+    )
+    try:
+        yield model
+    finally:
+        await model.close()
+
+
+def _say_progress() -> Callable[[str, int, int], None]:
+    """A line when each step of getting a model ready begins: a log has no bars."""
+    said: set[str] = set()
+
+    def progress(label: str, done: int, total: int) -> None:
+        if label not in said:
+            said.add(label)
+            log.info("preparing model", step=label)
+
+    return progress
+
+
+@contextlib.contextmanager
+def _stop_on_signals() -> Iterator[asyncio.Event]:
+    """An event that SIGTERM or SIGINT sets; the second of them finds the system's own handling and ends at once."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    chosen = (signal.SIGTERM, signal.SIGINT)
+
+    def first() -> None:
+        stop.set()
+        for number in chosen:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+    before = {number: signal.getsignal(number) for number in chosen}
+    try:
+        for number in chosen:
+            loop.add_signal_handler(number, first)
+    except NotImplementedError:  # Windows: Ctrl-C ends the loop with KeyboardInterrupt
+        pass
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)

@@ -1,0 +1,118 @@
+"""How a node reaches others. It only ever dials out, and to nobody whose key it was not told beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import msgspec
+import structlog
+
+from node.lease_checks import Held
+from wanspec_p2p import __version__
+from wanspec_p2p.clock import Clock
+from wanspec_p2p.errors import CloseCode, ConfigError, RemoteProtocolError, Unreachable
+from wanspec_p2p.links import discovery, websocket
+from wanspec_p2p.links.base import Link
+from wanspec_p2p.links.membership import Membership
+from wanspec_p2p.links.peer import PeerLink, connect
+from wanspec_p2p.protocol.codec import AT_NODE_FROM_COORDINATOR, AT_NODE_FROM_TARGET, Codec
+from wanspec_p2p.protocol.common_messages import ControlMessage, DraftLinkMessage
+from wanspec_p2p.protocol.coordinator_to_node import CoordinatorToNode
+from wanspec_p2p.protocol.node_to_target import NodeToTarget
+from wanspec_p2p.protocol.target_to_node import TargetToNode
+from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.types import PeerId, Role
+
+__all__ = ["COORDINATOR_PATH", "Dialler", "find_on_local_network"]
+
+COORDINATOR_PATH = "/wanspec/node"
+BROWSE_SECONDS = 3.0
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T", bound=ControlMessage | DraftLinkMessage)
+
+
+class Dialler:
+    """Args:
+    find: looks for our coordinator on the local network when its own address does not answer, and tells an address.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        membership: Membership,
+        clock: Clock,
+        find: Callable[[PeerId], Awaitable[str | None]] | None = None,
+    ) -> None:
+        self.membership = membership
+        """Where the coordinator was reached last."""
+        self._identity, self._clock, self._find = identity, clock, find
+
+    async def coordinator(self) -> PeerLink[CoordinatorToNode]:
+        """A link to our coordinator.
+
+        Raises:
+            Unreachable, LinkClosed: nobody answers, or the link broke.
+            PeerRefused: the coordinator will not have us now.
+            RemoteProtocolError: whoever answered is not our coordinator.
+            ConfigError: the join token's address must not be dialled.
+        """
+        try:
+            return await self._coordinator_at(self.membership)
+        except Unreachable:
+            moved = await self._moved()
+            if moved is None:
+                raise
+        link = await self._coordinator_at(moved)
+        self.membership = moved
+        return link
+
+    async def _coordinator_at(self, membership: Membership) -> PeerLink[CoordinatorToNode]:
+        url = membership.url.rstrip("/") + COORDINATOR_PATH
+        codec = AT_NODE_FROM_COORDINATOR
+        return await self._connect(url, membership.certificate, codec, membership.peer_id, Role.COORDINATOR)
+
+    async def _moved(self) -> Membership | None:
+        """Where else to try. The hint is an address and nothing more: the keys stay those we were told."""
+        if self._find is None:
+            return None
+        url = await self._find(self.membership.peer_id)
+        # Off loopback a link needs TLS, and TLS needs the fingerprint that came with the join token.
+        if url is None or not url.startswith("wss://") or self.membership.certificate is None:
+            return None
+        return msgspec.structs.replace(self.membership, url=url)
+
+    async def target(self, lease: Held, address: str) -> Link[NodeToTarget, TargetToNode]:
+        """A link to the target of a lease, at one of its `dialable` addresses; raises as `coordinator`."""
+        claims = lease.claims
+        return await self._connect(address, claims.certificate, AT_NODE_FROM_TARGET, claims.target, Role.TARGET)
+
+    async def _connect(
+        self, url: str, certificate: str | None, codec: Codec[T], expect: PeerId, role: Role
+    ) -> PeerLink[T]:
+        transport = await websocket.dial(url, certificate=certificate)
+        link = await connect(
+            transport,
+            codec,
+            identity=self._identity,
+            role=Role.NODE,
+            expect=expect,
+            clock=self._clock,
+            software=f"wanspec-p2p {__version__}",
+        )
+        if link.role is not role:
+            reason = f"the peer is a {link.role}, not a {role}"
+            await link.close(CloseCode.HANDSHAKE_FAILED, reason)
+            raise RemoteProtocolError(reason, CloseCode.HANDSHAKE_FAILED)
+        return link
+
+
+async def find_on_local_network(peer: PeerId) -> str | None:
+    """Where this coordinator announces itself; None where it does not, or the network cannot be asked."""
+    try:
+        beacons = await discovery.browse(BROWSE_SECONDS, until=peer)
+    except ConfigError as error:
+        log.info("the local network cannot be asked for the coordinator", reason=str(error))
+        return None
+    return next((beacon.url for beacon in beacons if beacon.peer == peer), None)

@@ -1,0 +1,210 @@
+"""One model, many sessions: whenever the model is free, everyone who has something to run gets one segment of the pass.
+
+Sessions wait in the order they asked, and each asks anew after its pass, which is round-robin. The sessions themselves
+are pure (`wanspec_p2p.speculation.drafter_session`); what they ask for is carried out here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from wanspec_p2p.clock import Clock
+from wanspec_p2p.errors import EngineError, LocalProtocolError
+from wanspec_p2p.models.base import LanguageModel
+from wanspec_p2p.speculation.events import (
+    Drafted,
+    DrafterEvent,
+    FlushDue,
+    ModelFailed,
+    ModelFree,
+    SessionClosed,
+    Started,
+)
+from wanspec_p2p.speculation.instructions import (
+    Abandon,
+    DrafterInstruction,
+    Release,
+    RequestModel,
+    RunPass,
+    SendDraft,
+    StartFlushTimer,
+)
+from wanspec_p2p.types import Segment
+
+__all__ = ["MAX_BATCH", "DraftingEngine", "Outlet", "Seat", "SessionCore"]
+
+MAX_BATCH = 32
+"""Segments in one pass: beyond it a small model gains nothing from company and every session waits longer."""
+MAX_PAUSE_SECONDS = 60.0
+
+log = structlog.get_logger(__name__)
+
+
+class SessionCore(Protocol):
+    """The rules of a session: a `DrafterSession`, or a probe."""
+
+    def handle(self, event: DrafterEvent) -> list[DrafterInstruction]: ...
+
+
+class Outlet(Protocol):
+    """Where a session's words go. Neither call may block."""
+
+    def draft(self, draft: SendDraft) -> None: ...
+
+    def decline(self, reason: str) -> None:
+        """The session cannot go on; nothing follows."""
+        ...
+
+
+class Seat:
+    """One session's place at the engine: carries out its instructions and brings back what came of them."""
+
+    def __init__(self, engine: DraftingEngine, core: SessionCore, cache: str, outlet: Outlet) -> None:
+        self._engine, self._core, self._outlet = engine, core, outlet
+        self.cache = cache
+        self._flush: asyncio.TimerHandle | None = None
+        self.ended = asyncio.Event()
+
+    def feed(self, event: DrafterEvent) -> None:
+        """An event for the session; without effect once it has ended."""
+        if self.ended.is_set():
+            return
+        for instruction in self._core.handle(event):
+            self._carry_out(instruction)
+
+    def close(self) -> None:
+        """End the session without a word to the target."""
+        self.feed(SessionClosed(self._engine.now()))
+
+    def _carry_out(self, instruction: DrafterInstruction) -> None:
+        match instruction:
+            case RequestModel():
+                self._engine.wait_for_model(self)
+            case RunPass(segment):
+                self._engine.add_to_pass(self, segment)
+            case SendDraft():
+                self._outlet.draft(instruction)
+            case StartFlushTimer(seconds):
+                self._flush = asyncio.get_running_loop().call_later(seconds, self._flush_due)
+            case Abandon(reason):
+                self._outlet.decline(reason)
+            case Release():
+                self._end()
+
+    def _flush_due(self) -> None:
+        self.feed(FlushDue(self._engine.now()))
+
+    def _end(self) -> None:
+        self.ended.set()
+        if self._flush is not None:
+            self._flush.cancel()
+        self._engine.leave(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    seat: Seat
+    segment: Segment
+
+
+class DraftingEngine:
+    """Batches sessions onto one model. `run` is its only task and the only place that calls the model."""
+
+    def __init__(self, model: LanguageModel, *, clock: Clock) -> None:
+        self.model = model
+        self._clock = clock
+        self._names = (f"draft-{number}" for number in itertools.count())
+        self._seats: set[Seat] = set()
+        self._waiting: deque[Seat] = deque()
+        self._next_pass: list[_Pass] = []
+        self._released: list[str] = []
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._failures = 0
+        self._paused_until = 0.0
+
+    @property
+    def sessions(self) -> int:
+        return len(self._seats)
+
+    @property
+    def paused(self) -> str:
+        """Why nothing new is taken on for now, so that a broken model is not tried in a loop; empty where it is."""
+        return "the drafter's model failed a moment ago" if self.now() < self._paused_until else ""
+
+    def now(self) -> float:
+        return self._clock.monotonic()
+
+    def cache_name(self) -> str:
+        """A name no other session of this node has; targets choose session names, so those cannot serve."""
+        return next(self._names)
+
+    def seat(self, core: SessionCore, cache: str, outlet: Outlet) -> Seat:
+        """Begin a session. `core` must run its segments in the cache of this name."""
+        seat = Seat(self, core, cache, outlet)
+        self._seats.add(seat)
+        seat.feed(Started(self.now()))
+        return seat
+
+    async def run(self) -> None:
+        """Run passes until `stop`; a pass that has begun is finished first."""
+        while not self._stopping:
+            await self._wake.wait()
+            self._wake.clear()
+            while not self._stopping and (batch := self._collect()):
+                await self._run(batch)
+                await self._forget_caches()
+            await self._forget_caches()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+
+    def wait_for_model(self, seat: Seat) -> None:
+        self._waiting.append(seat)
+        self._wake.set()
+
+    def add_to_pass(self, seat: Seat, segment: Segment) -> None:
+        self._next_pass.append(_Pass(seat, segment))
+        self._wake.set()
+
+    def leave(self, seat: Seat) -> None:
+        self._seats.discard(seat)
+        self._released.append(seat.cache)
+        self._wake.set()
+
+    def _collect(self) -> list[_Pass]:
+        while self._waiting and len(self._next_pass) < MAX_BATCH:
+            self._waiting.popleft().feed(ModelFree(self.now()))
+        batch, self._next_pass = self._next_pass, []
+        return batch
+
+    async def _run(self, batch: list[_Pass]) -> None:
+        try:
+            rows = await self.model.forward([item.segment for item in batch])
+        except (EngineError, LocalProtocolError) as error:
+            self._failed(batch, error)
+            return
+        self._failures = 0
+        for item, row in zip(batch, rows, strict=True):
+            item.seat.feed(Drafted(row[0], self.now()))  # no tree, so one row: after the last token
+
+    def _failed(self, batch: list[_Pass], error: Exception) -> None:
+        self._failures += 1
+        pause = min(2.0**self._failures, MAX_PAUSE_SECONDS)
+        self._paused_until = self.now() + pause
+        log.error("the model failed", error=str(error), sessions_ended=len(batch), paused_seconds=pause)
+        for item in batch:
+            # What went wrong here is none of the target's business.
+            item.seat.feed(ModelFailed("the drafter's model failed", self.now()))
+
+    async def _forget_caches(self) -> None:
+        # Only between passes: a cache must not go while a pass writes to it.
+        while self._released:
+            await self.model.release(self._released.pop())

@@ -1,0 +1,47 @@
+"""What the daemon says: to standard error, as lines for people or as JSON for machines. Never a prompt or a secret."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+__all__ = ["configure"]
+
+
+def configure(*, json: bool) -> None:
+    """Set up structlog for this process. Standard output stays free for what a command prints."""
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=json),
+    ]
+    # Tracebacks without local variables: those hold token ids.
+    if json:
+        plain = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        rendered: list[Processor] = [
+            structlog.processors.ExceptionRenderer(plain),
+            structlog.processors.JSONRenderer(),
+        ]
+    else:
+        rendered = [
+            _printable,
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
+        ]
+    structlog.configure(
+        processors=[*shared, *rendered],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def _printable(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """A peer chooses some of these words; they must not move the cursor or make up lines of their own."""
+    return {
+        key: value.encode("unicode_escape").decode() if isinstance(value, str) and not value.isprintable() else value
+        for key, value in event.items()
+    }

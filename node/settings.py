@@ -1,0 +1,64 @@
+"""What a node's operator decides. Built once at the edge (file, variables, flags) and frozen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from wanspec_p2p.protocol import limits
+from wanspec_p2p.types import Dtype
+
+__all__ = ["NodeSettings"]
+
+MAX_SLOTS = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings:
+    """Settings of one node daemon.
+
+    Args:
+        data_dir: the identity (`identity.pem`) and the membership (`coordinator.json`) live here.
+        cache_dir: where models are kept; can be shared by any number of nodes.
+        model: a catalog name, `ngram[:TOKENIZER_MODEL]`, or a directory.
+        join: a join token; needed the first time only, and again to move to another coordinator.
+        name: what people call this node; None takes the host name. Decides nothing.
+        owner, site: who lends it and where it stands; drafters of one session come from different ones.
+        slots: sessions it drafts for at once.
+        threads: CPU threads of the model; None lets the engine choose.
+        dtype: None lets the engine choose.
+        max_prefix: longest prefix, in tokens, this node drafts for; None is what the model's context holds.
+        discover: let announcements on the local network say where the coordinator is now; its key still decides.
+        log_json: one JSON object a line instead of lines for people.
+
+    Raises:
+        ValueError: a value outside its range.
+    """
+
+    data_dir: Path
+    cache_dir: Path
+    model: str = "smollm2-draft"
+    join: str | None = None
+    name: str | None = None
+    owner: str = "unknown"
+    site: str = "unknown"
+    slots: int = 4
+    threads: int | None = None
+    dtype: Dtype | None = None
+    max_prefix: int | None = None
+    discover: bool = False
+    log_json: bool = False
+
+    def __post_init__(self) -> None:
+        for field in ("name", "owner", "site"):
+            value = getattr(self, field)
+            if value is not None and not 1 <= len(value) <= limits.MAX_NAME:
+                raise ValueError(f"{field} must have between 1 and {limits.MAX_NAME} characters")
+        if not 1 <= self.slots <= MAX_SLOTS:
+            raise ValueError(f"slots must be between 1 and {MAX_SLOTS}, not {self.slots}")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads must be 1 or more, not {self.threads}")
+        if self.max_prefix is not None and self.max_prefix < 1:
+            raise ValueError(f"max_prefix must be 1 or more, not {self.max_prefix}")
+        if not self.model:
+            raise ValueError("model must name a model")

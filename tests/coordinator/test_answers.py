@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from coordinator.answers import MAX_RESUMES, Answer, Answers
+from coordinator.openai_schema import Asked
+from coordinator.records import PeerState, TargetRecord
+from tests.support.fake_target import SERVED
+from wanspec_p2p.errors import (
+    ContextTooLong,
+    NoTarget,
+    Overloaded,
+    RemoteProtocolError,
+    RequestError,
+    RequestTimeout,
+    TargetLost,
+    UnknownModel,
+)
+from wanspec_p2p.protocol.coordinator_to_target import Cancel, Generate
+from wanspec_p2p.protocol.target_to_coordinator import Failed, Finished, Tokens, Usage
+from wanspec_p2p.types import FinishReason, PeerId, Sampling
+
+USAGE = Usage(prompt_tokens=1, completion_tokens=99, rounds=1, drafted=0, accepted=0, late=0)
+
+
+def target(link: int, *, slots: int = 2, queue: int = 0, fingerprint: str = "f" * 64) -> TargetRecord:
+    model = msgspec.structs.replace(SERVED, fingerprint=fingerprint)
+    return TargetRecord(
+        link, PeerId(str(link) * 32), "p", "t", "o", "s", model, ("ws://x",), None, slots, queue, since=0.0, seen=0.0
+    )
+
+
+def asked(request: str = "r", model: str = "big", committed: tuple[int, ...] = ()) -> Asked:
+    generate = Generate(request, bytes(16), Sampling(), prompt="x", committed=committed)
+    return Asked(model, generate, stream=False, include_usage=False, chat=False)
+
+
+def tokens(position: int, *ids: int, request: str = "r") -> Tokens:
+    return Tokens(request, position, ids, "x", (None,) * len(ids))
+
+
+class Rig:
+    def __init__(self, *targets: TargetRecord) -> None:
+        self.targets = list(targets)
+        self.sent: list[tuple[int, Generate | Cancel]] = []
+        self.answers = Answers(lambda: self.targets, self.send, stall_seconds=5.0)
+
+    def send(self, link: int, message: Any) -> None:
+        self.sent.append((link, message))
+
+    def lose(self, link: int) -> None:
+        self.targets = [target for target in self.targets if target.link != link]
+        self.answers.target_gone(link, "the target is gone")
+
+
+async def failure(answer: Answer) -> RequestError:
+    with pytest.raises(RequestError) as error:
+        async with asyncio.timeout(5):
+            async for _ in answer:
+                pass
+    return error.value
+
+
+async def test_an_answer_from_its_target_to_its_end() -> None:
+    rig = Rig(target(1))
+    answer = rig.answers.open(asked())
+    assert rig.sent == [(1, asked().generate)]
+    rig.answers.tokens(1, tokens(0, 5, 6))
+    rig.answers.tokens(1, tokens(2, 7))
+    rig.answers.finish(1, Finished("r", FinishReason.STOP, USAGE))
+    assert [part.ids async for part in answer] == [(5, 6), (7,)]
+    assert answer.finished is not None
+    assert answer.finished.usage.completion_tokens == 3
+    answer.close()
+    assert len(rig.sent) == 1  # nothing to cancel
+    assert (len(rig.answers), rig.answers.load(1)) == (0, 0)
+
+
+def test_the_least_loaded_target_is_chosen() -> None:
+    rig = Rig(target(1, slots=1, queue=5), target(2, slots=4))
+    links = [rig.answers.open(asked(str(number))).link for number in range(5)]
+    assert links == [1, 2, 2, 2, 2]
+
+
+def test_refusals() -> None:
+    with pytest.raises(NoTarget) as nobody:
+        Rig().answers.open(asked())
+    assert nobody.value.retry_after == 5.0
+    with pytest.raises(UnknownModel, match="there are: big"):
+        Rig(target(1)).answers.open(asked(model="other"))
+    draining = target(1)
+    draining.state = PeerState.DRAINING
+    with pytest.raises(NoTarget):
+        Rig(draining).answers.open(asked())
+    full = Rig(target(1, slots=1, queue=1))
+    full.answers.open(asked("1"))
+    full.answers.open(asked("2"))
+    with pytest.raises(Overloaded) as overloaded:
+        full.answers.open(asked("3"))
+    assert overloaded.value.retry_after == 1.0
+
+
+async def test_a_failure_comes_as_the_targets_error() -> None:
+    rig = Rig(target(1))
+    answer = rig.answers.open(asked())
+    rig.answers.fail(1, Failed("r", "context_length_exceeded", "too long", "prompt"))
+    error = await failure(answer)
+    assert isinstance(error, ContextTooLong)
+    assert (error.message, error.param) == ("too long", "prompt")
+
+
+async def test_an_answer_its_target_gives_up_has_failed() -> None:
+    rig = Rig(target(1))
+    answer = rig.answers.open(asked())
+    rig.answers.finish(1, Finished("r", FinishReason.CANCELLED, USAGE))
+    assert isinstance(await failure(answer), TargetLost)
+
+
+@pytest.mark.parametrize("position", [0, 3])
+def test_tokens_repeated_or_missing_are_the_targets_fault(position: int) -> None:
+    rig = Rig(target(1))
+    rig.answers.open(asked())
+    rig.answers.tokens(1, tokens(0, 5, 6))
+    with pytest.raises(RemoteProtocolError, match=f"token 2 of a request was due, token {position} came"):
+        rig.answers.tokens(1, tokens(position, 7))
+
+
+def test_messages_about_others_answers_are_ignored() -> None:
+    rig = Rig(target(1), target(2))
+    answer = rig.answers.open(asked())
+    other = 3 - answer.link
+    rig.answers.tokens(other, tokens(0, 1))
+    rig.answers.finish(other, Finished("r", FinishReason.STOP, USAGE))
+    rig.answers.fail(other, Failed("r", "internal_error", "x"))
+    rig.answers.tokens(answer.link, tokens(0, 1, request="unknown"))
+    assert (answer.ids, len(rig.answers)) == ([], 1)
+
+
+async def test_closing_cancels_at_the_target_once() -> None:
+    rig = Rig(target(1))
+    answer = rig.answers.open(asked())
+    answer.close()
+    answer.close()
+    assert rig.sent[1:] == [(1, Cancel("r", "the submitter is gone"))]
+    rig.answers.tokens(1, tokens(0, 1))  # on its way when we cancelled
+    assert answer.ids == []
+
+
+async def test_a_lost_target_without_an_heir_is_a_typed_error_now() -> None:
+    rig = Rig(target(1), target(2, fingerprint="e" * 64))
+    answer = rig.answers.open(asked())
+    assert answer.link == 1
+    rig.answers.tokens(1, tokens(0, 5))
+    rig.lose(1)
+    error = await failure(answer)
+    assert isinstance(error, TargetLost)
+    assert "after 1 tokens" in error.message
+
+
+async def test_an_answer_goes_on_from_the_tokens_there_are() -> None:
+    rig = Rig(target(1), target(2))
+    answer = rig.answers.open(asked(committed=(4,)))
+    rig.answers.tokens(1, tokens(1, 5, 6))
+    rig.lose(1)
+    link, generate = rig.sent[-1]
+    assert link == 2
+    assert isinstance(generate, Generate)
+    assert generate.committed == (4, 5, 6)
+    rig.answers.tokens(2, tokens(3, 7))
+    rig.answers.finish(2, Finished("r", FinishReason.STOP, USAGE))
+    assert [part.ids async for part in answer] == [(5, 6), (7,)]
+    assert (answer.resumes, rig.answers.load(1), rig.answers.load(2)) == (1, 0, 0)
+
+
+def test_before_its_first_token_an_answer_may_go_to_any_target_of_the_model() -> None:
+    rig = Rig(target(1), target(2, fingerprint="e" * 64))
+    answer = rig.answers.open(asked())
+    rig.lose(1)
+    assert (answer.link, answer.model.fingerprint) == (2, "e" * 64)
+
+
+async def test_a_prompt_that_brings_targets_down_does_not_go_on_for_ever() -> None:
+    rig = Rig(*(target(number) for number in range(1, 9)))
+    answer = rig.answers.open(asked())
+    for _ in range(MAX_RESUMES):
+        rig.lose(answer.link)
+    assert answer.resumes == MAX_RESUMES
+    rig.lose(answer.link)
+    assert isinstance(await failure(answer), TargetLost)
+    assert len(rig.targets) == 8 - MAX_RESUMES - 1
+
+
+async def test_shutting_down_ends_what_is_under_way_and_takes_nothing_new() -> None:
+    rig = Rig(target(1), target(2))
+    answer = rig.answers.open(asked())
+    rig.answers.shut_down("maintenance")
+    assert (await failure(answer)).message == "maintenance"
+    assert isinstance(rig.sent[-1][1], Cancel)
+    with pytest.raises(NoTarget, match="maintenance"):
+        rig.answers.open(asked("2"))
+
+
+async def test_a_target_that_says_nothing_is_a_timeout() -> None:
+    rig = Rig(target(1))
+    rig.answers = Answers(lambda: rig.targets, rig.send, stall_seconds=0.0)
+    answer = rig.answers.open(asked())
+    assert isinstance(await failure(answer), RequestTimeout)

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from coordinator.events import Tick
+from tests.support.fake_target import drafter, node_registration, target_registration, until
+from wanspec_p2p.errors import CloseCode, LinkClosed, PeerRefused
+from wanspec_p2p.protocol.common_messages import LeaseRevoked, Registered
+from wanspec_p2p.protocol.coordinator_to_node import LeaseOffer, LeaseRenewed
+from wanspec_p2p.protocol.coordinator_to_target import Drafters, ReceiptsStored
+from wanspec_p2p.protocol.node_to_coordinator import Drain, Heartbeat, LeaseAnswer, ProbeResult
+from wanspec_p2p.protocol.target_to_coordinator import DraftersWanted, Receipt, Receipts, TargetHeartbeat, Tokens
+from wanspec_p2p.security import leases
+from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.types import Role
+
+
+async def test_a_lease_from_the_want_to_the_grant(rig: Any) -> None:
+    target, node = await rig.target(), await rig.node(owner="us", site="here")
+    await target.send(DraftersWanted("w", 1))
+    offer = await node.expect(LeaseOffer)
+    claims = leases.check(offer.lease, coordinator=rig.executor.identity.public_key, clock=rig.clock, node=node.peer_id)
+    assert claims.target == target.peer_id
+    assert (claims.jti, claims.owner, claims.site, claims.expires - claims.issued) == (offer.jti, "us", "here", 600)
+    await node.send(LeaseAnswer(offer.jti, True))
+    drafters = await target.expect(Drafters)
+    assert [entry.jti for entry in drafters.drafters] == [offer.jti]
+    state = (await rig.http.get("/api/state")).json()
+    assert state["leases"][0]["state"] == "held"
+    assert state["nodes"][0]["leases"] == 1
+    await node.close()
+    assert (await target.expect(LeaseRevoked)).jti == offer.jti
+
+
+async def test_a_lease_is_renewed_with_a_later_end(rig: Any) -> None:
+    target, node = await rig.target(), await rig.node()
+    await target.send(DraftersWanted("w", 1))
+    offer = await node.expect(LeaseOffer)
+    await node.send(LeaseAnswer(offer.jti, True))
+    await target.expect(Drafters)
+    rig.clock.advance(300.0)
+    await node.send(Heartbeat(0))
+    await target.send(TargetHeartbeat(0, 0, 0))
+    now = rig.clock.monotonic()
+    registry = rig.executor.registry
+    await until(lambda: all(p.seen == now for p in [*registry.nodes.values(), *registry.targets.values()]))
+    rig.executor.post(Tick(now))
+    renewed = await node.expect(LeaseRenewed)
+    key = rig.executor.identity.public_key
+    first, second = (leases.check(lease, coordinator=key, clock=rig.clock) for lease in (offer.lease, renewed.lease))
+    assert (second.jti, second.expires - first.expires) == (first.jti, 300)
+
+
+async def test_receipts_are_acknowledged_when_they_are_on_disk(rig: Any) -> None:
+    target, node = await rig.target(), await rig.node()
+    receipt = Receipt("r", node.peer_id, "j", "s", drafted=4, verified=3, accepted=2, won=1, rtt=0.02)
+    for batch in ("b1", "b2"):  # sent again, as after a crash
+        await target.send(Receipts(batch, (receipt,)))
+        assert (await target.expect(ReceiptsStored)).batch == batch
+    tallies = await rig.executor.ledger.tallies()
+    assert tallies[node.peer_id].drafted == 4
+    await until(lambda: rig.executor.registry.tallies)
+    assert (await rig.http.get("/api/state")).json()["totals"] == {
+        node.peer_id: {"drafted": 4, "verified": 3, "accepted": 2, "won": 1}
+    }
+    assert "wanspec_draft_rtt_seconds_count 1.0" in (await rig.http.get("/metrics")).text
+
+
+@pytest.mark.parametrize(
+    ("secret", "ttl", "code", "words"),
+    [
+        ("", 1.0, CloseCode.NOT_ENROLLED, "not enrolled"),
+        ("wrong", 1.0, CloseCode.JOIN_REFUSED, "not one of this coordinator's"),
+        (None, -1.0, CloseCode.JOIN_REFUSED, "expired"),
+    ],
+    ids=["none", "wrong", "expired"],
+)
+async def test_who_may_not_join_is_told_why(
+    rig: Any, secret: str | None, ttl: float, code: CloseCode, words: str
+) -> None:
+    made = await rig.secret(Role.NODE, ttl=ttl)
+    peer = await rig.peer(node_registration(made if secret is None else secret), registered=False)
+    refusal = await peer.refusal()
+    assert refusal.code == code
+    assert words in refusal.reason
+
+
+async def test_a_used_token_is_refused_and_an_enrolled_key_needs_none(rig: Any) -> None:
+    identity = Identity.generate()
+    secret = await rig.secret(Role.NODE)
+    first = await rig.peer(node_registration(secret), identity=identity)
+    await first.close()
+    again = await rig.peer(node_registration(), identity=identity)
+    assert again.ended is None
+    thief = await rig.peer(node_registration(secret), registered=False)
+    assert (await thief.refusal()).code == CloseCode.JOIN_REFUSED
+
+
+async def test_a_tokenizer_mismatch_is_refused_with_both_fingerprints_and_costs_no_token(rig: Any) -> None:
+    await rig.target()
+    identity = Identity.generate()
+    wrong = node_registration(await rig.secret(Role.NODE), models=(drafter(tokenizer="b" * 64),))
+    peer = await rig.peer(wrong, identity=identity, registered=False)
+    refusal = await peer.refusal()
+    assert refusal.code == CloseCode.TOKENIZER_MISMATCH
+    assert "b" * 64 in refusal.reason
+    assert "a" * 64 in refusal.reason
+    fixed = await rig.peer(node_registration(), identity=identity)
+    assert fixed.ended is None
+
+
+async def test_the_same_identity_twice_replaces_the_first(rig: Any) -> None:
+    identity = Identity.generate()
+    first = await rig.node(identity=identity)
+    second = await rig.peer(node_registration(), identity=identity)
+    assert (await first.refusal()).code == CloseCode.REPLACED
+    assert second.ended is None
+    assert len(rig.executor.registry.nodes) == 1
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (node_registration(), "registers once"),
+        (ProbeResult("p", (), 0.0), "no probe"),
+    ],
+    ids=["registers twice", "unasked probe"],
+)
+async def test_a_node_that_breaks_the_rules_is_hung_up_on(rig: Any, message: Any, words: str) -> None:
+    node = await rig.node()
+    await node.send(message)
+    refusal = await node.refusal()
+    assert refusal.code == CloseCode.PROTOCOL_ERROR
+    assert words in refusal.reason
+
+
+async def test_the_first_message_must_register(rig: Any) -> None:
+    peer = await rig.peer(node_registration(), registered=False, first=Heartbeat(0))
+    assert "must register" in (await peer.refusal()).reason
+
+
+async def test_tokens_out_of_order_end_the_targets_link_and_the_answer(rig: Any) -> None:
+    target = await rig.target()
+    target.script.pause_after = 0
+    body = {"model": "big", "prompt": "x"}
+    asking = asyncio.create_task(rig.http.post("/v1/completions", json=body))
+    await target.asked.wait()
+    await target.send(Tokens(target.generates[0].request, 3, (1,), "x", (None,)))
+    assert (await target.refusal()).code == CloseCode.PROTOCOL_ERROR
+    assert (await asking).json()["error"]["code"] == "target_lost"
+
+
+async def test_a_node_that_drains_gets_nothing_new(rig: Any) -> None:
+    target, node = await rig.target(), await rig.node()
+    await node.send(Drain("going home"))
+    await until(lambda: [n.state.value for n in rig.executor.registry.nodes.values()] == ["draining"])
+    await target.send(DraftersWanted("w", 1))
+    assert "draining" in (await target.expect(Drafters)).reason
+
+
+async def test_shutting_down_says_goodbye_and_when_to_come_back(rig: Any) -> None:
+    target, node = await rig.target(), await rig.node()
+    target.script.pause_after = 0
+    asking = asyncio.create_task(rig.http.post("/v1/completions", json={"model": "big", "prompt": "x"}))
+    await target.asked.wait()
+    await rig.executor.shut_down("maintenance", retry_after=3.0)
+    assert (await asking).json()["error"]["code"] == "target_lost"
+    for peer in (target, node):
+        with pytest.raises((LinkClosed, PeerRefused), match="maintenance"):
+            await peer.expect(Registered)
+        assert peer.link.retry_after == 3.0
+    refused = await rig.http.post("/v1/completions", json={"model": "big", "prompt": "x"})
+    assert refused.status_code == 503
+
+
+async def test_an_unwritable_ledger_closes_with_try_again_later(rig: Any) -> None:
+    await rig.executor.ledger.close()
+    peer = await rig.peer(target_registration("s"), registered=False)
+    assert (await peer.refusal()).code == CloseCode.TRY_AGAIN_LATER

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from coordinator.matching import Candidate, Want, fitting_model, misfit, rank, refusal
+from tests.support.fake_target import SERVED, drafter
+from wanspec_p2p.types import PeerId, Privacy
+
+WANT = Want(pool="p", model=SERVED, privacy=Privacy.PUBLIC, trusted=False, exclude=frozenset())
+
+
+def node(name: str = "n", **changes: object) -> Candidate:
+    candidate = Candidate(
+        peer=PeerId(name), pool="p", owner=name, site=name, models=(drafter(),), slots=4, free=4, available=True
+    )
+    return replace(candidate, **changes)  # type: ignore[arg-type]  # the changes are fields of it
+
+
+def order(candidates: list[Candidate], want: Want = WANT) -> list[str]:
+    return [match.node for match in rank(want, candidates, random.Random(0))[0]]
+
+
+def test_a_model_fits_by_tokenizer_and_vocabulary() -> None:
+    other = drafter(tokenizer="b" * 64)
+    assert fitting_model([other, drafter()], SERVED) == drafter()
+    assert fitting_model([other, drafter(vocab_size=99)], SERVED) is None
+
+
+def test_a_misfit_names_both_fingerprints() -> None:
+    reason = misfit([drafter(tokenizer="b" * 64)], [SERVED])
+    assert reason is not None
+    assert "b" * 64 in reason
+    assert SERVED.tokenizer in reason
+    assert misfit([drafter(vocab_size=99)], [SERVED]) == (
+        "vocabulary mismatch: the node's has 99 entries, the target's 100"
+    )
+    assert misfit([drafter()], [SERVED]) is None
+    assert misfit([drafter(tokenizer="b" * 64)], []) is None
+
+
+@pytest.mark.parametrize(
+    ("want", "candidate", "words"),
+    [
+        (replace(WANT, privacy=Privacy.PRIVATE), node(), "private"),
+        (replace(WANT, privacy=Privacy.TRUSTED), node(), "trusted"),
+        (WANT, node(pool="q"), "another pool"),
+        (WANT, node(available=False), "silent or draining"),
+        (replace(WANT, exclude=frozenset({PeerId("n")})), node(), "does not want it"),
+        (WANT, node(models=(drafter(tokenizer="b" * 64),)), "tokenizer mismatch"),
+        (WANT, node(free=0), "slots"),
+    ],
+)
+def test_refusals_say_why(want: Want, candidate: Candidate, words: str) -> None:
+    assert words in (refusal(want, candidate) or "")
+    ranked, reason = rank(want, [candidate], random.Random(0))
+    assert ranked == []
+    assert reason.startswith("none of 1 registered nodes suits")
+    assert words in reason
+
+
+def test_trusted_prompts_go_to_trusted_pools() -> None:
+    assert refusal(replace(WANT, privacy=Privacy.TRUSTED, trusted=True), node()) is None
+
+
+def test_nobody_there_is_said_so() -> None:
+    assert rank(WANT, [], random.Random(0)) == ([], "no node is registered")
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        ({"models": (drafter(speed=100.0),)}, {"models": (drafter(speed=50.0),)}),
+        ({"rtt": 0.01}, {"rtt": 0.3}),
+        ({"free": 4}, {"free": 1}),
+        ({"verified": 1000, "accepted": 900}, {"verified": 1000, "accepted": 100}),
+    ],
+    ids=["speed", "round trip", "load", "acceptance"],
+)
+def test_who_brings_more_accepted_tokens_comes_first(better: dict[str, object], worse: dict[str, object]) -> None:
+    assert order([node("w", **worse), node("b", **better)]) == ["b", "w"]
+
+
+def test_a_choice_makes_its_owner_and_site_less_attractive() -> None:
+    fast = (drafter(speed=60.0),)
+    candidates = [
+        node("a1", owner="A", site="x", models=fast),
+        node("a2", owner="A", site="x", models=fast),
+        node("b", owner="B", site="y"),
+    ]
+    assert order(candidates)[1] == "b"
+    taken = replace(WANT, company=(("A", "x"),))
+    assert order(candidates, taken)[0] == "b"
+
+
+def test_equal_nodes_come_in_an_order_drawn_from_the_rng() -> None:
+    candidates = [node(name, owner="o", site="s") for name in "abcdef"]
+    firsts = {rank(WANT, candidates, random.Random(seed))[0][0].node for seed in range(20)}
+    assert len(firsts) > 1
+    assert sorted(order(candidates)) == list("abcdef")

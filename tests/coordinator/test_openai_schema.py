@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import hashlib
+import struct
+from typing import Any
+
+import msgspec
+import pytest
+
+from coordinator.openai_schema import Asked, UnsupportedParameter, parse_chat, parse_completion, seed_bytes
+from wanspec_p2p.errors import ContextTooLong, InvalidRequest
+from wanspec_p2p.protocol import limits
+from wanspec_p2p.protocol.coordinator_to_target import ChatMessage
+from wanspec_p2p.types import Privacy, Sampling
+
+RANDOM = bytes(range(16))
+
+
+def chat(**fields: Any) -> Asked:
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]} | fields
+    return parse_chat(msgspec.json.encode(body), request="r", random_seed=lambda: RANDOM)
+
+
+def text(**fields: Any) -> Asked:
+    body = {"model": "m", "prompt": "hi"} | fields
+    return parse_completion(msgspec.json.encode(body), request="r", random_seed=lambda: RANDOM)
+
+
+def test_the_least_that_can_be_asked() -> None:
+    asked = chat()
+    assert asked == Asked("m", asked.generate, stream=False, include_usage=False, chat=True)
+    assert asked.generate.messages == (ChatMessage("user", "hi"),)
+    assert asked.generate.sampling == Sampling(temperature=1.0)
+    assert (asked.generate.max_tokens, asked.generate.seed, asked.generate.top_logprobs) == (None, RANDOM, None)
+    assert text().generate.max_tokens == 16
+
+
+def test_everything_that_is_honoured() -> None:
+    asked = chat(
+        max_tokens=9,
+        max_completion_tokens=7,
+        stop=["a", "b"],
+        seed=-1,
+        temperature=0,
+        top_p=0.5,
+        top_k=40,
+        presence_penalty=1,
+        frequency_penalty=-1,
+        repetition_penalty=1.1,
+        logit_bias={"5": -100, "3": 1},
+        min_tokens=2,
+        ignore_eos=True,
+        logprobs=True,
+        top_logprobs=3,
+        stream=True,
+        stream_options={"include_usage": True},
+        wanspec={"privacy": "trusted", "network": False, "committed": [1, 2]},
+    )
+    generate = asked.generate
+    assert generate.sampling == Sampling(
+        temperature=0.0,
+        top_k=40,
+        top_p=0.5,
+        repetition_penalty=1.1,
+        presence_penalty=1.0,
+        frequency_penalty=-1.0,
+        logit_bias=((3, 1.0), (5, -100.0)),
+        min_tokens=2,
+    )
+    assert (generate.max_tokens, generate.stop, generate.seed) == (7, ("a", "b"), seed_bytes(-1))
+    assert (generate.ignore_eos, generate.top_logprobs) == (True, 3)
+    assert (generate.privacy, generate.network, generate.committed) == (Privacy.TRUSTED, False, (1, 2))
+    assert (asked.stream, asked.include_usage) == (True, True)
+
+
+def test_content_may_come_in_parts_and_roles_have_synonyms() -> None:
+    asked = chat(
+        messages=[
+            {"role": "developer", "content": "be brief"},
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "name": "x"},
+            {"role": "assistant", "content": "c", "refusal": None, "tool_calls": None, "annotations": []},
+        ]
+    )
+    assert asked.generate.messages == (
+        ChatMessage("system", "be brief"),
+        ChatMessage("user", "a\nb"),
+        ChatMessage("assistant", "c"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [("a", ("a", ())), (["a"], ("a", ())), ([1, 2], (None, (1, 2))), ("", ("", ()))],
+)
+def test_prompts(prompt: Any, expected: tuple[str | None, tuple[int, ...]]) -> None:
+    generate = text(prompt=prompt).generate
+    assert (generate.prompt, generate.prompt_ids) == expected
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"user": "me", "store": True, "metadata": {"a": 1}},
+        {"n": 1, "tools": [], "tool_choice": "none", "response_format": {"type": "text"}},
+        {"tools": None, "n": None, "seed": None, "stop": None, "temperature": None, "logprobs": None},
+        {"top_k": -1},
+        {"stream_options": {"continuous_usage_stats": True}},
+    ],
+)
+def test_what_changes_nothing_is_accepted(fields: dict[str, Any]) -> None:
+    assert chat(**fields).generate.sampling == Sampling(temperature=1.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"n": 2}, "n"),
+        ({"tools": [{}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"reasoning_effort": "low"}, "reasoning_effort"),
+        ({"no_such_thing": 1}, "no_such_thing"),
+        ({"wanspec": {"privcy": "private"}}, "wanspec.privcy"),
+        ({"messages": [{"role": "user", "content": "x", "audio": {}}]}, "messages[0].audio"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(UnsupportedParameter, match="not supported") as error:
+        chat(**fields)
+    assert (error.value.code, error.value.param, error.value.status) == ("unsupported_parameter", param, 400)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"temperature": 1000}, "temperature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"-1": 1}}, "logit_bias"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"seed": 2**63}, "seed"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+        ({"stop": [""]}, "stop[0]"),
+        ({"wanspec": {"seed": "xyz"}}, "wanspec.seed"),
+        ({"wanspec": {"privacy": "secret"}}, "wanspec.privacy"),
+        ({"model": ""}, "model"),
+    ],
+)
+def test_values_out_of_range_name_their_field(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as error:
+        chat(**fields)
+    assert (error.value.code, error.value.status) == ("invalid_value", 400)
+    assert (error.value.param or "").startswith(param)
+    assert "\n" not in error.value.message
+
+
+@pytest.mark.parametrize("prompt", [["a", "b"], [], [1, "a"], [-1], [2**20], {"a": 1}, [[1], [2]]])
+def test_prompts_that_are_not_one(prompt: Any) -> None:
+    with pytest.raises(InvalidRequest) as error:
+        text(prompt=prompt)
+    assert (error.value.param or "").startswith("prompt")
+
+
+def test_echo_is_refused() -> None:
+    assert text(echo=False).generate.prompt == "hi"
+    with pytest.raises(UnsupportedParameter):
+        text(echo=True)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["\x00" * 300_000, "é" * 599_999, [{"type": "text", "text": "x" * 400_000}] * 2],
+    ids=["escapes", "two bytes each", "parts"],
+)
+def test_a_prompt_that_no_frame_can_carry_is_the_submitters_fault(content: Any) -> None:
+    with pytest.raises((ContextTooLong, InvalidRequest)) as error:
+        chat(messages=[{"role": "user", "content": content}])
+    assert error.value.status == 400
+    assert len(error.value.message) < 200
+
+
+def test_half_a_surrogate_pair_is_refused() -> None:
+    with pytest.raises(InvalidRequest):
+        parse_completion(b'{"model": "m", "prompt": "\\ud800"}', request="r", random_seed=lambda: RANDOM)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'"x"', b"[" * 100_000, b"\xff"])
+def test_bodies_that_are_no_object(body: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        parse_chat(body, request="r", random_seed=lambda: RANDOM)
+
+
+def test_whatever_is_accepted_fits_into_a_frame() -> None:
+    asked = text(prompt=[199_999] * limits.MAX_PROMPT_TOKENS)
+    assert len(msgspec.json.encode(asked.generate)) <= limits.MAX_FRAME_BYTES
+    with pytest.raises(ContextTooLong):
+        text(prompt=[limits.MAX_VOCABULARY - 1] * limits.MAX_PROMPT_TOKENS)
+
+
+def test_the_seed_is_what_the_documentation_says() -> None:
+    expected = hashlib.blake2b(b"wanspec.seed" + struct.pack("<q", 7), digest_size=16).digest()
+    assert seed_bytes(7) == expected
+    assert chat(wanspec={"seed": expected.hex()}, seed=1).generate.seed == expected

@@ -1,0 +1,411 @@
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+import pytest
+
+from coordinator import registry as registry_module
+from coordinator.events import (
+    DraftersAsked,
+    LeaseAnswered,
+    NodeBeat,
+    NodeDraining,
+    NodeLost,
+    NodeRegistered,
+    ReceiptsKept,
+    TargetBeat,
+    TargetDraining,
+    TargetLost,
+    TargetRegistered,
+    Tick,
+)
+from coordinator.instructions import Close, Instruction, OfferLease, RenewLease, Send, TargetGone
+from coordinator.records import PeerState, Tally
+from coordinator.registry import Registry
+from tests.support.fake_target import SERVED, drafter, node_registration, target_registration
+from wanspec_p2p.errors import CloseCode, LocalProtocolError
+from wanspec_p2p.protocol.common_messages import LeaseRevoked, Registered
+from wanspec_p2p.protocol.coordinator_to_target import Drafters, GrantedDrafter
+from wanspec_p2p.protocol.node_to_coordinator import Heartbeat, LeaseAnswer
+from wanspec_p2p.protocol.target_to_coordinator import DraftersWanted, Receipt, TargetHeartbeat
+from wanspec_p2p.types import PeerId, Privacy
+
+T = PeerId("t" * 32)
+TARGET, NODE = 1, 2  # links
+
+
+def peer(name: str) -> PeerId:
+    return PeerId(name * 32)
+
+
+def make(**options: Any) -> Registry:
+    counter = itertools.count(1)
+    return Registry(rng=random.Random(0), new_id=lambda: f"jti-{next(counter)}", **options)
+
+
+def add_target(registry: Registry, link: int = TARGET, at: float = 0.0, **changes: Any) -> list[Instruction]:
+    return registry.handle(TargetRegistered(at, link, T, "default", target_registration(**changes)))
+
+
+def add_node(
+    registry: Registry, link: int = NODE, name: str = "a", at: float = 0.0, pool: str = "default", **changes: Any
+) -> list[Instruction]:
+    return registry.handle(NodeRegistered(at, link, peer(name), pool, node_registration(**changes)))
+
+
+def ask(registry: Registry, at: float = 0.0, count: int = 1, want: str = "w", **options: Any) -> list[Instruction]:
+    return registry.handle(DraftersAsked(at, TARGET, DraftersWanted(want, count, **options)))
+
+
+def answer(registry: Registry, jti: str, accepted: bool = True, link: int = NODE, at: float = 0.0) -> list[Instruction]:
+    return registry.handle(LeaseAnswered(at, link, LeaseAnswer(jti, accepted)))
+
+
+def granted(name: str, jti: str) -> GrantedDrafter:
+    return GrantedDrafter(peer(name), jti, "small", 50.0)
+
+
+@pytest.fixture
+def registry() -> Registry:
+    """A target on link 1 and node a on link 2."""
+    registry = make()
+    add_target(registry)
+    add_node(registry)
+    return registry
+
+
+# Coming and going
+
+
+def test_who_registers_is_told_so() -> None:
+    registry = make(heartbeat=3.0)
+    assert add_target(registry) == [Send(TARGET, Registered("default", 3.0))]
+    assert add_node(registry) == [Send(NODE, Registered("default", 3.0))]
+    assert list(registry.nodes) == [peer("a")]
+    assert list(registry.targets) == [T]
+
+
+def test_a_node_no_target_of_its_pool_can_use_is_refused_with_both_fingerprints() -> None:
+    registry = make()
+    add_target(registry)
+    (close,) = add_node(registry, models=(drafter(tokenizer="b" * 64),))
+    assert isinstance(close, Close)
+    assert close.code is CloseCode.TOKENIZER_MISMATCH
+    assert "b" * 64 in close.reason
+    assert SERVED.tokenizer in close.reason
+    assert registry.nodes == {}
+
+
+def test_before_its_target_comes_a_node_is_accepted_and_afterwards_stays_unmatched() -> None:
+    registry = make()
+    other = (drafter(tokenizer="b" * 64),)
+    add_node(registry, models=other)
+    (node,) = registry.nodes.values()
+    assert registry.unmatched(node) == "no target is registered in pool default"
+    add_target(registry)
+    assert "tokenizer mismatch" in (registry.unmatched(node) or "")
+    (send,) = ask(registry)
+    assert isinstance(send, Send)
+    assert isinstance(send.message, Drafters)
+    assert send.message.drafters == ()
+    assert "tokenizer mismatch" in send.message.reason
+
+
+def test_targets_of_other_pools_do_not_count_for_the_mismatch() -> None:
+    registry = make()
+    add_target(registry)
+    add_node(registry, pool="other", models=(drafter(tokenizer="b" * 64),))
+    assert len(registry.nodes) == 1
+
+
+def test_the_same_identity_on_a_new_link_replaces_the_old_one(registry: Registry) -> None:
+    ask(registry)
+    answer(registry, "jti-1")
+    assert add_node(registry, link=3) == [
+        Close(NODE, CloseCode.REPLACED, "the same identity has connected again"),
+        Send(3, Registered("default", 2.0)),
+        Send(3, LeaseRevoked("jti-1", "the peer has connected again")),
+        Send(TARGET, LeaseRevoked("jti-1", "the peer has connected again")),
+    ]
+    assert registry.handle(NodeLost(0.0, NODE, "closed")) == []  # late news of the old link
+    assert registry.nodes[peer("a")].link == 3
+    assert registry.leases == {}
+
+
+def test_a_replaced_target_may_go_on_with_its_answers_once_it_is_registered(registry: Registry) -> None:
+    ask(registry)
+    answer(registry, "jti-1")
+    kinds = [type(instruction) for instruction in add_target(registry, link=9)]
+    assert kinds == [Close, Send, TargetGone, Send, Send]
+    assert registry.targets[T].link == 9
+
+
+def test_a_link_registers_once(registry: Registry) -> None:
+    (close, *_) = add_node(registry, name="b")
+    assert close == Close(NODE, CloseCode.PROTOCOL_ERROR, "a link registers once")
+    assert registry.nodes == {}
+
+
+def test_a_peer_falls_silent_comes_back_and_is_let_go(registry: Registry) -> None:
+    registry.handle(TargetBeat(6.0, TARGET, TargetHeartbeat(0, 0, 0)))
+    assert registry.handle(Tick(6.0)) == []
+    assert registry.nodes[peer("a")].state is PeerState.SILENT
+    (send,) = ask(registry, at=6.0)
+    assert isinstance(send, Send)
+    assert "silent" in getattr(send.message, "reason", "")
+    registry.handle(NodeBeat(7.0, NODE, Heartbeat(sessions=1)))
+    assert registry.nodes[peer("a")].state is PeerState.ACTIVE
+    registry.handle(TargetBeat(16.0, TARGET, TargetHeartbeat(0, 0, 0)))
+    assert registry.handle(Tick(17.0)) == [Close(NODE, CloseCode.IDLE, "nothing heard for 10 s")]
+    assert registry.nodes == {}
+
+
+def test_a_heartbeat_updates_what_is_known(registry: Registry) -> None:
+    registry.handle(NodeBeat(1.0, NODE, Heartbeat(sessions=3, rtt=0.02)))
+    registry.handle(TargetBeat(1.0, TARGET, TargetHeartbeat(sessions=2, queued=1, drafters=4, rtt=0.01)))
+    node, target = registry.nodes[peer("a")], registry.targets[T]
+    assert (node.sessions, node.rtt) == (3, 0.02)
+    assert (target.sessions, target.queued, target.drafters, target.rtt) == (2, 1, 4, 0.01)
+
+
+# Leases
+
+
+def test_a_want_becomes_an_offer_an_answer_and_a_grant(registry: Registry) -> None:
+    (offer,) = ask(registry)
+    assert isinstance(offer, OfferLease)
+    assert (offer.link, offer.seconds) == (NODE, 600.0)
+    terms = offer.terms
+    assert (terms.jti, terms.node, terms.target, terms.model) == ("jti-1", peer("a"), T, "small")
+    assert terms.addresses == ("ws://127.0.0.1:9/wanspec/draft",)
+    assert answer(registry, "jti-1") == [Send(TARGET, Drafters("w", (granted("a", "jti-1"),)))]
+    assert registry.leases["jti-1"].held
+
+
+def test_a_node_that_declines_is_replaced_by_the_next(registry: Registry) -> None:
+    add_node(registry, link=3, name="b", owner="other")
+    (first,) = ask(registry)
+    assert isinstance(first, OfferLease)
+    (second,) = answer(registry, "jti-1", accepted=False, link=first.link)
+    assert isinstance(second, OfferLease)
+    assert {first.link, second.link} == {2, 3}
+    (send,) = answer(registry, "jti-2", accepted=False, link=second.link)
+    assert isinstance(send, Send)
+    assert send.message == Drafters("w", (), "every node that was asked declined or did not answer in time")
+    assert registry.leases == {}
+
+
+def test_who_does_not_answer_in_time_is_left_out_and_told(registry: Registry) -> None:
+    add_node(registry, link=3, name="b")
+    offers = ask(registry, count=2)
+    in_time, late = offers
+    assert isinstance(in_time, OfferLease)
+    assert isinstance(late, OfferLease)
+    answer(registry, in_time.terms.jti, link=in_time.link)
+    assert registry.handle(Tick(1.9)) == []
+    revoked, drafters = registry.handle(Tick(2.0))
+    assert revoked == Send(late.link, LeaseRevoked(late.terms.jti, "no answer in time"))
+    assert isinstance(drafters, Send)
+    assert isinstance(drafters.message, Drafters)
+    assert [entry.jti for entry in drafters.message.drafters] == [in_time.terms.jti]
+    assert answer(registry, late.terms.jti, link=late.link) == []  # too late
+    assert list(registry.leases) == [in_time.terms.jti]
+
+
+def test_a_node_has_no_more_leases_than_slots_and_one_a_target() -> None:
+    registry = make()
+    add_target(registry)
+    add_node(registry, slots=1)
+    ask(registry)
+    (again,) = ask(registry, want="w2")
+    assert isinstance(again, Send)  # nobody: it is on offer to this target already
+    other = PeerId("u" * 32)
+    registry.handle(TargetRegistered(0.0, 5, other, "default", target_registration()))
+    (full,) = registry.handle(DraftersAsked(0.0, 5, DraftersWanted("x", 1)))
+    assert isinstance(full, Send)
+    assert "slots" in getattr(full.message, "reason", "")
+
+
+def test_private_prompts_and_untrusted_pools_get_nobody(registry: Registry) -> None:
+    for privacy in (Privacy.PRIVATE, Privacy.TRUSTED):
+        (send,) = ask(registry, privacy=privacy, want=privacy.value)
+        assert isinstance(send, Send)
+        assert getattr(send.message, "drafters", None) == ()
+    trusting = make(trusted_pools=frozenset({"default"}))
+    add_target(trusting)
+    add_node(trusting)
+    assert isinstance(ask(trusting, privacy=Privacy.TRUSTED)[0], OfferLease)
+
+
+def test_a_lease_is_renewed_at_half_its_life(registry: Registry) -> None:
+    ask(registry)
+    answer(registry, "jti-1")
+    for at in range(0, 300, 5):
+        registry.handle(NodeBeat(at, NODE, Heartbeat(0)))
+        registry.handle(TargetBeat(at, TARGET, TargetHeartbeat(0, 0, 0)))
+        assert registry.handle(Tick(at)) == []
+    (renewed,) = registry.handle(Tick(300.0))
+    assert isinstance(renewed, RenewLease)
+    assert (renewed.link, renewed.terms.jti, renewed.seconds) == (NODE, "jti-1", 600.0)
+    assert registry.handle(Tick(300.0)) == []
+
+
+def test_the_lease_of_a_node_that_drains_runs_out(registry: Registry) -> None:
+    ask(registry)
+    answer(registry, "jti-1")
+    registry.handle(NodeDraining(1.0, NODE, "bye"))
+    for at in range(5, 600, 5):
+        registry.handle(NodeBeat(at, NODE, Heartbeat(0)))
+        registry.handle(TargetBeat(at, TARGET, TargetHeartbeat(0, 0, 0)))
+        assert registry.handle(Tick(at)) == []
+    assert registry.handle(Tick(600.0)) == [
+        Send(NODE, LeaseRevoked("jti-1", "expired")),
+        Send(TARGET, LeaseRevoked("jti-1", "expired")),
+    ]
+
+
+def test_offers_to_a_node_that_drains_go_to_another(registry: Registry) -> None:
+    add_node(registry, link=3, name="b")
+    (offer,) = ask(registry)
+    assert isinstance(offer, OfferLease)
+    (next_offer,) = registry.handle(NodeDraining(0.0, offer.link, "bye"))
+    assert isinstance(next_offer, OfferLease)
+    assert next_offer.link != offer.link
+
+
+def test_losing_a_node_revokes_its_leases_at_the_target(registry: Registry) -> None:
+    ask(registry)
+    answer(registry, "jti-1")
+    lost = registry.handle(NodeLost(0.0, NODE, "closed"))
+    assert lost == [Send(TARGET, LeaseRevoked("jti-1", "the node is gone"))]
+    assert registry.leases == {}
+
+
+def test_losing_a_node_that_was_being_asked_asks_the_next(registry: Registry) -> None:
+    (offer,) = ask(registry)
+    assert isinstance(offer, OfferLease)
+    (send,) = registry.handle(NodeLost(0.0, NODE, "closed"))
+    assert isinstance(send, Send)
+    assert isinstance(send.message, Drafters)
+
+
+def test_losing_a_target_revokes_its_leases_at_the_nodes(registry: Registry) -> None:
+    ask(registry)
+    answer(registry, "jti-1")
+    assert registry.handle(TargetLost(0.0, TARGET, "closed")) == [
+        TargetGone(TARGET, "the target is gone"),
+        Send(NODE, LeaseRevoked("jti-1", "the target is gone")),
+    ]
+    assert answer(registry, "jti-1", accepted=False) == []
+
+
+def test_a_node_lets_go_of_a_lease_by_saying_so_or_by_not_naming_it(registry: Registry) -> None:
+    revoked = [Send(TARGET, LeaseRevoked("jti-1", "the node let go of it"))]
+    ask(registry)
+    answer(registry, "jti-1")
+    assert answer(registry, "jti-1", accepted=False) == revoked
+    ask(registry, want="w2")
+    answer(registry, "jti-2")
+    assert registry.handle(NodeBeat(0.0, NODE, Heartbeat(0))) == []  # it never named it: it may not do so at all
+    assert registry.handle(NodeBeat(0.0, NODE, Heartbeat(0, leases=("jti-2", "unknown")))) == []
+    assert registry.handle(NodeBeat(0.0, NODE, Heartbeat(0))) == [
+        Send(TARGET, LeaseRevoked("jti-2", "the node let go of it"))
+    ]
+
+
+def test_an_answer_for_another_nodes_lease_is_ignored(registry: Registry) -> None:
+    add_node(registry, link=3, name="b")
+    (offer,) = ask(registry)
+    assert isinstance(offer, OfferLease)
+    assert answer(registry, "jti-1", link=5 - offer.link) == []
+    assert not registry.leases["jti-1"].held
+
+
+def test_a_target_that_drains_gets_nobody(registry: Registry) -> None:
+    registry.handle(TargetDraining(0.0, TARGET, "bye"))
+    assert ask(registry) == [Send(TARGET, Drafters("w", (), "the target is draining"))]
+
+
+def test_open_wants_are_bounded_and_repeats_are_answered_once() -> None:
+    registry = make()
+    add_target(registry)
+    for number in range(70):
+        add_node(registry, link=100 + number, name=f"{number}")
+    for number in range(64):
+        assert isinstance(ask(registry, want=f"w{number}")[0], OfferLease)
+    assert ask(registry, want="w0") == []
+    (refused,) = ask(registry, want="one more")
+    assert isinstance(refused, Send)
+    assert "64" in getattr(refused.message, "reason", "")
+
+
+def test_receipts_count_for_matching(registry: Registry) -> None:
+    receipt = Receipt("r", peer("a"), "jti-1", "s", drafted=10, verified=8, accepted=6, won=5, rtt=0.03)
+    registry.handle(ReceiptsKept(0.0, TARGET, [receipt]))
+    assert registry.tallies[peer("a")] == Tally(10, 8, 6, 5)
+    assert registry.nodes[peer("a")].target_rtt == {T: 0.03}
+    registry.handle(TargetLost(0.0, TARGET, "closed"))
+    registry.handle(ReceiptsKept(0.0, TARGET, [receipt]))  # stored just after it left
+    assert registry.tallies[peer("a")].drafted == 20
+    assert registry.nodes[peer("a")].target_rtt == {}
+
+
+# The table
+
+NODE_EVENTS = {
+    NodeRegistered: NodeRegistered(0.0, NODE, peer("a"), "default", node_registration()),
+    NodeBeat: NodeBeat(0.0, NODE, Heartbeat(0)),
+    LeaseAnswered: LeaseAnswered(0.0, NODE, LeaseAnswer("x", True)),
+    NodeDraining: NodeDraining(0.0, NODE, ""),
+    NodeLost: NodeLost(0.0, NODE, ""),
+}
+TARGET_EVENTS = {
+    TargetRegistered: TargetRegistered(0.0, TARGET, T, "default", target_registration()),
+    TargetBeat: TargetBeat(0.0, TARGET, TargetHeartbeat(0, 0, 0)),
+    DraftersAsked: DraftersAsked(0.0, TARGET, DraftersWanted("w", 1)),
+    TargetDraining: TargetDraining(0.0, TARGET, ""),
+    TargetLost: TargetLost(0.0, TARGET, ""),
+    ReceiptsKept: ReceiptsKept(0.0, TARGET, []),
+}
+
+
+def in_state(state: PeerState) -> Registry:
+    registry = make()
+    if state is PeerState.UNKNOWN:
+        return registry
+    add_target(registry)
+    add_node(registry)
+    if state is PeerState.SILENT:
+        registry.handle(Tick(7.0))
+    if state is PeerState.DRAINING:
+        registry.handle(NodeDraining(0.0, NODE, ""))
+        registry.handle(TargetDraining(0.0, TARGET, ""))
+    return registry
+
+
+def test_the_table_has_every_pair() -> None:
+    expected = set(itertools.product(PeerState, NODE_EVENTS | TARGET_EVENTS))
+    assert set(registry_module._TABLE) == expected
+
+
+@pytest.mark.parametrize("state", list(PeerState))
+@pytest.mark.parametrize("event", [*NODE_EVENTS.values(), *TARGET_EVENTS.values()], ids=lambda e: type(e).__name__)
+def test_every_pair_of_the_table_can_be_walked(state: PeerState, event: Any) -> None:
+    registry = in_state(state)
+    record = registry._links.get(event.link)
+    assert (record.state if record else PeerState.UNKNOWN) is state
+    instructions = registry.handle(event)
+    assert all(isinstance(instruction, Instruction) for instruction in instructions)
+
+
+@pytest.mark.parametrize("event", NODE_EVENTS.values(), ids=lambda e: type(e).__name__)
+def test_an_event_of_the_other_role_is_our_bug(event: Any) -> None:
+    registry = in_state(PeerState.ACTIVE)
+    with pytest.raises(LocalProtocolError):
+        registry.handle(type(event)(event.at, TARGET, *list_fields(event)))
+
+
+def list_fields(event: Any) -> list[Any]:
+    return [getattr(event, name) for name in event.__slots__ if name not in ("at", "link")]

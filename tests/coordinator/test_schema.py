@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from coordinator.schema import migrations, open_database
+from wanspec_p2p.errors import ConfigError
+
+
+def version(path: Path) -> int:
+    with sqlite3.connect(path) as database:
+        (number,) = database.execute("PRAGMA user_version").fetchone()
+    database.close()
+    return int(number)
+
+
+def test_a_new_file_gets_the_newest_schema_and_durable_settings(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "ledger.sqlite3"
+    database = open_database(path)
+    assert version(path) == len(migrations())
+    assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert database.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert path.stat().st_mode & 0o077 == 0
+    assert path.parent.stat().st_mode & 0o077 == 0
+    database.close()
+
+
+def test_an_older_file_is_brought_up_step_by_step_and_keeps_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    steps = ["CREATE TABLE a (x);\nINSERT INTO a VALUES (1);\n", "ALTER TABLE a ADD COLUMN y DEFAULT 'a;b';\n"]
+    open_database(path, steps[:1]).close()
+    database = open_database(path, steps)
+    assert database.execute("SELECT x, y FROM a").fetchall() == [(1, "a;b")]
+    assert version(path) == 2
+    database.close()
+
+
+def test_a_step_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    open_database(path, ["CREATE TABLE a (x);"]).close()
+    with pytest.raises(ConfigError, match="cannot be used"):
+        open_database(path, ["", "CREATE TABLE b (x);\nCREATE TABLE b (x);\n"])
+    assert version(path) == 1
+    database = open_database(path, [""])
+    assert database.execute("SELECT name FROM sqlite_master").fetchall() == [("a",)]
+    database.close()
+
+
+def test_a_newer_file_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    open_database(path, ["CREATE TABLE a (x);", "CREATE TABLE b (x);"]).close()
+    with pytest.raises(ConfigError, match=r"schema 2, this one knows 1\): update wanspec-p2p") as error:
+        open_database(path, ["CREATE TABLE a (x);"])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("damage", ["garbage", "torn"])
+def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    open_database(path).close()
+    content = path.read_bytes()
+    broken = b"not a database " * 512 if damage == "garbage" else content[:4096] + b"\xff" * (len(content) - 4096)
+    path.write_bytes(broken)
+    with pytest.raises(ConfigError, match="is damaged") as error:
+        open_database(path)
+    assert "\n" not in str(error.value)
+    assert path.read_bytes()[:4096] == broken[:4096]  # left for its owner to look at
+
+
+def test_a_directory_in_its_place_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be opened|cannot be used"):
+        open_database(tmp_path)
+
+
+def test_two_that_open_a_new_file_at_once_both_get_it(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    failures: list[Exception] = []
+
+    def open_it() -> None:
+        try:
+            open_database(path).close()
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=open_it) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert version(path) == len(migrations())

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from coordinator.instructions import LeaseTerms
+from coordinator.ledger import Applicant, LedgerError
+from coordinator.records import Tally
+from coordinator.sqlite_ledger import SqliteLedger
+from wanspec_p2p.errors import CloseCode, ConfigError, RemoteProtocolError
+from wanspec_p2p.protocol.target_to_coordinator import Receipt
+from wanspec_p2p.types import PeerId, Role
+
+T = PeerId("t" * 32)
+
+
+def applicant(name: str = "a", secret: str = "", role: Role = Role.NODE) -> Applicant:
+    return Applicant(PeerId(name * 32), b"k" * 32, role, "name", "owner", "site", secret)
+
+
+def receipt(id: str, node: str = "a") -> Receipt:
+    return Receipt(id, PeerId(node * 32), "jti", "session", drafted=4, verified=3, accepted=2, won=1, rtt=0.1)
+
+
+def everything_in(directory: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in directory.iterdir())
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[SqliteLedger]:
+    ledger = SqliteLedger(tmp_path / "ledger.sqlite3")
+    await ledger.add_join_secret("right", role=Role.NODE, pool="p", expires=100.0, uses=1, now=0.0)
+    yield ledger
+    await ledger.close()
+
+
+async def test_a_secret_enrols_a_key_once_and_the_key_needs_none_after(ledger: SqliteLedger) -> None:
+    enrolment = await ledger.admit(applicant(secret="right"), now=1.0)
+    assert (enrolment.pool, enrolment.role) == ("p", Role.NODE)
+    assert await ledger.admit(applicant(), now=1000.0) == enrolment
+    assert await ledger.admit(applicant(secret="right"), now=1000.0) == enrolment  # the token is in its unit file
+
+
+@pytest.mark.parametrize(
+    ("who", "now", "code", "words"),
+    [
+        (applicant(), 1.0, CloseCode.NOT_ENROLLED, "not enrolled"),
+        (applicant(secret="wrong"), 1.0, CloseCode.JOIN_REFUSED, "not one of this coordinator's"),
+        (applicant(secret="right"), 100.0, CloseCode.JOIN_REFUSED, "expired"),
+        (applicant(secret="right", role=Role.TARGET), 1.0, CloseCode.JOIN_REFUSED, "for a node, not for a target"),
+    ],
+    ids=["unknown", "wrong", "expired", "role"],
+)
+async def test_refusals(ledger: SqliteLedger, who: Applicant, now: float, code: CloseCode, words: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=words) as refusal:
+        await ledger.admit(who, now=now)
+    assert refusal.value.code == code
+    assert "right" not in refusal.value.reason
+    assert (await ledger.admit(applicant(secret="right"), now=1.0)).pool == "p"  # nothing was used up
+
+
+async def test_a_secret_used_up_is_refused(ledger: SqliteLedger) -> None:
+    await ledger.admit(applicant("a", "right"), now=1.0)
+    with pytest.raises(RemoteProtocolError, match="used already"):
+        await ledger.admit(applicant("b", "right"), now=1.0)
+
+
+async def test_a_key_keeps_the_role_it_enrolled_with(ledger: SqliteLedger) -> None:
+    await ledger.admit(applicant("a", "right"), now=1.0)
+    with pytest.raises(RemoteProtocolError, match="enrolled as a node") as refusal:
+        await ledger.admit(applicant("a", role=Role.TARGET), now=1.0)
+    assert refusal.value.code == CloseCode.NOT_ENROLLED
+
+
+async def test_of_many_that_redeem_one_secret_at_once_exactly_one_wins(tmp_path: Path, ledger: SqliteLedger) -> None:
+    other = SqliteLedger(tmp_path / "ledger.sqlite3")  # as another process would
+    names = "abcdefghij"
+    outcomes = await asyncio.gather(
+        *(which.admit(applicant(name, "right"), now=1.0) for name in names for which in (ledger, other)),
+        return_exceptions=True,
+    )
+    await other.close()
+    winners = {outcome.peer for outcome in outcomes if not isinstance(outcome, BaseException)}
+    assert len(winners) == 1
+    assert all(isinstance(outcome, RemoteProtocolError) for outcome in outcomes if isinstance(outcome, BaseException))
+
+
+async def test_secrets_are_kept_as_hashes(tmp_path: Path, ledger: SqliteLedger) -> None:
+    await ledger.add_api_key("mine", "wsk-very-secret", now=0.0)
+    await ledger.close()
+    content = everything_in(tmp_path)
+    assert b"wsk-very-secret" not in content
+    assert b"right" not in content
+
+
+async def test_api_keys(ledger: SqliteLedger) -> None:
+    assert not await ledger.api_keys_exist()
+    await ledger.add_api_key("mine", "key", now=0.0)
+    assert await ledger.api_keys_exist()
+    assert await ledger.api_key_name("key") == "mine"
+    assert await ledger.api_key_name("other") is None
+    with pytest.raises(ConfigError, match="'mine' already"):
+        await ledger.add_api_key("mine", "key 2", now=0.0)
+
+
+async def test_a_receipt_sent_twice_is_stored_once(ledger: SqliteLedger) -> None:
+    assert await ledger.store_receipts(T, [receipt("1"), receipt("2", "b")], now=0.0) == [
+        receipt("1"),
+        receipt("2", "b"),
+    ]
+    assert await ledger.store_receipts(T, [receipt("1"), receipt("3")], now=1.0) == [receipt("3")]
+    assert await ledger.tallies() == {PeerId("a" * 32): Tally(8, 6, 4, 2), PeerId("b" * 32): Tally(4, 3, 2, 1)}
+
+
+async def test_one_calls_failure_leaves_the_others_of_its_batch_alone(ledger: SqliteLedger) -> None:
+    terms = LeaseTerms("j", PeerId("a" * 32), T, "o", "s", "p", "m", "d" * 64, "t" * 64, ("ws://x",), None)
+    outcomes = await asyncio.gather(
+        ledger.record_lease(terms, now=0.0),
+        ledger.record_lease(terms, now=0.0),
+        ledger.store_receipts(T, [receipt("1")], now=0.0),
+        return_exceptions=True,
+    )
+    assert isinstance(outcomes[1], LedgerError)
+    assert outcomes[2] == [receipt("1")]
+    assert len(await ledger.tallies()) == 1
+
+
+async def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    ledger = SqliteLedger(path)
+    await ledger.check_writable()
+    with sqlite3.connect(path) as other:
+        other.execute("DROP TABLE receipts")
+    with pytest.raises(LedgerError, match="the ledger cannot be written") as error:
+        await ledger.store_receipts(T, [receipt("1")], now=0.0)
+    assert "\n" not in str(error.value)
+    other.close()
+    await ledger.close()
+    with pytest.raises(LedgerError, match="closed"):
+        await ledger.check_writable()
+    await ledger.close()
+
+
+_CHILD = """
+import asyncio, sys
+from pathlib import Path
+from coordinator.ledger import Applicant
+from coordinator.sqlite_ledger import SqliteLedger
+from wanspec_p2p.protocol.target_to_coordinator import Receipt
+from wanspec_p2p.types import Role
+
+async def main():
+    ledger = SqliteLedger(Path(sys.argv[1]))
+    await ledger.add_join_secret("s", role=Role.NODE, pool="p", expires=9e9, uses=1, now=0.0)
+    await ledger.admit(Applicant("a" * 32, b"k" * 32, Role.NODE, "n", "o", "s", "s"), now=0.0)
+    number = 0
+    while True:
+        receipt = Receipt(str(number), "a" * 32, "j", "s", drafted=1, verified=1, accepted=1, won=1)
+        await ledger.store_receipts("t" * 32, [receipt], now=0.0)
+        print(number, flush=True)  # acknowledged
+        number += 1
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
+async def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _CHILD, str(path), stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]
+    )
+    assert child.stdout is not None
+    async with asyncio.timeout(30):
+        while int(await child.stdout.readline()) < 50:
+            pass
+        os.kill(child.pid, signal.SIGKILL)
+        rest = (await child.stdout.read()).split()
+        await child.wait()
+    acknowledged = int(rest[-1]) + 1 if rest else 51
+    ledger = SqliteLedger(path)
+    tallies = await ledger.tallies()
+    assert tallies[PeerId("a" * 32)].drafted >= acknowledged
+    assert (await ledger.admit(applicant(), now=0.0)).pool == "p"
+    await ledger.close()

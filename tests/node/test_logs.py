@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import structlog
+
+from node import logs
+
+
+def test_json_lines_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(json=True)
+    structlog.get_logger("node").info("joined", pool="default")
+    out, err = capsys.readouterr()
+    assert out == ""
+    line = json.loads(err)
+    assert (line["event"], line["pool"], line["level"]) == ("joined", "default", "info")
+    assert "timestamp" in line
+
+
+def test_lines_for_people_have_no_colours_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(json=False)
+    structlog.get_logger("node").info("joined", pool="default")
+    structlog.get_logger("node").debug("session declined")
+    _, err = capsys.readouterr()
+    assert "joined" in err
+    assert "pool=default" in err
+    assert "\x1b[" not in err
+    assert "session declined" not in err
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_traceback_does_not_show_what_variables_held(capsys: pytest.CaptureFixture[str], as_json: bool) -> None:
+    logs.configure(json=as_json)
+    prompt = "xyz" * 3
+    try:
+        assert prompt == ""
+    except AssertionError as error:
+        structlog.get_logger("node").error("a bug", exc_info=ValueError("bad").with_traceback(error.__traceback__))
+    _, err = capsys.readouterr()
+    assert "ValueError" in err
+    assert "xyzxyzxyz" not in err
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_peers_words_stay_on_their_line(capsys: pytest.CaptureFixture[str], as_json: bool) -> None:
+    logs.configure(json=as_json)
+    structlog.get_logger("node").info("target lost", reason="bye\n2026 joined\x1b[2J", site="Zürich")
+    _, err = capsys.readouterr()
+    assert err.count("\n") == 1
+    assert "\x1b" not in err
+    assert as_json or "Zürich" in err

@@ -1,0 +1,156 @@
+"""Documents say what is so: links lead somewhere, commands exist with the flags that are shown, examples run."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from wanspec_p2p.cli.main import app
+from wanspec_p2p.errors import ExitCode
+from wanspec_p2p.models.catalog import DRAFTER, TARGET
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+KNOWN_TOOLS = {"make", "pip", "curl", "export", "."}
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page: Path, language: str) -> Iterator[str]:
+    for found, body in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if found == language:
+            yield body
+
+
+def anchors(page: Path) -> set[str]:
+    """As GitHub makes them from headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def shell_commands(page: Path) -> Iterator[list[str]]:
+    for body in blocks(page, "console"):
+        for line in body.replace("\\\n", " ").splitlines():
+            if line.startswith("$ "):
+                for part in [*re.findall(r"\$\(([^)]*)\)", line), re.sub(r"\$\([^)]*\)", "TOKEN", line[2:])]:
+                    yield shlex.split(part, comments=True)
+
+
+@functools.cache
+def command_line() -> Any:
+    return typer.main.get_command(app)
+
+
+def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    command = command or command_line()
+    if hasattr(command, "commands"):
+        for word, below in command.commands.items():
+            yield from commands(below, (*path, word))
+    else:
+        yield path, command
+
+
+def flags(command: Any) -> set[str]:
+    shown = [p for p in command.params if p.param_type_name == "option" and not p.hidden]
+    return {flag for p in shown for flag in (*p.opts, *p.secondary_opts)} - {"--help"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    for link in LINK.findall(page.read_text(encoding="utf-8")):
+        if link.startswith(("http://", "https://")):
+            continue
+        file, _, anchor = link.partition("#")
+        there = (page.parent / file).resolve() if file else page
+        assert there.exists(), f"{link} leads nowhere"
+        assert there.is_relative_to(ROOT), f"{link} leads out of the repository"
+        assert not anchor or anchor in anchors(there), f"{link}: no such heading"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_commands_that_are_shown_exist_with_their_flags(page: Path) -> None:
+    known = dict(commands())
+    for words in shell_commands(page):
+        program, *rest = words
+        if Path(program).name != "wanspec":
+            assert program in KNOWN_TOOLS, f"{program} is a tool nobody introduced"
+            continue
+        path = tuple(rest[:2]) if tuple(rest[:2]) in known else tuple(rest[:1])
+        if rest[0] != "bench":  # measured apart, and not part of every installation
+            assert path in known, f"no such command: {words}"
+            given = {word.partition("=")[0] for word in rest if word.startswith("--")}
+            assert given <= flags(known[path]) | {"--help"}, f"no such flag: {words}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_make_targets_that_are_shown_exist(page: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for words in shell_commands(page):
+        if words[0] == "make":
+            assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), f"no such target: {words}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_python_examples_parse_and_import_what_is_there(page: Path) -> None:
+    for body in blocks(page, "python"):
+        for statement in ast.walk(ast.parse(body)):
+            if isinstance(statement, ast.ImportFrom) and (statement.module or "").startswith("wanspec_p2p"):
+                module = __import__(statement.module or "", fromlist=["_"])
+                assert all(hasattr(module, alias.name) for alias in statement.names)
+
+
+def test_every_command_and_flag_is_in_the_reference() -> None:
+    text = (ROOT / "docs/reference/cli.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## wanspec (\w+)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+    for path, command in commands():
+        if path[0] == "bench":
+            continue
+        section = sections[path[0]]
+        assert len(path) == 1 or f"`{path[1]}" in section, f"{' '.join(path)} is not described"
+        missing = {flag for flag in flags(command) - {"--json"} if f"`{flag}`" not in section}
+        assert not missing, f"{' '.join(path)}: {missing} not described"
+        assert "--json" in flags(command), f"{' '.join(path)} lacks --json"
+
+
+def test_the_reference_names_no_flag_that_does_not_exist() -> None:
+    text = (ROOT / "docs/reference/cli.md").read_text(encoding="utf-8")
+    known = set().union(*(flags(command) for _, command in commands())) | {"--help"}
+    assert set(re.findall(r"`(--[\w-]+)`", text)) <= known
+
+
+def test_every_exit_code_is_documented() -> None:
+    text = (ROOT / "docs/reference/exit-codes.md").read_text(encoding="utf-8")
+    assert {(int(code), word) for code, word in re.findall(r"^\| (\d+) \| (\w+) \|", text, re.MULTILINE)} == {
+        (code.value, code.name) for code in ExitCode
+    }
+
+
+def test_the_embedded_models_are_listed_with_their_licences() -> None:
+    text = (ROOT / "docs/reference/third-party.md").read_text(encoding="utf-8")
+    assert DRAFTER in text and "SmolLM2-135M-Instruct" in text and TARGET == "smollm2-135m"
+
+
+def test_every_dependency_is_listed_and_pinned() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    named = [*project["dependencies"], *extras["node"], *extras["target"], *extras["dev"]]
+    wanted = {re.split(r"[<>=!~\[ ]", requirement)[0].lower().replace("_", "-") for requirement in named}
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    pinned = {n.lower().replace("_", "-") for n in re.findall(r"^([\w.-]+)==", pins, re.MULTILINE)}
+    listed = (ROOT / "docs/reference/third-party.md").read_text(encoding="utf-8").lower().replace("_", "-")
+    assert wanted <= pinned
+    assert {package for package in wanted if f"| {package} |" not in listed} == set()

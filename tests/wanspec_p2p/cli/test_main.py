@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from tests.wanspec_p2p.cli.conftest import Run
+from wanspec_p2p import __version__
+from wanspec_p2p.cli import main as door
+from wanspec_p2p.errors import ExitCode, Unreachable
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> dict[str, BaseException]:
+    """A command whose failure the test chooses."""
+    failure: dict[str, BaseException] = {}
+    app = typer.Typer()
+
+    @app.command()
+    def one() -> None:
+        raise failure["error"]
+
+    @app.command()
+    def other() -> None:
+        pass
+
+    monkeypatch.setattr(door, "app", app)
+    return failure
+
+
+def test_version(run: Run) -> None:
+    assert run("version") == (0, f"wanspec {__version__}\n", "")
+    code, out, _ = run("version", "--json")
+    assert code == 0 and json.loads(out)["version"] == __version__
+
+
+def test_a_users_mistake_is_one_line_and_its_exit_code(run: Run, broken: dict[str, BaseException]) -> None:
+    broken["error"] = Unreachable("nobody answers\nat all")
+    assert run("one") == (ExitCode.UNREACHABLE, "", "wanspec: nobody answers at all\n")
+
+
+def test_an_interrupt_is_130_and_silent(run: Run, broken: dict[str, BaseException]) -> None:
+    broken["error"] = KeyboardInterrupt()
+    assert run("one") == (ExitCode.INTERRUPTED, "", "")
+
+
+def test_a_bug_is_one_line_that_says_how_to_see_more(run: Run, broken: dict[str, BaseException]) -> None:
+    broken["error"] = ZeroDivisionError("division by zero")
+    code, out, err = run("one")
+    assert (code, out) == (ExitCode.FAILURE, "")
+    assert err.startswith("wanspec: this should not have happened: ZeroDivisionError: division by zero (run it again")
+    assert err.count("\n") == 1 and "Traceback" not in err
+
+
+def test_with_wanspec_debug_the_traceback_comes_too(
+    run: Run, broken: dict[str, BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANSPEC_DEBUG", "1")
+    broken["error"] = ZeroDivisionError("division by zero")
+    _, _, err = run("one")
+    assert err.startswith("Traceback") and err.splitlines()[-1].startswith("wanspec: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("nonsense",), "wanspec: No such command 'nonsense'; see wanspec --help\n"),
+        (("node", "join"), "wanspec: Missing argument 'TOKEN'; see wanspec node join --help\n"),
+        (("version", "--nonsense"), "wanspec: No such option: --nonsense; see wanspec version --help\n"),
+    ],
+)
+def test_wrong_usage_is_one_line(run: Run, arguments: tuple[str, ...], line: str) -> None:
+    assert run(*arguments) == (ExitCode.USAGE, "", line)
+
+
+def test_without_a_command_the_help_is_shown(run: Run) -> None:
+    code, out, err = run()
+    assert code == ExitCode.USAGE and out.startswith("Usage: wanspec") and err == ""
+
+
+def test_help_loads_nothing_heavy() -> None:
+    """torch, web clients and the services load where they are used, not before."""
+    program = (
+        "import sys\n"
+        "from wanspec_p2p.cli.main import main\n"
+        "assert main(['--help']) == 0\n"
+        "heavy = {'torch', 'transformers', 'httpx2', 'asyncio', 'coordinator', 'node', 'numpy', 'rich'}\n"
+        "sys.exit(f'loaded: {heavy & set(sys.modules)}' if heavy & set(sys.modules) else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "demo" in done.stdout

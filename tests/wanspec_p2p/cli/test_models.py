@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.wanspec_p2p.cli.conftest import Run
+from wanspec_p2p.errors import DigestMismatch, ExitCode
+from wanspec_p2p.models.catalog import Catalog
+from wanspec_p2p.models.digests import write_manifest
+
+
+@pytest.fixture
+def directory(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cached model in miniature, under the name of the embedded one."""
+    directory = home / ".cache/wanspec/models/smollm2-135m"
+    directory.mkdir(parents=True)
+    (directory / "model.safetensors").write_bytes(b"weights")
+    write_manifest(directory, "a test")
+    return directory
+
+
+def test_list(run: Run, directory: Path) -> None:
+    code, out, err = run("models", "list")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0].split() == ["name", "what", "licence", "size", "in", "the", "cache"]
+    entries = json.loads(run("models", "list", "--json")[1])
+    assert {entry["name"]: entry["ready"] for entry in entries} == {"smollm2-135m": True, "smollm2-draft": False}
+
+
+def test_path_prints_the_directory_alone(run: Run, directory: Path) -> None:
+    assert run("models", "path", "smollm2-135m") == (0, f"{directory}\n", "")
+
+
+def test_pull_of_what_is_there_is_done_at_once(run: Run, directory: Path) -> None:
+    code, out, _ = run("models", "pull", "smollm2-135m", "--json")
+    assert (code, json.loads(out)) == (0, {"name": "smollm2-135m", "path": str(directory)})
+
+
+def test_verify_names_the_files(run: Run, directory: Path) -> None:
+    code, out, _ = run("models", "verify", "smollm2-135m", "--json")
+    assert code == 0 and json.loads(out)["files"] == ["model.safetensors"]
+
+
+def test_a_damaged_file_is_one_line(run: Run, directory: Path) -> None:
+    (directory / "model.safetensors").write_bytes(b"changed")
+    code, out, err = run("models", "verify", "smollm2-135m")
+    assert (code, out) == (ExitCode.MODEL, "")
+    assert "the file is damaged" in err and err.count("\n") == 1
+
+
+def test_an_unknown_model_is_one_line(run: Run) -> None:
+    code, out, err = run("models", "path", "gpt-9")
+    assert (code, out) == (ExitCode.MODEL, "")
+    assert err.startswith("wanspec: no model 'gpt-9': known are smollm2-135m, smollm2-draft") and err.count("\n") == 1
+
+
+def test_a_pull_that_fails_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Catalog, name: str) -> Path:
+        raise DigestMismatch("the wheel", "a", "b")
+
+    monkeypatch.setattr(Catalog, "path", fail)
+    code, out, err = run("models", "pull", "smollm2-draft")
+    assert (code, out, err.count("\n")) == (ExitCode.MODEL, "", 1)

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.fake_coordinator import NODE_A, FakeCoordinator, serving
+from tests.wanspec_p2p.cli.conftest import Run
+from wanspec_p2p.errors import ExitCode
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCoordinator]:
+    fake = FakeCoordinator()
+    with serving(fake) as url:
+        monkeypatch.setenv("WANSPEC_COORDINATOR", url)
+        yield fake
+
+
+def test_piped_it_is_the_text_and_nothing_else(run: Run, fake: FakeCoordinator) -> None:
+    assert run("prompt", "Why?") == (0, "The sky is blue.\n", "")
+
+
+def test_options_reach_the_coordinator(run: Run, fake: FakeCoordinator) -> None:
+    code, _, _ = run(
+        *("prompt", "Why?", "--max-tokens", "5", "--temperature", "0.8", "--seed", "3", "--top-p", "0.9"),
+        *("--top-k", "4", "--privacy", "private", "--no-network"),
+    )
+    assert code == 0
+    (asked,) = fake.requests
+    assert (asked["max_tokens"], asked["temperature"], asked["seed"]) == (5, 0.8, 3)
+    assert (asked["top_p"], asked["top_k"]) == (0.9, 4)
+    assert asked["wanspec"] == {"privacy": "private", "network": False}
+
+
+def test_what_is_not_given_is_left_to_the_coordinator(run: Run, fake: FakeCoordinator) -> None:
+    run("prompt", "Why?", "--model", "smollm2-135m")
+    assert set(fake.requests[0]) == {"model", "messages", "stream", "stream_options"}
+
+
+def test_json_is_one_object_with_the_origin_of_every_token(run: Run, fake: FakeCoordinator) -> None:
+    code, out, _ = run("prompt", "Why?", "--json")
+    answer = json.loads(out)
+    assert code == 0 and out.count("\n") == 1
+    assert (answer["text"], answer["token_ids"]) == (fake.text, list(fake.ids))
+    assert answer["origins"][1] == NODE_A and answer["finish_reason"] == "stop"
+    assert answer["speculation"]["won_by_peer"][NODE_A] == 2
+
+
+def test_the_message_may_come_from_stdin(run: Run, fake: FakeCoordinator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("from a file"))
+    run("prompt", "-", "--raw")
+    assert fake.requests[0]["prompt"] == "from a file"
+
+
+def test_failures_are_one_line_each(run: Run, fake: FakeCoordinator) -> None:
+    fake.fail_after, fake.error = 1, {"message": "the target is gone", "code": "target_lost"}
+    assert run("prompt", "Why?") == (ExitCode.FAILURE, "The", "wanspec: the target is gone\n")
+    fake.status, fake.error = 400, {"message": "9 tokens too many", "code": "context_length_exceeded"}
+    assert run("prompt", "Why?", "--model", "m") == (ExitCode.USAGE, "", "wanspec: 9 tokens too many\n")
+    fake.status, fake.error = 404, {"message": "no model m here", "code": "model_not_found"}
+    assert run("prompt", "Why?", "--model", "m") == (ExitCode.MODEL, "", "wanspec: no model m here\n")
+
+
+def test_nobody_there_is_one_line(run: Run) -> None:
+    with serving(FakeCoordinator()) as url:
+        pass
+    code, out, err = run("prompt", "Why?", "--coordinator", url)
+    assert (code, out) == (ExitCode.UNREACHABLE, "")
+    assert err == f"wanspec: nobody answers at {url}: is the coordinator running?\n"

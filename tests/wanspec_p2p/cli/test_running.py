@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import asyncio, sys, typer
+from wanspec_p2p.cli.running import serve
+
+async def service(settings, *, ready=None, stop=None):
+    ready(settings)
+    await stop.wait()
+    print("drained", flush=True)
+    if sys.argv[4:] == ["stuck"]:
+        await asyncio.Event().wait()
+
+class Context:
+    params = {"json": sys.argv[1] == "json", "with_parent": sys.argv[2] == "parent"}
+
+serve(service, sys.argv[3], name="node", context=Context)
+"""
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_drains_and_the_exit_code_is_0(number: signal.Signals) -> None:
+    with start("json", "alone", "http://x:1") as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline()) == {"event": "ready", "url": "http://x:1"}
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (0, "drained\n", "")
+
+
+def test_the_second_signal_ends_it_at_once() -> None:
+    with start("json", "alone", "http://x:1", "stuck") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.terminate()
+        assert process.stdout.readline() == "drained\n"
+        process.terminate()
+        process.communicate(timeout=20)
+    assert process.returncode == -signal.SIGTERM
+
+
+def test_with_parent_the_end_of_stdin_is_the_order_to_stop() -> None:
+    with start("json", "parent", "a" * 32) as process:
+        assert process.stdout is not None and process.stdin is not None
+        assert json.loads(process.stdout.readline()) == {"event": "ready", "peer": "a" * 32}
+        process.stdin.close()
+        assert process.stdout.read() == "drained\n"
+        assert process.wait(20) == 0
+
+
+def test_for_people_the_ready_line_is_words_on_stderr() -> None:
+    with start("words", "alone", "http://x:1") as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "node is ready: http://x:1\n"
+        os.kill(process.pid, signal.SIGTERM)
+        out, _ = process.communicate(timeout=20)
+    assert out == "drained\n"

@@ -1,0 +1,92 @@
+"""`coordinator`, `node` and `target`: flags become settings; the services themselves are stood in for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.wanspec_p2p.cli.conftest import Run
+from wanspec_p2p.cli import coordinator, node, target
+from wanspec_p2p.errors import ExitCode
+from wanspec_p2p.security.join_tokens import JoinToken
+from wanspec_p2p.types import Dtype, Role
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Settings of the services that were started."""
+    started: list[Any] = []
+
+    def serve(service: object, settings: object, *, name: str, context: object) -> None:
+        started.append(settings)
+
+    for module in (coordinator, node, target):
+        monkeypatch.setattr(module, "serve", serve)
+    for module in (node, target):
+        monkeypatch.setattr(module, "prepare_model", lambda name, cache: None)
+    return started
+
+
+def test_node_join(run: Run, served: list[Any]) -> None:
+    code, _, err = run(
+        *("node", "join", "TOKEN", "--model", "ngram", "--name", "lab", "--slots", "3", "--dtype", "float32"),
+        *("--threads", "1", "--owner", "ada", "--site", "north", "--discover"),
+    )
+    assert (code, err) == (0, "")
+    (settings,) = served
+    assert (settings.join, settings.model, settings.name, settings.slots) == ("TOKEN", "ngram", "lab", 3)
+    assert (settings.dtype, settings.threads, settings.discover) == (Dtype.FLOAT32, 1, True)
+
+
+def test_node_run_keeps_what_was_joined(run: Run, served: list[Any], tmp_path: Path) -> None:
+    assert run("node", "run", "--data-dir", str(tmp_path))[0] == 0
+    (settings,) = served
+    assert (settings.join, settings.data_dir, settings.model) == (None, tmp_path, "smollm2-draft")
+
+
+def test_target_join_and_run(run: Run, served: list[Any]) -> None:
+    assert run("target", "join", "TOKEN", "--drafters", "3", "--no-network", "--port", "7")[0] == 0
+    assert run("target", "run", "--model", "smollm2-135m")[0] == 0
+    joined, again = served
+    assert (joined.join, joined.drafters, joined.network, joined.port) == ("TOKEN", 3, False, 7)
+    assert (again.join, again.network) == (None, True)
+
+
+def test_coordinator_run(run: Run, served: list[Any]) -> None:
+    assert run("coordinator", "run", "--port", "9", "--advertise", "--name", "here")[0] == 0
+    (settings,) = served
+    assert (settings.host, settings.port, settings.advertise, settings.name) == ("127.0.0.1", 9, True, "here")
+
+
+def test_contradictions_are_one_line(run: Run, served: list[Any]) -> None:
+    code, out, err = run("coordinator", "run", "--tls-cert", "/c.pem")
+    assert (code, out) == (ExitCode.USAGE, "")
+    assert err.startswith("wanspec: ") and "tls_cert and tls_key belong together" in err and err.count("\n") == 1
+    assert run("node", "run", "--data-dir", "/x", "--name", "")[0] == ExitCode.USAGE
+    assert served == []
+
+
+def test_a_token_admits_one_peer_of_one_role(run: Run, home: Path) -> None:
+    code, out, _ = run("coordinator", "token", "--role", "target", "--url", "http://127.0.0.1:9", "--json")
+    assert code == 0
+    printed = json.loads(out)
+    token = JoinToken.decode(printed["token"])
+    assert (token.role, token.url, token.pool) == (Role.TARGET, "ws://127.0.0.1:9", "default")
+    assert (printed["role"], printed["expires"]) == ("target", token.expires)
+    plain = run("coordinator", "token", "--url", "http://127.0.0.1:9", "--pool", "lab")[1]
+    assert JoinToken.decode(plain).role is Role.NODE
+
+
+def test_a_token_needs_an_address(run: Run) -> None:
+    code, out, err = run("coordinator", "token")
+    assert (code, out) == (ExitCode.USAGE, "") and "address is unknown" in err and err.count("\n") == 1
+
+
+def test_an_api_key_is_printed_once(run: Run) -> None:
+    code, out, _ = run("coordinator", "key", "ada", "--json")
+    assert code == 0 and json.loads(out)["api_key"].startswith("wsk-")
+    code, out, err = run("coordinator", "key", "ada")
+    assert (code, out) == (ExitCode.USAGE, "") and err.count("\n") == 1

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import ssl
+
+import httpx2
+import pytest
+
+from wanspec_p2p.client.answers import Model
+from wanspec_p2p.client.connection import Endpoint, only_model, translated
+from wanspec_p2p.errors import ConfigError, LinkClosed, NoTarget, RequestTimeout, UnknownModel, Unreachable
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:80", "http://[::1]:1", "http://localhost:8", "https://c.example"])
+def test_addresses_that_are_fine(url: str) -> None:
+    assert Endpoint(url, None, None).loopback is ("c.example" not in url)
+
+
+@pytest.mark.parametrize(
+    ("url", "fingerprint", "says"),
+    [
+        ("c.example:80", None, "is not a coordinator's address"),
+        ("ws://127.0.0.1:80", None, "is not a coordinator's address"),
+        ("http://c.example", None, "plain http to another machine"),
+        ("http://127.0.0.1.example.org", None, "plain http to another machine"),
+        ("http://127.0.0.1:80", "ab" * 32, "needs an https:// address"),
+    ],
+)
+def test_addresses_that_are_not(url: str, fingerprint: str | None, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Endpoint(url, None, fingerprint)
+
+
+def test_the_key_travels_as_a_bearer_token_and_only_if_there_is_one() -> None:
+    assert Endpoint("https://c", "k", None).headers["Authorization"] == "Bearer k"
+    assert "Authorization" not in Endpoint("https://c", None, None).headers
+
+
+def test_proxies_are_for_other_machines_only() -> None:
+    assert not Endpoint("http://127.0.0.1:1", None, None).trust_env
+    assert Endpoint("https://c.example", None, None).trust_env
+
+
+@pytest.mark.parametrize(
+    ("cause", "expected", "says"),
+    [
+        (httpx2.ConnectTimeout("x"), Unreachable, "nobody answers at https://c"),
+        (httpx2.ConnectError("refused"), Unreachable, "is the coordinator running"),
+        (httpx2.ReadTimeout("x"), RequestTimeout, "no answer from https://c in time"),
+        (httpx2.RemoteProtocolError("x"), LinkClosed, "the connection to https://c broke off"),
+        (httpx2.ReadError("x"), LinkClosed, "the connection to https://c broke off"),
+        (httpx2.InvalidURL("x"), Unreachable, "https://c: x"),
+    ],
+)
+def test_failures_of_the_connection_have_our_names(cause: Exception, expected: type[Exception], says: str) -> None:
+    with pytest.raises(expected, match=says), translated("https://c"):
+        raise cause
+
+
+def test_a_certificate_nobody_vouches_for_asks_for_a_fingerprint() -> None:
+    error = httpx2.ConnectError("x")
+    error.__cause__ = ssl.SSLCertVerificationError("self-signed certificate")
+    with pytest.raises(Unreachable, match="give its fingerprint"), translated("https://c"):
+        raise error
+
+
+def test_the_only_model_is_the_default() -> None:
+    assert only_model([Model("a", {})]) == "a"
+    with pytest.raises(NoTarget, match="no target at the moment"):
+        only_model([])
+    with pytest.raises(UnknownModel, match="name one: a, b"):
+        only_model([Model("a", {}), Model("b", {})])

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+
+from wanspec_p2p.protocol.checks import check
+from wanspec_p2p.protocol.common_messages import ControlMessage, DraftLinkMessage, Ping
+from wanspec_p2p.protocol.coordinator_to_target import ChatMessage, Generate
+from wanspec_p2p.protocol.node_to_target import Draft
+from wanspec_p2p.protocol.target_to_coordinator import TokenLogprob, Tokens
+from wanspec_p2p.protocol.target_to_node import Open, Verdict, Window
+from wanspec_p2p.types import Sampling
+
+
+def _draft(**fields: tuple[int, ...]) -> Draft:
+    return Draft(session=1, base_len=0, base_hash=bytes(8), **fields)
+
+
+def _open(**fields: int) -> Open:
+    return Open(1, "s", (1, 2), fields.pop("prompt_len", 2), bytes(16), Sampling(), (), Window(8, 8), **fields)
+
+
+def _generate(**fields: object) -> Generate:
+    return Generate(request="r", seed=bytes(16), sampling=Sampling(), **fields)  # type: ignore[arg-type]  # by the cases
+
+
+def _tokens(**fields: object) -> Tokens:
+    given = {"ids": (1, 2), "text": "", "origins": (None, None)} | fields
+    return Tokens(request="r", position=0, **given)  # type: ignore[arg-type]  # by the cases
+
+
+CHAT = (ChatMessage(role="user", content="hi"),)
+LOGPROB = TokenLogprob(token=1, text="a", logprob=-1.0)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Ping(id=1, at=0.0),
+        _draft(tokens=(5, 6, 7)),
+        _draft(tokens=(5, 6, 7), parents=(-1, -1, 0), confidences=(1, 2, 3)),
+        _open(lane=1, lanes=2),
+        _open(prompt_len=0),
+        Verdict(1, 2, (1, 2), bytes(8), Window(0, 0)),
+        _generate(messages=CHAT),
+        _generate(prompt=""),
+        _generate(prompt_ids=(1,)),
+        _tokens(),
+        _tokens(logprobs=(LOGPROB, LOGPROB)),
+    ],
+)
+def test_what_agrees_passes(message: ControlMessage | DraftLinkMessage) -> None:
+    assert check(message) is None
+
+
+@pytest.mark.parametrize(
+    ("message", "fault"),
+    [
+        (_draft(tokens=(5, 6), parents=(-1,)), "parents has 1 entries for 2 tokens"),
+        (_draft(tokens=(5, 6), confidences=(1, 2, 3)), "confidences has 3 entries for 2 tokens"),
+        (_draft(tokens=(5, 6), parents=(0, 0)), "parents names a token that does not come before its child"),
+        (_draft(tokens=(5, 6), parents=(-1, 1)), "parents names a token that does not come before its child"),
+        (_open(prompt_len=3), "prompt_len is longer than prefix"),
+        (_open(lane=2, lanes=2), "lane is not one of lanes"),
+        (Verdict(1, 1, (1, 2), bytes(8), Window(0, 0)), "tail is longer than committed_len"),
+        (_generate(), "exactly one of messages, prompt and prompt_ids must be given"),
+        (_generate(prompt="", prompt_ids=(1,)), "exactly one of messages, prompt and prompt_ids must be given"),
+        (_generate(messages=CHAT, prompt="x"), "exactly one of messages, prompt and prompt_ids must be given"),
+        (_tokens(origins=(None,)), "origins has 1 entries for 2 ids"),
+        (_tokens(logprobs=(LOGPROB,)), "logprobs has 1 entries for 2 ids"),
+    ],
+)
+def test_a_contradiction_is_named(message: ControlMessage | DraftLinkMessage, fault: str) -> None:
+    assert check(message) == fault

@@ -1,0 +1,248 @@
+"""Both sessions together: the answer is the target's own, whatever the drafters and the order of events."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.session_driver import (
+    Drive,
+    HonestPeer,
+    JunkPeer,
+    LyingPeer,
+    Rows,
+    SilentPeer,
+    decode_alone,
+    drafters_first,
+    scripted_rows,
+    seeded,
+)
+from wanspec_p2p.speculation.events import Window
+from wanspec_p2p.speculation.policy import Policy
+from wanspec_p2p.speculation.target_session import SessionSpec
+from wanspec_p2p.types import FinishReason, PeerId, Sampling, SessionId
+
+VOCABULARY = 12
+SAMPLINGS = {
+    "greedy": Sampling(),
+    "greedy, penalised": Sampling(
+        repetition_penalty=1.3, presence_penalty=0.4, frequency_penalty=0.2, logit_bias=((3, 1.0),), min_tokens=6
+    ),
+    "sampled": Sampling(temperature=0.8),
+    "sampled, everything": Sampling(
+        temperature=0.8,
+        top_k=9,
+        top_p=0.9,
+        repetition_penalty=1.2,
+        presence_penalty=-0.3,
+        frequency_penalty=0.5,
+        logit_bias=((1, -2.0), (5, 1.5)),
+        min_tokens=9,
+    ),
+}
+POLICIES = {
+    "default": Policy(),
+    "tight": Policy(width=3, window=Window(positions=4, tokens=5)),
+}
+
+
+def spec_of(sampling: Sampling, *, max_tokens: int = 24, committed: tuple[int, ...] = (), seed: int = 7) -> SessionSpec:
+    return SessionSpec(
+        session=SessionId("5e5510"),
+        prompt=(1, 2, 3, 2),
+        seed=seed.to_bytes(16, "little"),
+        sampling=sampling,
+        vocab_size=VOCABULARY,
+        max_tokens=max_tokens,
+        committed=committed,
+        stop_tokens=(0,),
+    )
+
+
+class Scene:
+    """One answer to come: the target's law, the answer it gives alone, and a drive that has not begun."""
+
+    def __init__(self, spec: SessionSpec, policy: Policy, schedule: Callable[[int], int], *, law: int = 11) -> None:
+        self.spec, self.law = spec, law
+        self.rows = scripted_rows(law, VOCABULARY, ties=law % 2 == 1)
+        self.alone = decode_alone(spec, self.rows)
+        self.drive = Drive(spec, self.rows, schedule, policy)
+
+    def drafter(self, drift: float = 0.2) -> Rows:
+        return scripted_rows(self.law, VOCABULARY, drift=drift, ties=self.law % 2 == 1)
+
+    def honest(self, drift: float = 0.2, *, context: int = 4096) -> HonestPeer:
+        return HonestPeer(self.spec, self.drafter(drift), context=context)
+
+    def finish(self) -> Drive:
+        assert self.drive.run() == self.alone
+        stopped = self.alone[-1] in self.spec.stop_tokens
+        assert self.drive.finished is (FinishReason.STOP if stopped else FinishReason.LENGTH)
+        return self.drive
+
+
+def no_drafter(scene: Scene) -> None:
+    drive = scene.finish()
+    assert drive.target.stats.rounds == len(scene.alone) - len(scene.spec.committed)
+
+
+def three_honest(scene: Scene) -> None:
+    peers = [scene.honest(0.0), scene.honest(0.2), scene.honest(0.5)]
+    for i, peer in enumerate(peers):
+        scene.drive.join(f"n{i}", peer, lane=i)
+    drive = scene.finish()
+    for peer in peers:
+        assert peer.abandoned is None
+        assert peer.session is not None
+    for figures in drive.target.stats.drafters.values():
+        assert (figures.surplus, figures.won <= figures.accepted <= figures.verified <= figures.drafted) == (0, True)
+    assert sum(drive.target.stats.won_by_peer.values()) == drive.target.stats.accepted
+
+
+def liar_in_every_token(scene: Scene) -> None:
+    scene.drive.join("liar", LyingPeer(scene.spec, scene.alone))
+    drive = scene.finish()
+    assert drive.target.stats.of(PeerId("liar")).accepted == 0
+    assert drive.target.stats.rounds == len(scene.alone) - len(scene.spec.committed)
+
+
+def liar_among_honest(scene: Scene) -> None:
+    honest = scene.honest(0.0)
+    scene.drive.join("liar", LyingPeer(scene.spec, scene.alone))
+    scene.drive.join("junk", JunkPeer(scene.spec, seeded(scene.law)))
+    scene.drive.join("honest", honest)
+    scene.finish()
+    assert honest.abandoned is None
+
+
+def silent(scene: Scene) -> None:
+    peer = SilentPeer()
+    scene.drive.join("silent", peer)
+    scene.finish()
+    assert len(peer.received) == 1 + scene.drive.target.stats.rounds  # Open, a verdict a round, Close for the last
+
+
+def leaving_mid_answer(scene: Scene) -> None:
+    stays = scene.honest(0.3)
+    scene.drive.join("leaves", scene.honest(0.0))
+    scene.drive.join("stays", stays)
+    half = (len(scene.spec.committed) + len(scene.alone)) // 2
+    scene.drive.run(until=lambda: len(scene.drive.tokens) >= half)
+    scene.drive.leave("leaves")
+    scene.finish()
+    assert stays.abandoned is None
+
+
+def leaving_and_coming_back(scene: Scene) -> None:
+    """Its node keeps its name and its drafts stay in the tree, but the new session knows nothing of them."""
+    again = scene.honest(0.0)
+    scene.drive.join("restarts", scene.honest(0.0))
+    figures = scene.drive.target.stats.of(PeerId("restarts"))
+    scene.drive.run(until=lambda: figures.drafted - figures.late > figures.accepted + 1)
+    if scene.drive.finished is None:
+        scene.drive.leave("restarts")
+        scene.drive.join("restarts", again)
+    scene.finish()
+    assert again.abandoned is None
+
+
+def duplicated_and_late(scene: Scene) -> None:
+    peers = [scene.honest(0.0), scene.honest(0.2), scene.honest(0.0)]
+    scene.drive.join("twice", peers[0], copies=2)
+    scene.drive.join("late", peers[1], delay=2)
+    scene.drive.join("again", peers[2], delay=1, replay=True)
+    scene.finish()
+    assert [peer.abandoned for peer in peers] == [None] * 3
+
+
+CONDITIONS: dict[str, Callable[[Scene], None]] = {
+    function.__name__.replace("_", " "): function
+    for function in (
+        no_drafter,
+        three_honest,
+        liar_in_every_token,
+        liar_among_honest,
+        silent,
+        leaving_mid_answer,
+        leaving_and_coming_back,
+        duplicated_and_late,
+    )
+}
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_the_answer_is_that_of_the_target_alone(condition: str, sampling: str) -> None:
+    for name, policy in POLICIES.items():
+        for schedule in range(4):
+            scene = Scene(spec_of(SAMPLINGS[sampling]), policy, seeded(schedule), law=11 + schedule)
+            assert len(scene.alone) > 1, name
+            CONDITIONS[condition](scene)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_an_answer_goes_on_from_any_of_its_positions(sampling: str) -> None:
+    whole = Scene(spec_of(SAMPLINGS[sampling]), Policy(), seeded(0), law=12).alone
+    for position in range(len(whole)):
+        spec = spec_of(SAMPLINGS[sampling], committed=tuple(whole[:position]))
+        scene = Scene(spec, Policy(), seeded(position), law=12)
+        assert scene.alone == whole
+        three_honest(scene)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_a_drafter_of_the_same_law_settles_many_tokens_a_round(sampling: str) -> None:
+    """Equal laws and equal noise: every drafted token is right, at any temperature."""
+    scene = Scene(spec_of(SAMPLINGS[sampling], max_tokens=40), Policy(), drafters_first, law=14)
+    scene.drive.join("twin", scene.honest(0.0))
+    drive = scene.finish()
+    figures = drive.target.stats.of(PeerId("twin"))
+    assert figures.accepted == figures.verified
+    assert drive.target.stats.rounds <= math.ceil(len(scene.alone) / 6)  # the width is seven, less while it is unknown
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_order_of_events_any_company_any_sampling(data: st.DataObject) -> None:
+    sampling = data.draw(st.sampled_from(sorted(SAMPLINGS)))
+    policy = Policy(
+        width=data.draw(st.integers(0, 7)),
+        window=Window(positions=data.draw(st.integers(0, 6)), tokens=data.draw(st.integers(0, 9))),
+        retry_rounds=data.draw(st.integers(1, 4)),
+    )
+    law, seed = data.draw(st.integers(0, 50)), data.draw(st.integers(0, 2**63))
+    spec = spec_of(SAMPLINGS[sampling], max_tokens=data.draw(st.integers(1, 14)), seed=seed)
+    scene = Scene(spec, policy, seeded(data.draw(st.integers(0, 2**16))), law=law)
+    honest: list[HonestPeer] = []
+    for i in range(data.draw(st.integers(0, 5))):
+        kind = data.draw(st.sampled_from(["honest", "honest", "short", "liar", "junk", "silent"]))
+        if kind in ("honest", "short"):
+            honest.append(scene.honest(data.draw(st.sampled_from([0.0, 0.2, 1.0])), context=9 if kind == "short" else 99))
+            peer = honest[-1]
+        else:
+            peer = {  # type: ignore[assignment]
+                "liar": LyingPeer(spec, scene.alone),
+                "junk": JunkPeer(spec, seeded(seed)),
+                "silent": SilentPeer(),
+            }[kind]
+        name = data.draw(st.sampled_from("abc"))
+        after = data.draw(st.integers(0, 30))
+        scene.drive.run(until=lambda after=after: scene.drive.events >= after)
+        if scene.drive.finished is not None:
+            break
+        if PeerId(name) in scene.drive.links:
+            scene.drive.leave(name)
+        scene.drive.join(
+            name,
+            peer,
+            copies=data.draw(st.integers(1, 3)),
+            delay=data.draw(st.integers(0, 3)),
+            replay=data.draw(st.booleans()),
+            lane=i,
+        )
+    scene.finish()
+    assert [peer.abandoned for peer in honest] == [None] * len(honest)

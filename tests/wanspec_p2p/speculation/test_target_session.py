@@ -1,0 +1,419 @@
+"""One generation as the target sees it, instruction by instruction."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support.session_driver import check_tree, prefix_hash
+from wanspec_p2p.errors import LocalProtocolError
+from wanspec_p2p.speculation.events import (
+    Cancelled,
+    DraftArrived,
+    DrafterJoined,
+    DrafterLeft,
+    ModelFailed,
+    ModelFree,
+    Started,
+    TargetEvent,
+    Verified,
+    Window,
+)
+from wanspec_p2p.speculation.instructions import (
+    CloseDraft,
+    Committed,
+    Emit,
+    Fail,
+    Finish,
+    OpenDraft,
+    PrepareNoise,
+    RequestModel,
+    RunPass,
+    SendVerdict,
+    TargetInstruction,
+    TokenScores,
+)
+from wanspec_p2p.speculation.policy import Policy
+from wanspec_p2p.speculation.sampling import logprobs
+from wanspec_p2p.speculation.target_session import TRANSITIONS, SessionSpec, TargetSession, TargetState
+from wanspec_p2p.types import FinishReason, PeerId, Sampling, Segment, SessionId
+
+SESSION = SessionId("5e5510")
+PROMPT = (1, 2, 3)
+STOP = 0
+VOCABULARY = 20
+WINDOW = Window(positions=6, tokens=9)
+A, B = PeerId("a"), PeerId("b")
+SPEC = SessionSpec(SESSION, PROMPT, bytes(16), Sampling(), VOCABULARY, max_tokens=50, stop_tokens=(STOP,))
+AT = 0.0
+
+
+def session_of(width: int = 7, **changes: Any) -> TargetSession:
+    return TargetSession(dataclasses.replace(SPEC, **changes), Policy(width=width, window=WINDOW))
+
+
+def says(*tokens: int) -> Verified:
+    """Logits of a pass after whose rows the target says these, two ahead of everything else."""
+    rows = np.zeros((len(tokens), VOCABULARY), dtype=np.float32)
+    rows[np.arange(len(tokens)), tokens] = 2.0
+    return Verified(rows, AT)  # type: ignore[arg-type]
+
+
+def drafts(drafter: PeerId, base: Sequence[int], *tokens: int, parents: tuple[int, ...] = ()) -> DraftArrived:
+    return DraftArrived(drafter, len(base), prefix_hash(SESSION, base), tokens, parents, (), AT)
+
+
+def run(length: int, tokens: Sequence[int], tree: Sequence[int] = (), parents: Sequence[int] = (), *, keep: Iterable[int] = ()) -> RunPass:  # fmt: skip
+    return RunPass(Segment(SESSION, length, tuple(keep), tuple(tokens), tuple(tree), tuple(parents)))
+
+
+def emits(position: int, *tokens: tuple[int, PeerId | None]) -> Emit:
+    return Emit(position, tuple(Committed(token, origin, 2.0) for token, origin in tokens))
+
+
+def verdict(drafter: PeerId, committed: Sequence[int], *tail: int) -> SendVerdict:
+    return SendVerdict(drafter, len(committed), tail, prefix_hash(SESSION, committed), WINDOW)
+
+
+def feed(session: TargetSession, *events: TargetEvent) -> list[TargetInstruction]:
+    """Hand in events and return what the last one brings."""
+    instructions: list[TargetInstruction] = []
+    for event in events:
+        instructions = session.handle(event)
+        check_tree(session.tree, SESSION)
+    return instructions
+
+
+def test_the_first_rounds_of_a_target_alone() -> None:
+    session = session_of()
+    assert feed(session, Started(AT)) == [RequestModel()]
+    assert feed(session, ModelFree(AT)) == [run(0, PROMPT)]
+    assert feed(session, says(7)) == [emits(0, (7, None)), RequestModel()]
+    assert feed(session, ModelFree(AT)) == [run(3, (7,))]
+    assert feed(session, says(8)) == [emits(1, (8, None)), RequestModel()]
+    assert (session.answer_len, session.remaining) == (2, 48)
+
+
+def test_sampling_prepares_the_noise_of_every_row_of_the_pass() -> None:
+    session = session_of(sampling=Sampling(temperature=0.5))
+    feed(session, Started(AT), DrafterJoined(A, 0, AT), drafts(A, PROMPT, 7, 8, 9, parents=(-1, 0, -1)))
+    assert feed(session, ModelFree(AT)) == [
+        run(0, PROMPT, (7, 8, 9), (-1, 0, -1)),
+        PrepareNoise(range(3, 6)),  # after the prompt, after 7 or 9, after 7 8
+    ]
+
+
+def test_accepted_drafts_are_kept_in_the_cache_and_credited() -> None:
+    session = session_of()
+    feed(session, Started(AT), DrafterJoined(A, 0, AT), drafts(A, PROMPT, 7, 8, 9))
+    assert feed(session, ModelFree(AT)) == [run(0, PROMPT, (7, 8, 9), (-1, 0, 1))]
+    assert feed(session, says(7, 8, 5, 19)) == [
+        emits(0, (7, A), (8, A), (5, None)),
+        RequestModel(),
+        verdict(A, (*PROMPT, 7, 8, 5), 5),
+    ]
+    # 7 and 8 are in the model's cache already: only 5 has to run.
+    assert feed(session, ModelFree(AT)) == [run(3, (5,), keep=(0, 1))]
+    assert feed(session, says(6)) == [emits(3, (6, None)), RequestModel(), verdict(A, (*PROMPT, 7, 8, 5, 6), 6)]
+    assert feed(session, ModelFree(AT)) == [run(6, (6,))]
+
+
+def test_all_accepted_brings_a_bonus_token() -> None:
+    session = session_of()
+    feed(session, Started(AT), DrafterJoined(A, 0, AT), drafts(A, PROMPT, 7, 8), ModelFree(AT))
+    assert feed(session, says(7, 8, 9)) == [
+        emits(0, (7, A), (8, A), (9, None)),
+        RequestModel(),
+        verdict(A, (*PROMPT, 7, 8, 9), 9),
+    ]
+
+
+def test_rejected_drafts_cost_a_row_each_and_nothing_else() -> None:
+    session = session_of()
+    feed(session, Started(AT), DrafterJoined(A, 0, AT), drafts(A, PROMPT, 7, 8), ModelFree(AT))
+    assert feed(session, says(5, 19, 19)) == [emits(0, (5, None)), RequestModel(), verdict(A, (*PROMPT, 5), 5)]
+    assert feed(session, ModelFree(AT)) == [run(3, (5,))]
+    assert len(session.tree) == 0
+
+
+def test_a_sibling_can_be_right() -> None:
+    session = session_of()
+    feed(session, Started(AT), DrafterJoined(A, 0, AT), drafts(A, PROMPT, 7, 8, 9, parents=(-1, -1, 1)), ModelFree(AT))
+    assert feed(session, says(8, 19, 9, 4)) == [
+        emits(0, (8, A), (9, A), (4, None)),
+        RequestModel(),
+        verdict(A, (*PROMPT, 8, 9, 4), 4),
+    ]
+    assert feed(session, ModelFree(AT)) == [run(3, (4,), keep=(1, 2))]
+
+
+def test_what_arrives_during_a_pass_is_merged_and_verified_in_the_next() -> None:
+    session = session_of()
+    feed(session, Started(AT), DrafterJoined(A, 0, AT), ModelFree(AT))
+    assert feed(session, drafts(A, PROMPT, 7, 8, 9)) == []
+    assert feed(session, says(7)) == [emits(0, (7, None)), RequestModel(), verdict(A, (*PROMPT, 7))]
+    assert feed(session, ModelFree(AT)) == [run(3, (7,), (8, 9), (-1, 0))]
+
+
+def test_a_verdict_holds_what_each_drafter_lacks() -> None:
+    """A drafter knows the tokens it drafted; from the first it did not draft on, it is told them all."""
+    session = session_of()
+    feed(session, Started(AT), DrafterJoined(A, 0, AT), DrafterJoined(B, 1, AT), DrafterJoined(PeerId("c"), 2, AT))
+    feed(session, drafts(A, PROMPT, 7, 8), drafts(B, PROMPT, 7), ModelFree(AT))
+    committed = (*PROMPT, 7, 8, 9)
+    assert feed(session, says(7, 8, 9)) == [
+        emits(0, (7, A), (8, A), (9, None)),
+        RequestModel(),
+        verdict(A, committed, 9),
+        verdict(B, committed, 8, 9),
+        verdict(PeerId("c"), committed, 7, 8, 9),
+    ]
+
+
+def test_a_token_that_arrived_during_the_pass_is_not_in_the_tail() -> None:
+    session = session_of()
+    feed(session, Started(AT), DrafterJoined(A, 0, AT), drafts(A, PROMPT, 7), ModelFree(AT))
+    feed(session, drafts(A, (*PROMPT, 7), 8))
+    assert feed(session, says(7, 8)) == [emits(0, (7, A), (8, None)), RequestModel(), verdict(A, (*PROMPT, 7, 8))]
+
+
+def test_the_first_to_bring_a_token_wins_it() -> None:
+    session = session_of()
+    feed(session, Started(AT), DrafterJoined(A, 0, AT), DrafterJoined(B, 1, AT))
+    feed(session, drafts(B, PROMPT, 7), drafts(A, PROMPT, 7, 8), ModelFree(AT))
+    emit, *_ = feed(session, says(7, 8, 9))
+    assert emit == emits(0, (7, B), (8, A), (9, None))
+    assert session.stats.won_by_peer == {A: 1, B: 1}
+
+
+def test_joining_midway_opens_with_everything_committed() -> None:
+    session = session_of()
+    feed(session, Started(AT), ModelFree(AT), says(7), ModelFree(AT))
+    assert feed(session, DrafterJoined(A, 2, AT)) == [OpenDraft(A, (*PROMPT, 7), WINDOW, 2)]
+    assert feed(session, DrafterJoined(A, 2, AT)) == [], "it is there already"
+    assert feed(session, says(8)) == [emits(1, (8, None)), RequestModel(), verdict(A, (*PROMPT, 7, 8), 8)]
+
+
+def test_what_a_drafter_leaves_behind_is_still_verified_and_credited() -> None:
+    session = session_of()
+    feed(session, Started(AT), DrafterJoined(A, 0, AT), drafts(A, PROMPT, 7))
+    assert feed(session, DrafterLeft(A, AT)) == []
+    assert feed(session, DrafterLeft(A, AT)) == []
+    assert feed(session, drafts(A, PROMPT, 8)) == [], "nobody it knows"
+    assert feed(session, ModelFree(AT)) == [run(0, PROMPT, (7,), (-1,))]
+    assert feed(session, says(7, 9)) == [emits(0, (7, A), (9, None)), RequestModel()]
+    assert session.stats.of(A).accepted == 1
+
+
+def test_one_who_comes_back_is_told_what_its_earlier_stay_drafted() -> None:
+    session = session_of()
+    feed(session, Started(AT), DrafterJoined(A, 0, AT), drafts(A, PROMPT, 7, 8), DrafterLeft(A, AT))
+    assert feed(session, DrafterJoined(A, 1, AT)) == [OpenDraft(A, PROMPT, WINDOW, 1)]
+    feed(session, ModelFree(AT))
+    assert feed(session, says(7, 8, 9)) == [
+        emits(0, (7, A), (8, A), (9, None)),
+        RequestModel(),
+        verdict(A, (*PROMPT, 7, 8, 9), 7, 8, 9),
+    ]
+    assert session.stats.of(A).accepted == 2
+
+
+def test_drafts_beyond_the_window_are_counted_and_left_out() -> None:
+    session = session_of(width=40)
+    feed(session, Started(AT), DrafterJoined(A, 0, AT), drafts(A, PROMPT, *range(4, 14)))
+    assert len(session.tree) == WINDOW.positions
+    feed(session, drafts(A, PROMPT, *range(10, 19), parents=(-1,) * 9))
+    assert len(session.tree) == WINDOW.tokens
+    figures = session.stats.of(A)
+    assert (figures.drafted, figures.surplus) == (19, 10)
+
+
+def test_the_answer_ends_at_an_end_of_sequence_token() -> None:
+    session = session_of()
+    feed(session, Started(AT), DrafterJoined(A, 0, AT), DrafterJoined(B, 1, AT), ModelFree(AT))
+    assert feed(session, says(STOP)) == [emits(0, (STOP, None)), CloseDraft(A), CloseDraft(B), Finish(FinishReason.STOP)]
+    assert session.state is TargetState.FINISHED
+
+
+def test_the_answer_ends_at_an_end_of_sequence_token_inside_a_draft() -> None:
+    session = session_of()
+    feed(session, Started(AT), DrafterJoined(A, 0, AT), drafts(A, PROMPT, 7, STOP, 8), ModelFree(AT))
+    assert feed(session, says(7, STOP, 8, 9)) == [
+        emits(0, (7, A), (STOP, A)),
+        CloseDraft(A),
+        Finish(FinishReason.STOP),
+    ]
+
+
+def test_end_of_sequence_goes_by_where_the_submitter_ignores_it() -> None:
+    session = session_of(stop_tokens=())
+    feed(session, Started(AT), ModelFree(AT))
+    assert feed(session, says(STOP)) == [emits(0, (STOP, None)), RequestModel()]
+
+
+def test_end_of_sequence_is_not_chosen_before_min_tokens() -> None:
+    session = session_of(sampling=Sampling(min_tokens=2))
+    feed(session, Started(AT), ModelFree(AT))
+    [emit, _] = feed(session, says(STOP))
+    assert [c.token for c in emit.tokens] == [1]  # type: ignore[union-attr]
+    feed(session, ModelFree(AT), says(STOP), ModelFree(AT))
+    assert feed(session, says(STOP)) == [emits(2, (STOP, None)), Finish(FinishReason.STOP)]
+
+
+def test_max_tokens_of_one_needs_no_candidate() -> None:
+    session = session_of(max_tokens=1)
+    feed(session, Started(AT), DrafterJoined(A, 0, AT), drafts(A, PROMPT, 7, 8))
+    assert feed(session, ModelFree(AT)) == [run(0, PROMPT)]
+    assert feed(session, says(7)) == [emits(0, (7, None)), CloseDraft(A), Finish(FinishReason.LENGTH)]
+
+
+def test_candidates_go_no_deeper_than_the_answer() -> None:
+    session = session_of(max_tokens=3)
+    feed(session, Started(AT), DrafterJoined(A, 0, AT), drafts(A, PROMPT, 7, 8, 9, 10))
+    assert feed(session, ModelFree(AT)) == [run(0, PROMPT, (7, 8), (-1, 0))]
+    assert feed(session, says(7, 8, 9)) == [
+        emits(0, (7, A), (8, A), (9, None)),
+        CloseDraft(A),
+        Finish(FinishReason.LENGTH),
+    ]
+
+
+def test_resuming_runs_prompt_and_answer_and_counts_on() -> None:
+    session = session_of(committed=(7, 8), max_tokens=4)
+    assert feed(session, Started(AT)) == [RequestModel()]
+    assert feed(session, DrafterJoined(A, 0, AT)) == [OpenDraft(A, (*PROMPT, 7, 8), WINDOW, 0)]
+    assert feed(session, ModelFree(AT)) == [run(0, (*PROMPT, 7, 8))]
+    assert feed(session, says(9)) == [emits(2, (9, None)), RequestModel(), verdict(A, (*PROMPT, 7, 8, 9), 9)]
+    feed(session, ModelFree(AT))
+    assert feed(session, says(9)) == [emits(3, (9, None)), CloseDraft(A), Finish(FinishReason.LENGTH)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"prompt": ()}, "at least one token"),
+        ({"committed": (7, 8), "max_tokens": 2}, "nothing is left"),
+        ({"max_tokens": 0}, "nothing is left"),
+        ({"committed": (7, STOP)}, "already ended"),
+    ],
+)
+def test_an_answer_that_cannot_begin(changes: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        dataclasses.replace(SPEC, **changes)
+
+
+def test_log_probabilities_are_those_of_the_row_each_token_was_chosen_from() -> None:
+    session = session_of(top_logprobs=2)
+    feed(session, Started(AT), DrafterJoined(A, 0, AT), drafts(A, PROMPT, 7), ModelFree(AT))
+    event = says(7, 8)
+    emit, *_ = feed(session, event)
+    expected = []
+    for row, token in zip(event.rows, (7, 8), strict=True):
+        logprob, top = logprobs(row, VOCABULARY, token, 2)
+        expected.append(TokenScores(logprob, tuple(top)))
+    assert [c.scores for c in emit.tokens] == expected  # type: ignore[union-attr]
+
+
+CANCELLED = [CloseDraft(A), Finish(FinishReason.CANCELLED)]
+
+
+def test_cancel_before_the_start() -> None:
+    assert feed(session_of(), Cancelled(AT)) == [Finish(FinishReason.CANCELLED)]
+
+
+def test_cancel_while_waiting_for_the_model() -> None:
+    session = session_of()
+    feed(session, Started(AT), DrafterJoined(A, 0, AT))
+    assert feed(session, Cancelled(AT)) == CANCELLED
+    assert feed(session, ModelFree(AT)) == [], "the turn that was asked for is passed on"
+
+
+def test_cancel_during_a_pass() -> None:
+    session = session_of()
+    feed(session, Started(AT), DrafterJoined(A, 0, AT), ModelFree(AT))
+    assert feed(session, Cancelled(AT)) == CANCELLED
+    assert feed(session, says(7)) == [], "nothing is emitted after the end"
+    assert feed(session, Cancelled(AT)) == []
+
+
+def test_a_failed_pass_ends_the_answer_here() -> None:
+    session = session_of()
+    feed(session, Started(AT), DrafterJoined(A, 0, AT), ModelFree(AT))
+    assert feed(session, ModelFailed("out of memory", AT)) == [CloseDraft(A), Fail("out of memory")]
+    assert session.state is TargetState.FINISHED
+
+
+def test_a_pass_whose_logits_are_not_numbers_is_a_failed_pass() -> None:
+    session = session_of()
+    feed(session, Started(AT), DrafterJoined(A, 0, AT), drafts(A, PROMPT, 7), ModelFree(AT))
+    rows = np.array(says(7, 8).rows)
+    rows[1, 3] = math.nan
+    close, fail = feed(session, Verified(rows, AT))  # type: ignore[arg-type]
+    assert (close, type(fail)) == (CloseDraft(A), Fail)
+    assert session.answer_len == 0
+
+
+def test_a_drafter_that_was_wrong_for_long_still_gets_its_chance() -> None:
+    """Below the floor nothing is verified, but for one candidate every `retry_rounds` rounds."""
+    session = session_of()
+    feed(session, Started(AT), DrafterJoined(A, 0, AT))
+    tried = []
+    for _ in range(60):
+        feed(session, drafts(A, session.tree.committed, 9))
+        [pass_] = feed(session, ModelFree(AT))
+        candidates = len(pass_.segment.tree)  # type: ignore[union-attr]
+        tried.append(candidates)
+        feed(session, says(*([8] * (1 + candidates))))
+    assert tried[0] == 1
+    last_tries = [i for i, candidates in enumerate(tried) if candidates][-2:]
+    assert last_tries == [32, 48]
+    assert sum(tried) < 30
+
+
+# The table, pair by pair.
+
+EVENTS: list[TargetEvent] = [
+    Started(AT),
+    ModelFree(AT),
+    ModelFailed("gone", AT),
+    DrafterJoined(A, 0, AT),
+    DrafterLeft(A, AT),
+    drafts(A, PROMPT, 7),
+    says(7),
+    Cancelled(AT),
+]
+
+
+def in_state(state: TargetState) -> TargetSession:
+    session = session_of()
+    if state is not TargetState.NEW:
+        feed(session, Started(AT))
+    if state is TargetState.VERIFYING:
+        feed(session, ModelFree(AT))
+    if state is TargetState.FINISHED:
+        feed(session, Cancelled(AT))
+    assert session.state is state
+    return session
+
+
+@pytest.mark.parametrize("state", TargetState, ids=lambda state: state.name)
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
+def test_every_pair_of_state_and_event_is_legal_or_refused(state: TargetState, event: TargetEvent) -> None:
+    session = in_state(state)
+    if (state, type(event)) in TRANSITIONS:
+        feed(session, event)
+        if state is TargetState.FINISHED:
+            assert session.state is TargetState.FINISHED
+    else:
+        with pytest.raises(LocalProtocolError, match=f"{type(event).__name__} in state {state.name}"):
+            session.handle(event)
+        assert session.state is state
+
+
+def test_the_table_names_every_event() -> None:
+    assert {event for _, event in TRANSITIONS} == {type(event) for event in EVENTS}

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from wanspec_p2p.config import Paths, load_settings, read_section
+from wanspec_p2p.errors import ConfigError
+from wanspec_p2p.types import Dtype
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    data_dir: Path
+    port: int = 0
+    dtype: Dtype | None = None
+    addresses: tuple[str, ...] = ()
+    advertise: bool = False
+
+    def __post_init__(self) -> None:
+        if self.port < 0:
+            raise ValueError("port must be 0 or more")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "wanspec.toml"
+
+
+def load(file: Path, environ: dict[str, str] | None = None, **flags: object) -> Example:
+    return load_settings(
+        Example, "example", file=file, environ=environ or {}, flags=flags, defaults={"data_dir": file.parent}
+    )
+
+
+def test_paths_follow_the_xdg_base_directories() -> None:
+    assert Paths.from_environment({"HOME": "/home/ada"}) == Paths(
+        data=Path("/home/ada/.local/share/wanspec"),
+        cache=Path("/home/ada/.cache/wanspec"),
+        config=Path("/home/ada/.config/wanspec"),
+        state=Path("/home/ada/.local/state/wanspec"),
+    )
+    assert Paths.from_environment({"HOME": "/h", "XDG_CACHE_HOME": "/big"}).cache == Path("/big/wanspec")
+
+
+def test_relative_xdg_values_are_ignored() -> None:
+    assert Paths.from_environment({"HOME": "/h", "XDG_DATA_HOME": "here"}).data == Path("/h/.local/share/wanspec")
+
+
+def test_our_own_variables_name_the_directory_itself() -> None:
+    paths = Paths.from_environment({"HOME": "/h", "WANSPEC_DATA_DIR": "/d", "WANSPEC_CACHE_DIR": "/c"})
+    assert (paths.data, paths.cache) == (Path("/d"), Path("/c"))
+
+
+def test_a_relative_override_is_refused() -> None:
+    with pytest.raises(ConfigError, match="WANSPEC_DATA_DIR must be an absolute path, not 'd'"):
+        Paths.from_environment({"HOME": "/h", "WANSPEC_DATA_DIR": "d"})
+
+
+def test_flags_win_over_variables_over_the_file_over_defaults(file: Path) -> None:
+    assert load(file) == Example(data_dir=file.parent)
+    file.write_text('[example]\nport = 1\ndtype = "float32"\naddresses = ["ws://a"]\n[other]\nport = 9\n')
+    assert load(file) == Example(data_dir=file.parent, port=1, dtype=Dtype.FLOAT32, addresses=("ws://a",))
+    environ = {"WANSPEC_EXAMPLE_PORT": "2", "WANSPEC_EXAMPLE_ADVERTISE": "true"}
+    assert load(file, environ).port == 2
+    assert load(file, environ).advertise is True
+    assert load(file, environ, port=3).port == 3
+    assert load(file, environ, port=None).port == 2
+
+
+def test_a_variable_holds_a_list_separated_by_commas(file: Path) -> None:
+    assert load(file, {"WANSPEC_EXAMPLE_ADDRESSES": "ws://a, ws://b"}).addresses == ("ws://a", "ws://b")
+
+
+def test_paths_come_from_text_and_expand_the_home_directory(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert load(file, {"WANSPEC_EXAMPLE_DATA_DIR": "~/w"}).data_dir == Path("/home/ada/w")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[example]\nprot = 1\n", r"example\.prot in .*wanspec\.toml is not a setting; known are addresses, advertise"),
+        ('[example]\nport = "1"\n', r"example\.port in .*: Expected `int`, got `str`"),
+        ("example = 1\n", r"\[example\] in .* must be a table"),
+        ("[example\n", r"is not valid TOML"),
+        ("[example]\nport = -1\n", r"\[example\]: port must be 0 or more"),
+    ],
+)
+def test_a_bad_file_is_one_line_that_names_the_key(file: Path, text: str, says: str) -> None:
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=says) as caught:
+        load(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bad_variable_and_a_bad_flag_are_named(file: Path) -> None:
+    with pytest.raises(ConfigError, match="WANSPEC_EXAMPLE_PORT: Expected `int`"):
+        load(file, {"WANSPEC_EXAMPLE_PORT": "eighty"})
+    with pytest.raises(ConfigError, match="--dtype: Invalid enum value 'int8'"):
+        load(file, dtype="int8")
+
+
+def test_a_field_that_nobody_set_says_how_to_set_it(file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"example\.data_dir is not set: give --data-dir or put it in"):
+        load_settings(Example, "example", file=file, environ={}, flags={})
+
+
+def test_a_file_that_cannot_be_read_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_section(tmp_path, "example")

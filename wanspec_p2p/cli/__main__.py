@@ -1,0 +1,7 @@
+"""`python -m wanspec_p2p.cli`, for where the `wanspec` script is not on the path."""
+
+import sys
+
+from wanspec_p2p.cli.main import main
+
+sys.exit(main())

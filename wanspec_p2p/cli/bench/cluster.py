@@ -1,0 +1,129 @@
+"""A real network on this machine for benchmarks and tests: coordinator, target and nodes, each its own process."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from wanspec_p2p.cli.processes import Child, Fleet, wanspec_command
+from wanspec_p2p.client import AsyncClient
+from wanspec_p2p.errors import WanspecError
+from wanspec_p2p.simulation.adversaries import Kind
+
+__all__ = ["Cluster"]
+
+READY_SECONDS = 180.0
+ATTACH_SECONDS = 60.0
+POLL_SECONDS = 0.05
+
+
+class Cluster:
+    """Made by `Cluster.running`."""
+
+    def __init__(
+        self, fleet: Fleet, directory: Path, environment: Mapping[str, str], url: str, cache: Path, drafter: str
+    ) -> None:
+        self._fleet, self._directory, self._environment = fleet, directory, dict(environment)
+        self._cache, self._drafter = cache, drafter
+        self._numbers = itertools.count(1)
+        self.url = url
+        self.nodes: dict[str, Child] = {}
+
+    @classmethod
+    @asynccontextmanager
+    async def running(
+        cls,
+        fleet: Fleet,
+        directory: Path,
+        environment: Mapping[str, str],
+        *,
+        cache: Path,
+        model: str,
+        drafter: str,
+        target_flags: Sequence[str] = (),
+    ) -> AsyncIterator[Cluster]:
+        """A coordinator and a target that has joined it; they end with the fleet."""
+        home = directory / "coordinator"
+        coordinator = await fleet.start(
+            "coordinator",
+            wanspec_command("coordinator", "run", "--port", "0", "--data-dir", str(home), "--json", "--with-parent"),
+        )
+        url = str((await coordinator.ready(READY_SECONDS))["url"])
+        cluster = cls(fleet, directory, environment, url, cache, drafter)
+        token = await cluster.token("target")
+        target = await fleet.start(
+            "target",
+            wanspec_command(
+                *("target", "join", token, "--model", model, "--data-dir", str(directory / "target")),
+                *("--json", "--with-parent", *target_flags),
+            ),
+        )
+        await fleet.while_alive(target.ready(READY_SECONDS))
+        try:
+            yield cluster
+        finally:
+            await cluster.stop_nodes()
+
+    async def token(self, role: str) -> str:
+        command = wanspec_command(
+            *("coordinator", "token", "--role", role, "--data-dir", str(self._directory / "coordinator"), "--json")
+        )
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self._environment
+        )
+        out, err = await process.communicate()
+        if process.returncode:
+            raise WanspecError(f"no join token: {err.decode(errors='replace').strip()}")
+        return str(json.loads(out)["token"])
+
+    async def start_node(self, kind: Kind) -> Child:
+        name = f"{kind}-{next(self._numbers)}"
+        child = await self._fleet.start(
+            name,
+            [
+                *(sys.executable, "-P", "-m", "wanspec_p2p.simulation.adversaries", kind.value),
+                *("--join", await self.token("node"), "--data-dir", str(self._directory / name)),
+                *("--cache-dir", str(self._cache), "--model", self._drafter),
+            ],
+        )
+        self.nodes[name] = child
+        await child.ready(READY_SECONDS)
+        return child
+
+    async def have(self, kinds: Sequence[Kind], client: AsyncClient) -> None:
+        """Exactly these nodes, attached to the target; those that are there already and fit stay."""
+        wanted = list(kinds)
+        for name, child in list(self.nodes.items()):
+            kind = Kind(name.partition("-")[0])
+            if kind in wanted and child.process.returncode is None:
+                wanted.remove(kind)
+            else:
+                await child.stop()
+                del self.nodes[name]
+        await asyncio.gather(*(self.start_node(kind) for kind in wanted))
+        await self.attached(len(kinds), client)
+
+    async def attached(self, count: int, client: AsyncClient) -> None:
+        """Wait until the target has exactly so many drafters."""
+        drafters = -1
+        try:
+            async with asyncio.timeout(ATTACH_SECONDS):
+                while drafters != count:
+                    drafters = sum(target["drafters"] for target in (await client.state())["targets"])
+                    await asyncio.sleep(POLL_SECONDS)
+        except TimeoutError:
+            raise WanspecError(f"the target has {drafters} drafters after {ATTACH_SECONDS:g} s, not {count}") from None
+
+    async def state(self, client: AsyncClient) -> dict[str, Any]:
+        return await client.state()
+
+    async def stop_nodes(self) -> None:
+        await asyncio.gather(*(child.stop() for child in self.nodes.values()))
+        self.nodes.clear()

@@ -1,0 +1,192 @@
+"""The whole path on one machine, each part its own process, and the proof that no token was changed.
+
+A coordinator, a target and three nodes start on loopback, join with real tokens over authenticated links, and answer
+one prompt. Then the same target answers the same request alone; the token ids must be equal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import tempfile
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from coordinator.admin import create_api_key, issue_join_token
+from coordinator.settings import CoordinatorSettings
+from wanspec_p2p.cli.demo_report import Report, Run
+from wanspec_p2p.cli.demo_screen import Screen
+from wanspec_p2p.cli.processes import Child, ChildDied, Fleet, wanspec_command, wanspec_environment
+from wanspec_p2p.cli.prompt import node_names
+from wanspec_p2p.cli.settings import model_cache
+from wanspec_p2p.client import AsyncClient
+from wanspec_p2p.client.exchange import Options
+from wanspec_p2p.clock import SystemClock
+from wanspec_p2p.errors import WanspecError
+from wanspec_p2p.types import Role
+
+__all__ = ["NODES", "run_demo"]
+
+T = TypeVar("T")
+
+TARGET_MODEL = "smollm2-135m"
+DRAFTER_MODEL = "smollm2-draft"
+READY_SECONDS = 180.0
+"""A cold disk and two shared cores can make loading slow; a process that died is noticed at once."""
+ATTACH_SECONDS = 60.0
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class DemoNode:
+    """Different owners and sites: drafters of one session are chosen so."""
+
+    name: str
+    model: str
+    owner: str
+    site: str
+
+
+NODES = (
+    DemoNode("ada", DRAFTER_MODEL, "first university", "north"),
+    DemoNode("grace", DRAFTER_MODEL, "second university", "south"),
+    DemoNode("edsger", f"ngram:{TARGET_MODEL}", "someone at home", "west"),
+)
+
+
+async def run_demo(screen: Screen, prompt: str, options: Options) -> Report:
+    """Nothing is left when this returns or raises: no process, no port, no file.
+
+    Raises:
+        KeyboardInterrupt: SIGINT, SIGTERM or SIGHUP came.
+        WanspecError: a part did not start, or ended too early.
+    """
+    with tempfile.TemporaryDirectory(prefix="wanspec-demo-") as name, screen:
+        directory = Path(name)
+        async with Fleet(directory, wanspec_environment(os.environ, directory / "config")) as fleet:
+            try:
+                return await _until_signal(fleet, _demo(fleet, directory, screen, prompt, options))
+            except ChildDied as died:
+                screen.last_words(died)
+                raise
+            finally:
+                screen.step("ending every process")
+
+
+async def _until_signal(fleet: Fleet, work: Awaitable[T]) -> T:
+    """The first signal ends the work in order, the second one every child at once.
+
+    Raises:
+        KeyboardInterrupt: there was a signal.
+    """
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(work)
+    received = False
+
+    def interrupt() -> None:
+        nonlocal received
+        if received:
+            fleet.kill()
+        received = True
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, interrupt)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if received:
+            raise KeyboardInterrupt from None
+        raise
+
+
+async def _demo(fleet: Fleet, directory: Path, screen: Screen, prompt: str, options: Options) -> Report:
+    await _prepare_models(fleet, screen)
+    url, key = await _start_coordinator(fleet, directory, screen)
+    await _start_peers(fleet, directory, screen)
+    async with AsyncClient(url, api_key=key) as client:
+        return await fleet.while_alive(_ask_twice(client, screen, prompt, options))
+
+
+async def _prepare_models(fleet: Fleet, screen: Screen) -> None:
+    """In processes of their own, so that torch and its memory are gone before the services need them."""
+    for entry in model_cache().entries():
+        if entry.name in (TARGET_MODEL, DRAFTER_MODEL) and not entry.ready:
+            screen.step(f"fetching and converting {entry.name}, this once", bars=True)
+            await fleet.finish(f"pull of {entry.name}", wanspec_command("models", "pull", entry.name))
+
+
+async def _start_coordinator(fleet: Fleet, directory: Path, screen: Screen) -> tuple[str, str]:
+    """Its address, and a submitter's key."""
+    screen.step("starting the coordinator")
+    settings = _coordinator_settings(directory)
+    command = wanspec_command("coordinator", "run", "--data-dir", str(settings.data_dir), "--json", "--with-parent")
+    child = await fleet.start("coordinator", command)
+    ready = await child.ready(READY_SECONDS)
+    return str(ready["url"]), create_api_key(settings, "demo")
+
+
+def _coordinator_settings(directory: Path) -> CoordinatorSettings:
+    return CoordinatorSettings(data_dir=directory / "coordinator")
+
+
+async def _start_peers(fleet: Fleet, directory: Path, screen: Screen) -> None:
+    """The target and the nodes at the same time; each joins with a token of its own."""
+    screen.step(f"starting the target ({TARGET_MODEL}) and {len(NODES)} nodes; each loads its model and joins")
+    settings = _coordinator_settings(directory)
+
+    async def start(name: str, role: Role, *arguments: str) -> Child:
+        token = issue_join_token(settings, role=role).encode()
+        where = ("--name", name, "--data-dir", str(directory / name), "--json", "--with-parent")
+        return await fleet.start(name, wanspec_command(role.value, "join", token, *where, *arguments))
+
+    target = await start("target", Role.TARGET, "--model", TARGET_MODEL, "--drafters", str(len(NODES)))
+    children = [target]
+    for node in NODES:
+        about = ("--model", node.model, "--owner", node.owner, "--site", node.site, "--threads", "1")
+        children.append(await start(node.name, Role.NODE, *about))
+    await fleet.while_alive(_all_ready(children))
+
+
+async def _all_ready(children: list[Child]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for child in children:
+            group.create_task(child.ready(READY_SECONDS))
+
+
+async def _ask_twice(client: AsyncClient, screen: Screen, prompt: str, options: Options) -> Report:
+    screen.step("waiting until every node is attached to the target as a drafter")
+    names = await _attached(client)
+    clock = SystemClock()
+    screen.question(prompt, names)
+    begun = clock.monotonic()
+    async with client.stream(prompt, model=TARGET_MODEL, **options) as stream:
+        async for piece in stream:
+            screen.piece(piece)
+    together = Run(stream.answer, clock.monotonic() - begun)
+    screen.answered()
+    screen.step("asking the target for the same with the network switched off")
+    begun = clock.monotonic()
+    options["network"] = False
+    answer = await client.generate(prompt, model=TARGET_MODEL, **options)
+    return Report(together, Run(answer, clock.monotonic() - begun), names)
+
+
+async def _attached(client: AsyncClient) -> dict[str, str]:
+    """Names of the nodes by peer id, once all of them can draft.
+
+    Raises:
+        WanspecError: they did not come in time.
+    """
+    try:
+        async with asyncio.timeout(ATTACH_SECONDS):
+            while True:
+                state = await client.state()
+                if sum(target["drafters"] for target in state["targets"]) >= len(NODES):
+                    return node_names(state)
+                await asyncio.sleep(POLL_SECONDS)
+    except TimeoutError:
+        raise WanspecError(f"the nodes were not attached to the target after {ATTACH_SECONDS:g} s") from None

@@ -1,0 +1,110 @@
+"""The door: every command comes in here, every error leaves here as one line and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from typing import Annotated
+
+import typer
+
+from wanspec_p2p import __version__
+from wanspec_p2p.cli import coordinator, demo, doctor, models, node, prompt, status, target
+from wanspec_p2p.cli.output import emit, say
+from wanspec_p2p.errors import ExitCode, WanspecError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="wanspec",
+    help="Idle machines draft, the target decides every token.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help: rich's takes a third of the start
+)
+app.command("demo")(demo.demo)
+app.add_typer(coordinator.app, name="coordinator")
+app.add_typer(target.app, name="target")
+app.add_typer(node.app, name="node")
+app.command("prompt")(prompt.prompt)
+app.add_typer(models.app, name="models")
+app.command("status")(status.status)
+app.command("doctor")(doctor.doctor)
+
+
+@app.command("version")
+def version(json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+    """Print the version."""
+    if json:
+        emit({"version": __version__, "python": ".".join(map(str, sys.version_info[:3]))})
+    else:
+        say(f"wanspec {__version__}")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code (docs/reference/exit-codes.md)."""
+    try:
+        with _sigterm_interrupts():
+            code = typer.main.get_command(app).main(args, prog_name="wanspec", standalone_mode=False)
+        return int(code or ExitCode.OK)
+    except WanspecError as error:
+        return _failed(str(error), error.exit_code)
+    except typer.TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(error.format_message())
+            return ExitCode.USAGE
+        return _failed(_usage_line(error), ExitCode.USAGE)
+    except (KeyboardInterrupt, typer.Abort):
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; what is still buffered must not fail at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.FAILURE
+    except Exception as error:
+        return _failed(
+            f"this should not have happened: {type(error).__name__}: {_one_line(str(error))} "
+            "(run it again with WANSPEC_DEBUG=1 for the traceback, and report it)",
+            ExitCode.FAILURE,
+        )
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM unwinds the stack as Ctrl-C does, so that what was begun is tidied up; services set their own."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _failed(line: str, code: ExitCode) -> int:
+    if os.environ.get("WANSPEC_DEBUG", "0") not in ("", "0"):
+        traceback.print_exc()
+    typer.echo(f"wanspec: {_one_line(line)}", err=True)
+    return code
+
+
+def _usage_line(error: typer.TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "wanspec"
+    return f"{error.format_message().rstrip('.')}; see {command} --help"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+if (benches := importlib.util.find_spec("wanspec_p2p.cli.bench")) is not None and benches.origin is not None:
+    app.add_typer(importlib.import_module(benches.name).app, name="bench")

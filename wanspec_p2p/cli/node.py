@@ -1,0 +1,67 @@
+"""`wanspec node`: lend this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from wanspec_p2p.cli.output import Json
+from wanspec_p2p.cli.peer_options import DtypeOption, JoinTokenText, LogJson, Model, Name, Owner, Site, Slots, Threads
+from wanspec_p2p.cli.running import WithParent, serve
+from wanspec_p2p.cli.settings import DataDir, prepare_model, service_settings
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Lend this machine: it drafts, and only ever dials out.", no_args_is_help=True)
+
+Discover = Annotated[
+    bool | None, typer.Option("--discover", help="Look for the coordinator on the local network; its key decides.")
+]
+
+
+@app.command()
+def join(
+    context: typer.Context,
+    join: JoinTokenText,
+    model: Model = None,
+    name: Name = None,
+    owner: Owner = None,
+    site: Site = None,
+    slots: Slots = None,
+    threads: Threads = None,
+    dtype: DtypeOption = None,
+    discover: Discover = None,
+    data_dir: DataDir = None,
+    log_json: LogJson = None,
+    json: Json = False,
+    with_parent: WithParent = False,
+) -> None:
+    """Join the coordinator of TOKEN, and draft until told to stop."""
+    _serve(context)
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    model: Model = None,
+    slots: Slots = None,
+    threads: Threads = None,
+    dtype: DtypeOption = None,
+    discover: Discover = None,
+    data_dir: DataDir = None,
+    log_json: LogJson = None,
+    json: Json = False,
+    with_parent: WithParent = False,
+) -> None:
+    """Draft for the coordinator that was joined before, until told to stop."""
+    _serve(context)
+
+
+def _serve(context: typer.Context) -> None:
+    from node import daemon
+    from node.settings import NodeSettings
+
+    settings = service_settings(NodeSettings, "node", context.params)
+    prepare_model(settings.model, settings.cache_dir)
+    serve(daemon.run, settings, name="node", context=context)

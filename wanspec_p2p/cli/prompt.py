@@ -1,0 +1,78 @@
+"""`wanspec prompt`: ask a coordinator, and see whose draft settled each token."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from wanspec_p2p.cli.output import Json, console, emit
+from wanspec_p2p.cli.settings import ApiKey, CoordinatorUrl, Fingerprint, submitter
+from wanspec_p2p.types import Privacy
+
+if TYPE_CHECKING:
+    from wanspec_p2p.client import Answer, Client
+    from wanspec_p2p.client.exchange import Options
+
+__all__ = ["prompt"]
+
+
+def prompt(
+    text: Annotated[str, typer.Argument(help="The message; - reads it from stdin.")],
+    coordinator: CoordinatorUrl = None,
+    api_key: ApiKey = None,
+    fingerprint: Fingerprint = None,
+    model: Annotated[str | None, typer.Option(help="By default the only one that is served.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="0 is greedy.")] = None,
+    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
+    top_k: Annotated[int | None, typer.Option(min=0, help="0 is off.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None,
+    privacy: Annotated[Privacy | None, typer.Option(help="Who may see the prompt.")] = None,
+    network: Annotated[bool | None, typer.Option("--network/--no-network", help="Whether nodes may draft.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the text; no chat template.")] = False,
+    json: Json = False,
+) -> None:
+    """Send a prompt and stream the answer."""
+    asked = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "seed": seed,
+        "privacy": privacy,
+        "network": network,
+    }
+    options: Options = {name: value for name, value in asked.items() if value is not None}  # type: ignore[assignment]  # names of Options, from the signature
+    message = sys.stdin.read() if text == "-" else text
+    with submitter(coordinator, api_key, fingerprint).client() as client:
+        if json:
+            emit(_as_json(client.generate(message, model=model, raw=raw, **options)))
+        else:
+            _show(client, message, model, raw, options)
+
+
+def _show(client: Client, message: str, model: str | None, raw: bool, options: Options) -> None:
+    from wanspec_p2p.cli.origins import Origins
+
+    screen = console()
+    origins = Origins(node_names(client.state()) if screen.is_terminal else None)
+    with client.stream(message, model=model, raw=raw, **options) as stream:
+        for piece in stream:
+            screen.print(origins.coloured(piece), end="")
+            screen.file.flush()
+    screen.print()
+    if screen.is_terminal:
+        console(stderr=True).print(origins.legend())
+
+
+def node_names(state: dict[str, Any]) -> dict[str, str]:
+    """What people call the nodes, by peer id."""
+    return {node["id"]: node["name"] for node in state.get("nodes", [])}
+
+
+def _as_json(answer: Answer) -> dict[str, object]:
+    import dataclasses
+
+    return dataclasses.asdict(answer)

@@ -1,0 +1,81 @@
+"""Runs a service in the foreground: says when it is ready, drains on the first signal, gives up on the second."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, Protocol, TypeAlias, TypeVar
+
+import typer
+
+from wanspec_p2p.cli.output import emit
+
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["Service", "WithParent", "serve"]
+
+Settings = TypeVar("Settings", contravariant=True)
+
+WithParent: TypeAlias = Annotated[
+    bool, typer.Option("--with-parent", hidden=True, help="Stop when stdin ends: whoever started this is gone.")
+]
+
+
+class Service(Protocol[Settings]):
+    def __call__(
+        self, settings: Settings, *, ready: Callable[[str], None] | None = None, stop: asyncio.Event | None = None
+    ) -> Awaitable[None]: ...
+
+
+def serve(service: Service[Settings], settings: Settings, *, name: str, context: typer.Context) -> None:
+    """Until SIGTERM, SIGINT or, with `--with-parent`, the end of stdin; with `--json` the ready line is an object."""
+
+    import asyncio
+
+    from node import logs
+
+    def ready(where: str) -> None:
+        """Told the address of what listens, or the peer id of what only dials."""
+        if context.params["json"]:
+            emit({"event": "ready", "url" if "://" in where else "peer": where})
+        else:
+            typer.echo(f"{name} is ready: {where}", err=True)
+
+    async def run() -> None:
+        logs.configure(json=bool(context.params.get("log_json")))
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        _stop_on_signals(stop, loop)
+        if context.params["with_parent"]:
+            _stop_at_end_of_input(stop, loop)
+        await service(settings, ready=ready, stop=stop)
+
+    asyncio.run(run())
+
+
+def _stop_on_signals(stop: asyncio.Event, loop: asyncio.AbstractEventLoop) -> None:
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def drain() -> None:
+        stop.set()
+        for number in signals:
+            loop.remove_signal_handler(number)  # the second one ends the process at once
+
+    for number in signals:
+        with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt instead
+            loop.add_signal_handler(number, drain)
+
+
+def _stop_at_end_of_input(stop: asyncio.Event, loop: asyncio.AbstractEventLoop) -> None:
+    descriptor = sys.stdin.fileno()
+
+    def readable() -> None:
+        if not os.read(descriptor, 4096):
+            loop.remove_reader(descriptor)
+            stop.set()
+
+    loop.add_reader(descriptor, readable)

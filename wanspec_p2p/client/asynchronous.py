@@ -1,0 +1,174 @@
+"""The client for asyncio; `blocking.py` is the same without an event loop."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+
+from wanspec_p2p.client.answers import Answer, Model, Piece
+from wanspec_p2p.client.connection import DEFAULT_TIMEOUT, Endpoint, only_model, translated
+from wanspec_p2p.client.exchange import (
+    AnswerBuilder,
+    Messages,
+    Options,
+    check_stream,
+    date_of,
+    error_from_response,
+    models_from_response,
+    request_body,
+    state_from_response,
+)
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from typing_extensions import Unpack
+
+__all__ = ["AsyncAnswerStream", "AsyncClient"]
+
+
+class AsyncClient:
+    """A coordinator, seen by a submitter. Keeps its connections; close it, or use it in `async with`.
+
+    Args:
+        url: the coordinator's address; plain http to this machine only.
+        api_key: as `wanspec coordinator key` printed it.
+        fingerprint: SHA-256 of the coordinator's certificate, where it made its own (the join token carries it too).
+        timeout: seconds of silence after which a request has failed.
+
+    Raises:
+        ConfigError: an address or a fingerprint that cannot be right.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        fingerprint: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+        transport: httpx2.AsyncBaseTransport | None = None,
+    ) -> None:
+        endpoint = Endpoint(url.rstrip("/"), api_key, fingerprint)
+        self.url = endpoint.url
+        self._http = httpx2.AsyncClient(
+            base_url=endpoint.url,
+            headers=endpoint.headers,
+            verify=endpoint.verify,
+            timeout=endpoint.timeout(timeout),
+            trust_env=endpoint.trust_env,
+            transport=transport,
+        )
+
+    async def generate(
+        self, prompt: str | Messages, *, model: str | None = None, raw: bool = False, **options: Unpack[Options]
+    ) -> Answer:
+        """The whole answer to a prompt or a conversation.
+
+        Args:
+            prompt: a message, or a conversation of them.
+            model: by name; None takes the only one that is served (which costs a look at the list).
+            raw: continue the text as it stands, without the chat template.
+            options: see `Options`.
+
+        Raises:
+            RequestError: the coordinator or the target cannot answer; its subclasses say why.
+            Unreachable, LinkClosed, RemoteProtocolError: there is no coordinator, or no longer, or it is not one.
+        """
+        async with self.stream(prompt, model=model, raw=raw, **options) as stream:
+            async for _ in stream:
+                pass
+            return stream.answer
+
+    def stream(
+        self, prompt: str | Messages, *, model: str | None = None, raw: bool = False, **options: Unpack[Options]
+    ) -> AsyncAnswerStream:
+        """The answer as it is committed: iterate for pieces, then read `.answer`. Arguments and errors of `generate`.
+
+        Leaving the stream early cancels the request at the target.
+        """
+
+        async def opened() -> httpx2.Response:
+            path, body = request_body(prompt, model or only_model(await self.models()), options, raw=raw)
+            response = await self._http.send(self._http.build_request("POST", path, json=body), stream=True)
+            if response.status_code >= 400:
+                async with aclosing(response):
+                    raise error_from_response(self.url, response.status_code, await response.aread(), response.headers)
+            return response
+
+        return AsyncAnswerStream(self.url, opened)
+
+    async def models(self) -> list[Model]:
+        """What is served now. Errors of `generate`."""
+        return models_from_response(await self._get("/v1/models"))
+
+    async def state(self) -> dict[str, Any]:
+        """The coordinator's own account of peers, leases and sessions (docs/reference/http-api.md)."""
+        return state_from_response(await self._get("/api/state"))
+
+    async def wall(self) -> float | None:
+        """The coordinator's clock, in seconds since the Unix epoch to the second; None where it does not say."""
+        with translated(self.url):
+            return date_of((await self._http.get("/health")).headers)
+
+    async def _get(self, path: str) -> bytes:
+        with translated(self.url):
+            response = await self._http.get(path)
+        if response.status_code >= 400:
+            raise error_from_response(self.url, response.status_code, response.content, response.headers)
+        return response.content
+
+    async def aclose(self) -> None:
+        """Safe to call again."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+class AsyncAnswerStream:
+    """Pieces of one answer, in order; made by `AsyncClient.stream`; the request is sent when the first is asked for."""
+
+    def __init__(self, url: str, opened: Callable[[], Awaitable[httpx2.Response]]) -> None:
+        self._url = url
+        self._opened = opened
+        self._builder = AnswerBuilder()
+        self._pieces = self._read()
+
+    def __aiter__(self) -> AsyncGenerator[Piece]:
+        return self._pieces
+
+    async def _read(self) -> AsyncGenerator[Piece]:
+        with translated(self._url):
+            async with aclosing(await self._opened()) as response:
+                check_stream(self._url, response.headers)
+                async for event in httpx2.EventSource(response):
+                    if not self._builder.done and (piece := self._builder.feed(event.data)) is not None:
+                        yield piece
+        _ = self._builder.answer  # a stream that ended too early is an error, not a short answer
+
+    @property
+    def answer(self) -> Answer:
+        """The whole answer, once the stream has been read to its end; LinkClosed before."""
+        return self._builder.answer
+
+    async def aclose(self) -> None:
+        """Hang up; safe to call again."""
+        await self._pieces.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()

@@ -1,0 +1,127 @@
+"""What both clients decide alike: which address, which certificate, and what a failed connection is called."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import ssl
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import httpx2
+
+from wanspec_p2p import __version__
+from wanspec_p2p.client.answers import Model
+from wanspec_p2p.client.pinning import CertificateMismatch, pinned_context
+from wanspec_p2p.errors import (
+    CloseCode,
+    ConfigError,
+    LinkClosed,
+    NoTarget,
+    RemoteProtocolError,
+    RequestTimeout,
+    UnknownModel,
+    Unreachable,
+)
+
+__all__ = ["DEFAULT_TIMEOUT", "Endpoint", "only_model", "translated"]
+
+DEFAULT_TIMEOUT = 120.0
+"""Seconds without a byte from the coordinator after which a request has failed; a queue may be in front of a target."""
+CONNECT_TIMEOUT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A coordinator's address and how to trust it.
+
+    Raises:
+        ConfigError: the address is not http(s), or is plain http to another machine, or pins what has no certificate.
+    """
+
+    url: str
+    api_key: str | None
+    fingerprint: str | None
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f"{self.url!r} is not a coordinator's address; it looks like https://host:port")
+        if parts.scheme == "http" and not self.loopback:
+            raise ConfigError(f"{self.url} is plain http to another machine: your prompt could be read; use https://")
+        if parts.scheme == "http" and self.fingerprint is not None:
+            raise ConfigError("a certificate fingerprint needs an https:// address")
+
+    @property
+    def loopback(self) -> bool:
+        host = urlsplit(self.url).hostname or ""
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost" or host.endswith(".localhost")
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        headers = {"User-Agent": f"wanspec-p2p/{__version__}"}
+        if self.api_key is not None:
+            headers["Authorization"] = f"Bearer {self.api_key}"
+        return headers
+
+    @property
+    def verify(self) -> ssl.SSLContext | bool:
+        return pinned_context(self.fingerprint) if self.fingerprint is not None else True
+
+    @property
+    def trust_env(self) -> bool:
+        """Whether proxy variables count; a proxy cannot reach this machine's own loopback."""
+        return not self.loopback
+
+    def timeout(self, seconds: float) -> httpx2.Timeout:
+        return httpx2.Timeout(seconds, connect=min(CONNECT_TIMEOUT, seconds))
+
+
+@contextlib.contextmanager
+def translated(url: str) -> Iterator[None]:
+    """Failures of the connection, in our own exceptions."""
+    try:
+        yield
+    except httpx2.ConnectTimeout as error:
+        raise Unreachable(f"nobody answers at {url}") from error
+    except httpx2.TimeoutException as error:
+        raise RequestTimeout(f"no answer from {url} in time") from error
+    except httpx2.ConnectError as error:
+        raise _connect_error(url, error) from error
+    except (httpx2.RemoteProtocolError, httpx2.NetworkError) as error:
+        raise LinkClosed(f"the connection to {url} broke off") from error
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        raise Unreachable(f"{url}: {error}") from error
+
+
+def _connect_error(url: str, error: BaseException) -> Exception:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, CertificateMismatch):
+            reason = f"{url} is not the coordinator you were told of: {cause}"
+            return RemoteProtocolError(reason, CloseCode.HANDSHAKE_FAILED)
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return Unreachable(
+                f"{url} has a certificate that no authority vouches for: give its fingerprint if you know it"
+            )
+        cause = cause.__cause__ or cause.__context__
+    return Unreachable(f"nobody answers at {url}: is the coordinator running?")
+
+
+def only_model(models: list[Model]) -> str:
+    """The model a request without a name means.
+
+    Raises:
+        NoTarget: none is served.
+        UnknownModel: several are served; one has to be named.
+    """
+    if not models:
+        raise NoTarget("the coordinator has no target at the moment")
+    if len(models) > 1:
+        names = ", ".join(model.name for model in models)
+        raise UnknownModel(f"the coordinator serves several models, name one: {names}", param="model")
+    return models[0].name

