@@ -12,7 +12,7 @@ import msgspec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import load_pem_x509_certificate
 
-from coordinator.settings import CoordinatorSettings
+from coordinator.settings import CoordinatorSettings, split_address
 from wanspec_p2p.clock import Clock
 from wanspec_p2p.errors import ConfigError
 from wanspec_p2p.security.tls import fingerprint, load_or_create_certificate
@@ -61,10 +61,8 @@ def of_url(url: str) -> Addresses:
     Raises:
         ConfigError: it is not a URL of a coordinator.
     """
+    secure, _ = split_address(url)
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https", "ws", "wss") or not parts.hostname:
-        raise ConfigError(f"{url!r} is not a coordinator's address: it looks like https://name:port")
-    secure = parts.scheme in ("https", "wss")
     rest = (parts.netloc, parts.path.rstrip("/"), "", "")
     return Addresses(urlunsplit(("https" if secure else "http", *rest)), urlunsplit(("wss" if secure else "ws", *rest)))
 

@@ -48,6 +48,10 @@ from wanspec_p2p.types import Role
 
 __all__ = ["Endpoints"]
 
+MAX_STRANGERS = 256
+"""Connections that have not registered yet. Each may take twenty seconds; strangers must not crowd out peers."""
+LAST_WORDS_SECONDS = 10.0
+"""How long a peer that is hung up on may take to read what it was sent before."""
 MAX_RECEIPT_BATCHES = 8
 """Batches of one target that may be on their way to the disk; with more, its next message waits."""
 
@@ -60,30 +64,47 @@ class Endpoints:
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self._links = itertools.count(1)
+        self._strangers: set[LinkId] = set()
 
     async def serve(self, transport: Transport, role: Role) -> None:
         """One connection. Whatever the peer does, this returns, and says nothing but a log line."""
-        codec: Any = AT_COORDINATOR_FROM_NODE if role is Role.NODE else AT_COORDINATOR_FROM_TARGET
-        executor = self._executor
+        if len(self._strangers) >= MAX_STRANGERS:
+            log.warning("too many strangers", role=role.value)
+            await transport.close(CloseCode.TRY_AGAIN_LATER, "too many connections at once: try again")
+            return
+        number = next(self._links)
+        self._strangers.add(number)
         try:
-            link = await accept(
-                transport,
-                codec,
-                identity=executor.identity,
-                role=Role.COORDINATOR,
-                roles=frozenset({role}),
-                clock=executor.clock,
-            )
+            link = await self._shake_hands(transport, role)
+            connection = _Connection(self._executor, link, number, role, lambda: self._strangers.discard(number))
+            await connection.run()
         except (LinkClosed, PeerRefused, RemoteProtocolError) as error:
             log.info("handshake failed", role=role.value, reason=str(error))
-            return
-        connection = _Connection(executor, link, next(self._links), role)
-        await connection.run()
+        finally:
+            self._strangers.discard(number)
+
+    async def _shake_hands(self, transport: Transport, role: Role) -> PeerLink[Any]:
+        codec: Any = AT_COORDINATOR_FROM_NODE if role is Role.NODE else AT_COORDINATOR_FROM_TARGET
+        return await accept(
+            transport,
+            codec,
+            identity=self._executor.identity,
+            role=Role.COORDINATOR,
+            roles=frozenset({role}),
+            clock=self._executor.clock,
+        )
 
 
 class _Connection:
-    def __init__(self, executor: Executor, link: PeerLink[Any], number: LinkId, role: Role) -> None:
+    """Args:
+    admitted: called when the peer is a stranger no more.
+    """
+
+    def __init__(
+        self, executor: Executor, link: PeerLink[Any], number: LinkId, role: Role, admitted: Callable[[], None]
+    ) -> None:
         self._executor, self._link, self._number, self._role = executor, link, number, role
+        self._admitted = admitted
         self._outbox = Outbox(link)
         self._stores: set[asyncio.Task[None]] = set()
 
@@ -99,7 +120,8 @@ class _Connection:
             executor.post(lost(executor.clock.monotonic(), number, reason))
             executor.detach(number)
             self._outbox.close(CloseCode.GOING_AWAY, "")
-            await asyncio.wait([delivery, *self._stores])
+            await asyncio.wait([delivery, *self._stores], timeout=LAST_WORDS_SECONDS)
+            delivery.cancel()
             await self._link.close()
             log.info("peer left", peer=self._link.peer, role=self._role.value, reason=reason)
 
@@ -139,6 +161,7 @@ class _Connection:
             secret=message.join_secret,
         )
         enrolment = await executor.ledger.admit(applicant, now=executor.clock.wall())
+        self._admitted()
         at = executor.clock.monotonic()
         if isinstance(message, RegisterNode):
             executor.post(NodeRegistered(at, self._number, enrolment.peer, enrolment.pool, message))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -27,7 +29,16 @@ from wanspec_p2p.types import PeerId
 
 __all__ = ["Executor"]
 
+GOODBYE_SECONDS = 2.5
+"""How long peers may take to hear that we are going."""
+
 log = structlog.get_logger("coordinator")
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaving:
+    reason: str
+    retry_after: float
 
 
 class Executor:
@@ -68,13 +79,19 @@ class Executor:
             )
         )
         self._outboxes: dict[LinkId, Outbox] = {}
+        self._all_left = asyncio.Event()
+        self._leaving: _Leaving | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def attach(self, link: LinkId, outbox: Outbox) -> None:
         self._outboxes[link] = outbox
+        if self._leaving is not None:  # it came while we are going
+            self._dismiss(outbox, self._leaving)
 
     def detach(self, link: LinkId) -> None:
         self._outboxes.pop(link, None)
+        if not self._outboxes:
+            self._all_left.set()
 
     def post(self, event: Event) -> None:
         """Tell the registry, and do what it asks. Never waits."""
@@ -137,9 +154,19 @@ class Executor:
         task.add_done_callback(self._tasks.discard)
 
     async def shut_down(self, reason: str, *, retry_after: float) -> None:
-        """End every answer with a typed error and every link with a Goodbye; then wait for what is still written."""
+        """End every answer with a typed error, every link with a Goodbye; wait, not for long, until all have left."""
+        self._leaving = _Leaving(reason, retry_after)
         self.answers.shut_down(reason)
         for outbox in self._outboxes.values():
-            outbox.close(CloseCode.GOING_AWAY, reason, retry_after=retry_after)
+            self._dismiss(outbox, self._leaving)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE_SECONDS):
+                while self._outboxes:
+                    self._all_left.clear()
+                    await self._all_left.wait()
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+    @staticmethod
+    def _dismiss(outbox: Outbox, leaving: _Leaving) -> None:
+        outbox.close(CloseCode.GOING_AWAY, leaving.reason, retry_after=leaving.retry_after)

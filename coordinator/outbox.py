@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
-from wanspec_p2p.errors import CloseCode, LinkClosed, PeerRefused
+import structlog
+
+from wanspec_p2p.errors import CloseCode, LinkClosed, LocalProtocolError, PeerRefused
 from wanspec_p2p.protocol.common_messages import ControlMessage
 
 __all__ = ["ClosableLink", "Outbox"]
@@ -17,6 +18,9 @@ MAX_MESSAGES = 1024
 """Messages held for a peer that is slow to read, before it is let go."""
 SEND_SECONDS = 5.0
 """How long a peer may take to make room for one frame."""
+
+
+log = structlog.get_logger("coordinator")
 
 
 class ClosableLink(Protocol):
@@ -58,9 +62,7 @@ class Outbox:
             self._news.set()
 
     async def deliver(self) -> None:
-        with contextlib.suppress(
-            LinkClosed, PeerRefused, TimeoutError
-        ):  # who receives from the link learns it too, and why
+        try:
             while self._waiting or self._end is None:
                 while self._waiting:
                     async with asyncio.timeout(SEND_SECONDS):
@@ -68,8 +70,12 @@ class Outbox:
                 if self._end is None:
                     self._news.clear()
                     await self._news.wait()
+        except TimeoutError:
+            self._end = _End(CloseCode.TRY_AGAIN_LATER, f"a message was not taken in {SEND_SECONDS:g} s", 0.0)
+        except (LinkClosed, PeerRefused):
+            pass  # who receives from the link learns it too, and why
         except LocalProtocolError:
             log.exception("a message of ours cannot be sent")
             self._end = _End(CloseCode.INTERNAL_ERROR, "an error of the coordinator's own", 0.0)
-        end = self._end or _End(CloseCode.GOING_AWAY, f"a message was not taken in {SEND_SECONDS:g} s", 0.0)
+        end = self._end or _End(CloseCode.GOING_AWAY, "", 0.0)
         await self._link.close(end.code, end.reason, retry_after=end.retry_after)

@@ -39,15 +39,15 @@ from coordinator.lease_book import LeaseBook
 from coordinator.matching import Candidate, Want
 from coordinator.records import LeaseRecord, NodeRecord, PeerState, Tally, TargetRecord
 from wanspec_p2p.errors import CloseCode, LocalProtocolError
-from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.common_messages import Registered
 from wanspec_p2p.protocol.coordinator_to_target import Drafters
+from wanspec_p2p.protocol.target_to_coordinator import RegisterTarget
 from wanspec_p2p.types import PeerId
 
 __all__ = ["Registry"]
 
-BEATS_BEFORE_SILENT = 3
-"""Heartbeats that may be missing before a peer gets nothing new."""
+BEATS_BEFORE_SILENT, BEATS_BEFORE_LOST = 3, 5
+"""Heartbeats that may be missing before a peer gets nothing new, and before it is let go."""
 Handled: TypeAlias = list[Instruction]
 
 
@@ -99,6 +99,10 @@ class Registry:
     def tallies(self) -> Mapping[PeerId, Tally]:
         return MappingProxyType(self._tallies)
 
+    def leased(self, node: PeerId) -> int:
+        """Slots of this node that are leased or on offer."""
+        return self._book.taken(node)
+
     def unmatched(self, node: NodeRecord) -> str | None:
         """Why no target of its pool can use this node, in words; None where one can."""
         targets = [target.model for target in self._targets.values() if target.pool == node.pool]
@@ -148,6 +152,9 @@ class Registry:
 
     def _on_target(self, event: TargetRegistered) -> Handled:
         message = event.message
+        if not _dialable(message):
+            reason = "each address must start with wss:// (and a certificate be named), or with ws:// on loopback"
+            return [Close(event.link, CloseCode.POLICY_VIOLATION, reason)]
         replaced, revoked = self._replace(event.at, event.link, event.peer)
         target = TargetRecord(
             link=event.link,
@@ -301,8 +308,8 @@ class Registry:
         instructions: Handled = []
         for record in tuple(self._links.values()):
             quiet = event.at - record.seen
-            if quiet >= limits.SILENCE_SECONDS:
-                reason = f"nothing heard for {limits.SILENCE_SECONDS:g} s"
+            if quiet >= BEATS_BEFORE_LOST * self._heartbeat:
+                reason = f"no heartbeat for {BEATS_BEFORE_LOST * self._heartbeat:g} s"
                 instructions += [Close(record.link, CloseCode.IDLE, reason), *self._forget(event.at, record.link)]
             elif quiet >= BEATS_BEFORE_SILENT * self._heartbeat and record.state is PeerState.ACTIVE:
                 record.state = PeerState.SILENT
@@ -317,6 +324,12 @@ class Registry:
         record = self._links[link]
         assert isinstance(record, TargetRecord)
         return record
+
+
+def _dialable(message: RegisterTarget) -> bool:
+    """Whether nodes would dial every address; a lease that names another would be of no use to them."""
+    schemes = {address.partition("://")[0] for address in message.addresses}
+    return schemes <= {"ws", "wss"} and ("wss" not in schemes or message.certificate is not None)
 
 
 _NODE_EVENTS = (NodeRegistered, NodeBeat, LeaseAnswered, NodeDraining, NodeLost)

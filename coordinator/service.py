@@ -35,8 +35,8 @@ from wanspec_p2p.security.tls import channel_binding, listener_context
 
 __all__ = ["run"]
 
-DRAIN_SECONDS = 5.0
-"""From the order to stop until the last connection is cut."""
+DRAIN_SECONDS = 2.5
+"""How long HTTP connections may take to end, after peers had `GOODBYE_SECONDS`: five seconds in all."""
 TICK_SECONDS = 0.25
 RETURN_SECONDS = 1.0
 """When peers are asked to dial again: a restart takes about that long."""
@@ -145,7 +145,7 @@ def _config(app: Callable[..., Any], tls: ssl.SSLContext | None) -> uvicorn.Conf
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        timeout_graceful_shutdown=int(DRAIN_SECONDS) - 1,
+        timeout_graceful_shutdown=int(DRAIN_SECONDS),
         ssl_context_factory=None if tls is None else lambda config, default: tls,
     )
 

@@ -7,10 +7,25 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from wanspec_p2p.errors import ConfigError
-from wanspec_p2p.protocol import limits
 from wanspec_p2p.security.tls import is_loopback
 
-__all__ = ["CoordinatorSettings"]
+__all__ = ["CoordinatorSettings", "split_address"]
+
+
+def split_address(url: str) -> tuple[bool, str]:
+    """Whether a coordinator's address is encrypted, and its host.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port  # reading the port is what checks it
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in ("http", "https", "ws", "wss"):
+        raise ConfigError(f"{url!r} is not a coordinator's address: it looks like https://name:port")
+    return parts.scheme in ("https", "wss"), host
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,17 +59,18 @@ class CoordinatorSettings:
             self._check_public_url(self.public_url)
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port must be between 0 and 65535, not {self.port}")
-        if not 0 < self.heartbeat < limits.SILENCE_SECONDS:
-            raise ConfigError(f"heartbeat must be above 0 and below {limits.SILENCE_SECONDS:g} seconds")
-        if self.lease_seconds < 10:
-            raise ConfigError("lease_seconds must be 10 or more: leases are renewed at half of it")
+        for name, low, high in (
+            ("heartbeat", 0.2, 60.0),
+            ("lease_seconds", 10.0, 86_400.0),
+            ("offer_seconds", 0.1, 60.0),
+            ("stall_seconds", 1.0, 86_400.0),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"{name} must be between {low:g} and {high:g} seconds, not {getattr(self, name):g}")
 
     def _check_public_url(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https", "ws", "wss") or not parts.hostname:
-            raise ConfigError(f"public_url {url!r} is not an address: it looks like https://name:port")
-        secure = parts.scheme in ("https", "wss")
-        if not secure and not is_loopback(parts.hostname):
+        secure, host = split_address(url)
+        if not secure and not is_loopback(host):
             raise ConfigError(f"public_url {url} is neither loopback nor encrypted: use https://")
         if secure and not self.tls and self.proxy_cert is None:
             raise ConfigError("public_url is encrypted and we are not: name the proxy's certificate with proxy_cert")

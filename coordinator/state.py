@@ -30,7 +30,7 @@ def _node(executor: Executor, node: NodeRecord, now: float) -> dict[str, Any]:
     return {
         **_peer(node, now),
         "models": msgspec.to_builtins(node.models),
-        "leases": sum(lease.node == node.peer for lease in registry.leases.values()),
+        "leases": registry.leased(node.peer),
         "unmatched": registry.unmatched(node),  # why no target can use it, in words; null where one can
         "totals": _tally(registry.tallies.get(node.peer, Tally())),
     }

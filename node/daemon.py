@@ -119,11 +119,14 @@ def _lending(settings: NodeSettings, info: ModelInfo) -> LendingLimits:
 
 @contextlib.asynccontextmanager
 async def _loaded(settings: NodeSettings) -> AsyncIterator[LanguageModel]:
+    progress = _say_progress()
     model = await load_language_model(
         settings.model,
-        catalog=Catalog(settings.cache_dir, _say_progress()),
+        catalog=Catalog(settings.cache_dir, progress),
         threads=settings.threads,
         dtype=settings.dtype,
+        progress=progress,
+        fast=True,  # the target decides every token: a drafter need not be exact, only quick
     )
     try:
         yield model

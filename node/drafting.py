@@ -197,7 +197,7 @@ class DraftingEngine:
 
     def _failed(self, batch: list[_Pass], error: Exception) -> None:
         self._failures += 1
-        pause = min(2.0**self._failures, MAX_PAUSE_SECONDS)
+        pause = min(2.0 ** min(self._failures, 10), MAX_PAUSE_SECONDS)
         self._paused_until = self.now() + pause
         log.error("the model failed", error=str(error), sessions_ended=len(batch), paused_seconds=pause)
         for item in batch:

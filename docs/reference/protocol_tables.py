@@ -64,10 +64,10 @@ def tables() -> dict[str, str]:
 def with_tables(page: str) -> str:
     """The page with what stands between its markers replaced."""
     for name, table in tables().items():
-        pattern = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)"
-        page, count = re.subn(pattern, lambda found, table=table: found[1] + table + found[2], page, flags=re.DOTALL)
-        if count != 1:
-            raise ValueError(f"the page has {count} places for the table of {name}")
+        places = re.findall(rf"<!-- table: {name} -->\n.*?<!-- end -->", page, flags=re.DOTALL)
+        if len(places) != 1:
+            raise ValueError(f"the page has {len(places)} places for the table of {name}")
+        page = page.replace(places[0], f"<!-- table: {name} -->\n{table}<!-- end -->")
     return page
 
 
@@ -77,13 +77,11 @@ def _messages() -> str:
     for title, union in _DIRECTIONS.items():
         parts.append(f"### {title}\n\n")
         nested: dict[type, None] = {}
-        for kind in typing.get_args(union):
-            if union is CommonMessage or kind not in common:
-                parts.append(_struct(kind, nested))
+        own = [kind for kind in typing.get_args(union) if union is CommonMessage or kind not in common]
+        parts += [_struct(kind, nested) for kind in own]
         while new := [kind for kind in nested if kind not in described]:
-            for kind in new:
-                described.add(kind)
-                parts.append(_struct(kind, nested))
+            described.update(new)
+            parts += [_struct(kind, nested) for kind in new]
     return "".join(parts)
 
 
@@ -136,7 +134,7 @@ def _describe(kind: inspect.Type, nested: dict[type, None]) -> str:
 def _range(low: float | None, high: float | None) -> str:
     if low is None and high is None:
         return ""
-    return f"{low:,.15g}…{high:,.15g}" if low is not None and high is not None else f"at least {low:,.15g}"
+    return f"{low:,.16g}…{high:,.16g}" if low is not None and high is not None else f"at least {low:,.16g}"
 
 
 def _close_codes() -> str:

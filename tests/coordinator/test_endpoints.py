@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from coordinator import endpoints
 from coordinator.events import Tick
 from tests.support.fake_target import drafter, node_registration, target_registration, until
 from wanspec_p2p.errors import CloseCode, LinkClosed, PeerRefused
@@ -180,3 +181,19 @@ async def test_an_unwritable_ledger_closes_with_try_again_later(rig: Any) -> Non
     await rig.executor.ledger.close()
     peer = await rig.peer(target_registration("s"), registered=False)
     assert (await peer.refusal()).code == CloseCode.TRY_AGAIN_LATER
+
+
+async def test_strangers_cannot_crowd_out_peers(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoints, "MAX_STRANGERS", 2)
+    silent = [rig.transport(Role.NODE) for _ in range(2)]
+    await asyncio.sleep(0)
+    refused = rig.transport(Role.NODE)
+    with pytest.raises(PeerRefused, match="too many connections") as refusal:
+        await refused.receive()
+    assert refusal.value.code == CloseCode.TRY_AGAIN_LATER
+    for transport in silent:
+        await transport.close()
+    await until(lambda: not rig.serving)
+    for _ in range(3):  # who has registered is no stranger
+        await rig.node()
+    assert len(rig.executor.registry.nodes) == 3

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from coordinator.outbox import MAX_MESSAGES, Outbox
-from wanspec_p2p.errors import CloseCode, LinkClosed
+from wanspec_p2p.errors import CloseCode, LinkClosed, LocalProtocolError
 from wanspec_p2p.protocol.common_messages import ControlMessage, Registered
 
 
@@ -13,12 +15,12 @@ class FakeLink:
         self.closed: tuple[int, str, float] | None = None
         self.open = asyncio.Event()
         self.open.set()
-        self.broken = False
+        self.failure: Exception | None = None
 
     async def send(self, message: ControlMessage) -> None:
         await self.open.wait()
-        if self.broken:
-            raise LinkClosed("broken")
+        if self.failure is not None:
+            raise self.failure
         self.sent.append(message)
 
     async def close(self, code: int = 1000, reason: str = "", *, retry_after: float = 0.0) -> None:
@@ -61,11 +63,17 @@ async def test_a_peer_that_does_not_read_is_let_go() -> None:
     assert len(link.sent) <= 1
 
 
-async def test_a_broken_link_ends_delivery() -> None:
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [(LinkClosed("broken"), CloseCode.GOING_AWAY), (LocalProtocolError("too long"), CloseCode.INTERNAL_ERROR)],
+    ids=["link", "message"],
+)
+async def test_a_failure_to_send_ends_the_link(failure: Exception, code: CloseCode) -> None:
     link = FakeLink()
-    link.broken = True
+    link.failure = failure
     outbox = Outbox(link)
     outbox.put(message("a"))
     async with asyncio.timeout(5):
         await outbox.deliver()
     assert link.closed is not None
+    assert link.closed[0] == code

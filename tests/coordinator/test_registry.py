@@ -113,6 +113,16 @@ def test_before_its_target_comes_a_node_is_accepted_and_afterwards_stays_unmatch
     assert "tokenizer mismatch" in send.message.reason
 
 
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1", "wss://target.example:1", "nonsense"])
+def test_a_target_nobody_could_dial_is_refused(address: str) -> None:
+    registry = make()
+    (close,) = add_target(registry, addresses=(address,))
+    assert isinstance(close, Close)
+    assert close.code is CloseCode.POLICY_VIOLATION
+    assert registry.targets == {}
+    assert len(add_target(registry, addresses=("wss://target.example:1",), certificate="c" * 64)) == 1
+
+
 def test_targets_of_other_pools_do_not_count_for_the_mismatch() -> None:
     registry = make()
     add_target(registry)
@@ -158,7 +168,7 @@ def test_a_peer_falls_silent_comes_back_and_is_let_go(registry: Registry) -> Non
     registry.handle(NodeBeat(7.0, NODE, Heartbeat(sessions=1)))
     assert registry.nodes[peer("a")].state is PeerState.ACTIVE
     registry.handle(TargetBeat(16.0, TARGET, TargetHeartbeat(0, 0, 0)))
-    assert registry.handle(Tick(17.0)) == [Close(NODE, CloseCode.IDLE, "nothing heard for 10 s")]
+    assert registry.handle(Tick(17.0)) == [Close(NODE, CloseCode.IDLE, "no heartbeat for 10 s")]
     assert registry.nodes == {}
 
 

@@ -138,7 +138,7 @@ class RegistryMachine(RuleBasedStateMachine):
         for peer, node in registry.nodes.items():
             taken = sum(lease.node == peer for lease in registry.leases.values())
             assert taken <= node.slots
-            assert taken == registry._book.taken(peer)
+            assert taken == registry.leased(peer)
 
     @invariant()
     def every_want_is_answered_in_time(self) -> None:

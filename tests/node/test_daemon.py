@@ -104,7 +104,11 @@ def model(monkeypatch: pytest.MonkeyPatch) -> ScriptedModel:
     """What every daemon in a test loads."""
     model = ScriptedModel(1, name="small")
 
-    async def load(name: str, *, catalog: Catalog, threads: int | None, dtype: object) -> ScriptedModel:
+    async def load(
+        name: str, *, catalog: Catalog, threads: int | None, dtype: object, progress: object, fast: bool
+    ) -> ScriptedModel:
+        assert name == "smollm2-draft"
+        assert fast
         model.closed = False
         return model
 

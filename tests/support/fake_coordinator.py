@@ -38,17 +38,15 @@ SCRIPT = (
     Commit(" blue.", (4461, 30), (NODE_A, None)),
 )
 
-STATE = {
-    "nodes": [
+
+def _state(drafters: int) -> dict[str, Any]:
+    nodes = [
         {"id": peer, "name": name, "models": [{"name": "smollm2-draft"}], "state": "active", "sessions": 1}
         | {"owner": owner, "site": site}
         for peer, name, owner, site in ((NODE_A, "lab-a", "ada", "north"), (NODE_B, "lab-b", "grace", "south"))
-    ],
-    "targets": [
-        {"id": TARGET, "name": "big", "model": {"name": "smollm2-135m"}, "state": "active", "sessions": 1}
-        | {"queued": 0, "drafters": 2}
-    ],
-}
+    ]
+    target = {"id": TARGET, "name": "big", "model": {"name": "smollm2-135m"}, "state": "active", "sessions": 1}
+    return {"nodes": nodes, "targets": [target | {"queued": 0, "drafters": drafters}]}
 
 
 @dataclass
@@ -56,7 +54,8 @@ class FakeCoordinator:
     """Streams `script` to whoever asks; `requests` keeps what was asked.
 
     `fail_after` breaks the stream after that many events: with an error object if `error` is set, else silently.
-    `empty` is a network without peers. `status` refuses every completion with `error` and that HTTP status.
+    `empty` is a network without peers; `drafters` is what the target says it has. `lies_alone` changes the last token
+    where nodes may not draft. `status` refuses every completion with `error` and that HTTP status.
     """
 
     script: tuple[Commit, ...] = SCRIPT
@@ -66,6 +65,8 @@ class FakeCoordinator:
     error: dict[str, Any] | None = None
     fail_after: int | None = None
     empty: bool = False
+    drafters: int = 2
+    lies_alone: bool = False
     requests: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -116,8 +117,11 @@ class FakeCoordinator:
                 return
             choice = {"delta": {"content": commit.text}} if chat else {"text": commit.text}
             alone = body.get("wanspec", {}).get("network") is False
-            origin = [None] * len(commit.ids) if alone else list(commit.origins)
-            extension = {"request": "req-1", "position": position, "token_ids": list(commit.ids), "origin": origin}
+            ids = list(commit.ids)
+            if alone and self.lies_alone and commit is self.script[-1]:
+                ids[-1] += 1
+            origin = [None] * len(ids) if alone else list(commit.origins)
+            extension = {"request": "req-1", "position": position, "token_ids": ids, "origin": origin}
             yield self._event(body, [choice | {"index": 0, "finish_reason": None}], wanspec=extension)
             position += len(commit.ids)
         yield self._event(body, [{"index": 0, "delta": {}, "text": "", "finish_reason": "stop"}])
@@ -154,7 +158,9 @@ class FakeCoordinator:
         )
 
     async def _state(self, request: Request) -> Response:
-        return self._refusal(request) or JSONResponse({"nodes": [], "targets": []} if self.empty else STATE)
+        return self._refusal(request) or JSONResponse(
+            {"nodes": [], "targets": []} if self.empty else _state(self.drafters)
+        )
 
     async def _foreign(self, request: Request) -> Response:
         return Response("<html>502 Bad Gateway</html>", 502)

@@ -34,7 +34,7 @@ def of(kind: inspect.Type) -> st.SearchStrategy[Any]:
         case inspect.FloatType(ge=low, le=high):
             return st.floats(low, high, allow_nan=False, allow_infinity=False)
         case inspect.StrType(pattern=str(pattern)):
-            return st.from_regex(pattern.rstrip("$") + r"\Z")
+            return st.from_regex(pattern.removesuffix("$").removesuffix(r"\Z") + r"\Z")
         case inspect.StrType(min_length=low, max_length=high):
             return st.text(st.characters(exclude_categories=["Cs"]), min_size=low or 0, max_size=_few(low, high))
         case inspect.BytesType(min_length=low, max_length=high):

@@ -1,4 +1,4 @@
-"""One target session and any drafters, driven without an event loop: every order of events can be had, none is waited for.
+"""One target session and any drafters, driven without an event loop: every order of events can be had, at no wait.
 
 `Drive` owns the links and the models and offers, at every moment, the list of things that could happen next; whoever
 drives picks one. Links stay FIFO, each on its own; between links any order may come out. While it runs it checks what
@@ -67,6 +67,7 @@ __all__ = [
     "Rows",
     "SilentPeer",
     "check_tree",
+    "chosen",
     "decode_alone",
     "drafters_first",
     "prefix_hash",
@@ -113,6 +114,17 @@ def seeded(seed: int) -> Pick:
     draw = random.Random(seed)
     skew = (1.0, 0.25, 4.0)[seed % 3]
     return lambda count: int(count * draw.random() ** skew)
+
+
+def chosen(order: Sequence[int], then: Pick) -> Pick:
+    """A schedule spelt out, for hypothesis to shrink; where it ends, another goes on."""
+    left = iter(order)
+
+    def pick(count: int) -> int:
+        choice = next(left, None)
+        return then(count) if choice is None else choice % count
+
+    return pick
 
 
 def drafters_first(count: int) -> int:
@@ -266,9 +278,7 @@ class HonestPeer:
             case SendVerdict():
                 assert self.audit is not None
                 self.audit.verdict(message)
-                self._feed(
-                    VerdictArrived(message.committed_len, message.tail, message.hash, message.window, at=0.0)
-                )
+                self._feed(VerdictArrived(message.committed_len, message.tail, message.hash, message.window, at=0.0))
             case CloseDraft():
                 self._feed(SessionClosed(0.0))
 
@@ -393,15 +403,15 @@ class LyingPeer(SilentPeer):
     def _wrong(self, position: int, by: int) -> TokenId:
         at = position - len(self._spec.prompt)
         right = self._answer[at] if at < len(self._answer) else 0
-        return (right + 1 + by % (self._spec.vocab_size - 1)) % self._spec.vocab_size if self._spec.vocab_size > 1 else 0
+        return (right + 1 + by % (self._spec.vocab_size - 1)) % self._spec.vocab_size
 
 
 class JunkPeer(SilentPeer):
     """Sends frames that no drafter would: bases out of thin air, parents that are not there, far too much."""
 
-    def __init__(self, spec: SessionSpec, pick: Pick, frames: int = 3) -> None:
+    def __init__(self, spec: SessionSpec, seed: int, frames: int = 3) -> None:
         super().__init__()
-        self._spec, self._pick, self._frames = spec, pick, frames
+        self._spec, self._pick, self._frames = spec, random.Random(seed).randrange, frames
         self._places: list[tuple[int, bytes]] = [(0, session_hash(spec.session)), (3, bytes(8))]
         self._left = 0
 
@@ -422,15 +432,15 @@ class JunkPeer(SilentPeer):
     def _send(self) -> None:
         self._left -= 1
         count = 1 + self._pick(40)
-        length, chained = self._places[self._pick(len(self._places))]
+        length, chained = self._places[-1 if self._pick(2) else self._pick(len(self._places))]
         tokens = tuple(self._pick(self._spec.vocab_size + 2) for _ in range(count))
-        parents = tuple(self._pick(count + 1) - 1 for _ in range(self._pick(count + 1)))
-        self.outbox.append(SendDraft(length + self._pick(2), chained, tokens, parents, ()))
-        tail = chained
-        for token in tokens[:3]:
-            tail = chain_hash(tail, token)
-            length += 1
-            self._places.append((length, tail))
+        parents: tuple[int, ...] = (
+            (),
+            tuple(self._pick(i + 1) - 1 for i in range(count)),
+            tuple(self._pick(count + 1) - 1 for _ in range(1 + self._pick(count))),
+        )[self._pick(3)]
+        base_len = length + (self._pick(8) == 0)  # now and then of a length that does not go with the hash
+        self.outbox.append(SendDraft(base_len, chained, tokens, parents, ()))
 
 
 @dataclass(slots=True)
@@ -473,6 +483,9 @@ class Drive:
         """Events after which an answer of this length must be over, whatever the schedule."""
         per_peer = 16 * self.target.policy.window.tokens + 64
         return (self.spec.max_tokens + 2) * (4 + per_peer * (1 + len(self.links)))
+
+    def has_seen(self, events: int) -> bool:
+        return self.events >= events
 
     def join(
         self, name: str, peer: Peer, *, copies: int = 1, delay: int = 0, replay: bool = False, lane: int = 0

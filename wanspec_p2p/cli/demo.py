@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["demo"]
 
-PROMPT = "Explain step by step how a rainbow forms, and why its colours always come in the same order."
+PROMPT = "Explain how photosynthesis works, in numbered steps."
 
 
 def demo(

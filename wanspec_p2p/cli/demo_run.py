@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from coordinator.admin import create_api_key, issue_join_token
 from coordinator.settings import CoordinatorSettings
+from node import hardware
 from wanspec_p2p.cli.demo_report import Report, Run
 from wanspec_p2p.cli.demo_screen import Screen
 from wanspec_p2p.cli.processes import Child, ChildDied, Fleet, wanspec_command, wanspec_environment
@@ -38,6 +39,7 @@ READY_SECONDS = 180.0
 """A cold disk and two shared cores can make loading slow; a process that died is noticed at once."""
 ATTACH_SECONDS = 60.0
 POLL_SECONDS = 0.1
+MOST_TARGET_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +145,10 @@ async def _start_peers(fleet: Fleet, directory: Path, screen: Screen) -> None:
         where = ("--name", name, "--data-dir", str(directory / name), "--json", "--with-parent")
         return await fleet.start(name, wanspec_command(role.value, "join", token, *where, *arguments))
 
-    target = await start("target", Role.TARGET, "--model", TARGET_MODEL, "--drafters", str(len(NODES)))
-    children = [target]
+    # Threads of one pass wait for each other, so a core that a node takes away would cost the target twice.
+    threads = max(1, min(MOST_TARGET_THREADS, hardware.inspect().cores - 1))
+    about = ("--model", TARGET_MODEL, "--drafters", str(len(NODES)), "--threads", str(threads))
+    children = [await start("target", Role.TARGET, *about)]
     for node in NODES:
         about = ("--model", node.model, "--owner", node.owner, "--site", node.site, "--threads", "1")
         children.append(await start(node.name, Role.NODE, *about))

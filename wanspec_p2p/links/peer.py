@@ -23,6 +23,7 @@ from typing import Generic, TypeVar
 from wanspec_p2p.clock import Clock
 from wanspec_p2p.errors import CloseCode, LinkClosed, PeerRefused, RemoteProtocolError
 from wanspec_p2p.links.base import Transport
+from wanspec_p2p.links.pulse import Pulse
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.codec import Codec
 from wanspec_p2p.protocol.common_messages import (
@@ -49,8 +50,6 @@ Nonce = Callable[[int], bytes]
 
 _GOODBYE_SECONDS = 2.0
 """How long either side of a Goodbye waits for the other: to take it, or to close after it."""
-_OUTSTANDING_PINGS = 16
-_RTT_GAIN = 1 / 8
 
 
 @dataclass(slots=True)
@@ -189,7 +188,7 @@ class PeerLink(Generic[In]):
         self.retry_after: float | None = None
         self._peer, self._role = complete.peer, complete.role
         self._frames = frames
-        self._pulse = _Pulse(clock)
+        self._pulse = Pulse(clock)
         self._inbox: deque[In] = deque()
         self._arrived, self._room = asyncio.Event(), asyncio.Event()
         self._ending: Ending | None = None
@@ -338,47 +337,6 @@ class PeerLink(Generic[In]):
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout_at(due):
                             await self._pulse.owing.wait()
-
-
-class _Pulse:
-    """Which pings are out, which pong is owed, and the round-trip time they show."""
-
-    def __init__(self, clock: Clock) -> None:
-        self.rtt: float | None = None
-        self.owing = asyncio.Event()
-        self._clock = clock
-        self._next = 0
-        self._sent_at: dict[int, float] = {}
-        self._owed: Pong | None = None
-
-    def ping(self) -> Ping:
-        now = self._clock.monotonic()
-        ping = Ping(id=self._next, at=now)
-        self._next += 1
-        self._sent_at[ping.id] = now
-        if len(self._sent_at) > _OUTSTANDING_PINGS:
-            del self._sent_at[min(self._sent_at)]
-        return ping
-
-    def pong(self, pong: Pong) -> None:
-        """RFC 6298 §2 smoothing. The time is our own record's; a pong we do not wait for says nothing."""
-        sent_at = self._sent_at.pop(pong.id, None)
-        if sent_at is None:
-            return
-        sample = self._clock.monotonic() - sent_at
-        self.rtt = sample if self.rtt is None else self.rtt + _RTT_GAIN * (sample - self.rtt)
-
-    def forget(self) -> None:
-        self._sent_at.clear()
-
-    def owe(self, ping: Ping) -> None:
-        self._owed = Pong(id=ping.id, at=ping.at)
-        self.owing.set()
-
-    def take_owed(self) -> Pong | None:
-        self.owing.clear()
-        owed, self._owed = self._owed, None
-        return owed
 
 
 def _for_sender(ending: Ending) -> LinkClosed | PeerRefused:

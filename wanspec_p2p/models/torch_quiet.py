@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 __all__ = ["quiet_transformers"]
 
@@ -11,5 +12,6 @@ __all__ = ["quiet_transformers"]
 def quiet_transformers() -> None:
     from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    untyped: Any = logging
+    untyped.set_verbosity_error()
+    untyped.disable_progress_bar()

@@ -33,9 +33,9 @@ class TorchTokenizer:
             self._inner: Any = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"the tokenizer in {directory} cannot be read: {_first_line(error)}") from error
-        special = [str(token) for token in self._inner.added_tokens_decoder.values() if token.special]
-        self._special_ids = {text: int(self._inner.convert_tokens_to_ids(text)) for text in special}
-        longest_first = sorted(special, key=len, reverse=True)
+        added: dict[int, Any] = self._inner.added_tokens_decoder
+        self._special_ids = {str(token): number for number, token in added.items() if token.special}
+        longest_first = sorted(self._special_ids, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
     @property

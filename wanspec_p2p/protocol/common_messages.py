@@ -38,6 +38,7 @@ Nonce: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 PublicKey: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Signature: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 Features: TypeAlias = Annotated[tuple[Name, ...], msgspec.Meta(max_length=limits.MAX_FEATURES)]
+Url: TypeAlias = Annotated[str, msgspec.Meta(max_length=limits.MAX_URL, pattern=r"^wss?://[!-~]+\Z")]
 Version: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Peer: TypeAlias = Annotated[PeerId, msgspec.Meta(min_length=32, max_length=32, pattern="^[a-z2-7]{32}$")]
 

@@ -26,7 +26,8 @@ class Draft(DraftLinkMessage, frozen=True, tag=2):
     """Token ids that may follow the prefix (base_len, base_hash).
 
     `parents[i]` is -1 (the base) or < i; an empty list means a chain (`parents[i] = i - 1`).
-    `confidences` are quantised to 0..127 (one byte) by `speculation.sampling.quantise`; an empty list means none are reported.
+    `confidences` are quantised to 0..127 (one byte) by `speculation.sampling.quantise`; an empty list means none are
+    reported.
     """
 
     session: SessionHandle

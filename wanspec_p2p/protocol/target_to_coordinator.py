@@ -17,6 +17,7 @@ from wanspec_p2p.protocol.common_messages import (
     Reason,
     Seconds,
     Token,
+    Url,
 )
 from wanspec_p2p.types import Dtype, ExactnessClass, FinishReason, Privacy
 
@@ -54,7 +55,7 @@ class RegisterTarget(ControlMessage, frozen=True):
     name: Name
     model: ServedModel
     addresses: Annotated[
-        tuple[Annotated[str, msgspec.Meta(max_length=limits.MAX_URL)], ...],
+        tuple[Url, ...],
         msgspec.Meta(min_length=1, max_length=limits.MAX_ADDRESSES),
     ]  # where nodes dial: ws:// on loopback, wss:// elsewhere
     certificate: Digest | None  # SHA-256 of its certificate (DER); None on loopback

@@ -28,9 +28,9 @@ _ASK = "ask the coordinator's operator for a new one (`wanspec coordinator token
 class _Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The JSON inside; short names, because people paste it."""
 
-    url: Annotated[str, msgspec.Meta(min_length=1, max_length=512, pattern=r"^wss?://[^\s]+$")]
+    url: Annotated[str, msgspec.Meta(min_length=1, max_length=512, pattern=r"^wss?://[!-~]+\Z")]
     key: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
-    cert: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")] | None
+    cert: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")] | None
     secret: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
     role: Literal["node", "target"]
     pool: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]

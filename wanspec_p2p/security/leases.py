@@ -26,9 +26,9 @@ _TYPE = "wanspec-lease+jwt"  # RFC 8725 §3.11: a token of another kind signed b
 _ALGORITHM = "EdDSA"
 
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
-_Peer = Annotated[PeerId, msgspec.Meta(pattern="^[a-z2-7]{32}$")]
-_Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-_Address = Annotated[str, msgspec.Meta(min_length=1, max_length=512, pattern=r"^wss?://[^\s]+$")]
+_Peer = Annotated[PeerId, msgspec.Meta(pattern=r"^[a-z2-7]{32}\Z")]
+_Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+_Address = Annotated[str, msgspec.Meta(min_length=1, max_length=512, pattern=r"^wss?://[!-~]+\Z")]
 _Time = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 

@@ -144,7 +144,7 @@ class DrafterSession:
 
     def _extend(self, event: Drafted) -> list[DrafterInstruction]:
         running, self._running = self._running, None
-        if running != self.tree.place(self._tip):  # a verdict moved the tip while the model ran
+        if running != self.tree.place(self._tip) or not self.credit:  # a verdict came while the model ran
             return self._proceed()
         ranking = self.sampler.rank(event.row, self.tree.path(self._tip))
         if not ranking.tokens:

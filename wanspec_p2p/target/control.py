@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
@@ -12,6 +13,7 @@ from wanspec_p2p.clock import Clock
 from wanspec_p2p.errors import CloseCode, LinkClosed, PeerRefused, RemoteProtocolError, Unreachable
 from wanspec_p2p.links.backoff import Backoff
 from wanspec_p2p.links.base import Link
+from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.common_messages import LeaseRevoked, Registered
 from wanspec_p2p.protocol.coordinator_to_target import Cancel, CoordinatorToTarget, Drafters, Generate, ReceiptsStored
 from wanspec_p2p.protocol.target_to_coordinator import (
@@ -27,9 +29,10 @@ from wanspec_p2p.target.receipts import ReceiptBox
 from wanspec_p2p.target.recruiting import Recruiter
 from wanspec_p2p.target.requests import RequestDesk
 
-__all__ = ["FINAL_REFUSALS", "Control", "Dial", "Outbox"]
+__all__ = ["FINAL_REFUSALS", "Control", "Dial", "Outbox", "Sleep"]
 
 Dial: TypeAlias = Callable[[], Awaitable[Link[TargetMessage, CoordinatorToTarget]]]
+Sleep: TypeAlias = Callable[[float], Awaitable[None]]
 
 FINAL_REFUSALS = frozenset(
     {
@@ -39,7 +42,7 @@ FINAL_REFUSALS = frozenset(
         CloseCode.REPLACED,  # two targets with one identity would otherwise throw each other out for ever
     }
 )
-MIN_HEARTBEAT, MAX_HEARTBEAT = 0.2, 60.0
+MIN_HEARTBEAT, FIRST_HEARTBEAT, MAX_HEARTBEAT = 0.2, 2.0, 60.0
 MAX_WAITING = 65_536
 """Messages that wait for the coordinator; one that reads this slowly is as good as gone."""
 
@@ -48,10 +51,15 @@ log = structlog.get_logger(__name__)
 
 class Outbox:
     """Where the rest of the target leaves messages for the coordinator. Nothing is kept while it is away:
-    a request dies with the link it came on, and receipts are sent again."""
+    a request dies with the link it came on, and receipts are sent again.
+
+    Attributes:
+        overflowed: a message was lost, so the link can be trusted no more.
+    """
 
     def __init__(self) -> None:
         self._waiting: asyncio.Queue[TargetMessage] | None = None
+        self.overflowed = asyncio.Event()
 
     def say(self, message: TargetMessage) -> None:
         if self._waiting is None:
@@ -59,21 +67,30 @@ class Outbox:
         try:
             self._waiting.put_nowait(message)
         except asyncio.QueueFull:
-            self._waiting = None
+            self.overflowed.set()
 
     def open(self) -> asyncio.Queue[TargetMessage]:
         self._waiting = asyncio.Queue(MAX_WAITING)
+        self.overflowed.clear()
         return self._waiting
 
     def close(self) -> None:
         self._waiting = None
 
+    async def flushed(self, seconds: float) -> None:
+        """Wait until everything said has been sent, for at most so many seconds."""
+        if self._waiting is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._waiting.join()
+
 
 class Control:
     """Args:
-    registration: what this target says of itself, without a secret.
+    registration: what this target says of itself, given the join secret to show.
     secret: the join secret; shown until the coordinator has taken us in.
     joined: called with the pool's name each time it has.
+    pool: None where this target takes no drafts.
     """
 
     def __init__(
@@ -92,38 +109,35 @@ class Control:
         new_id: Callable[[], str],
         backoff: Backoff,
         clock: Clock,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._dial, self._registration, self._secret, self._joined = dial, registration, secret, joined
         self._outbox, self._desk, self._pool, self._recruiter = outbox, desk, pool, recruiter
         self._receipts, self._engine, self._new_id = receipts, engine, new_id
         self._backoff, self._clock, self._sleep = backoff, clock, sleep
+        self._link: Link[TargetMessage, CoordinatorToTarget] | None = None
+        self._heartbeat = FIRST_HEARTBEAT
         self._registered = False
         self._joined_once = False
-        self._rtt: float | None = None
+        self._scarcity = ""  # why there are too few drafters, as the log has it
 
     async def run(self) -> None:
         """Until cancelled.
 
         Raises:
             PeerRefused: the coordinator does not want this target; trying again would change nothing.
+            RemoteProtocolError: on first contact, whoever answered is not the coordinator of the join token.
         """
-        while True:
-            try:
-                await self._converse(await self._dial())
-            except PeerRefused as error:
-                if error.code in FINAL_REFUSALS:
-                    raise
-                reason = str(error)
-            except (Unreachable, LinkClosed) as error:
-                reason = str(error)
-            except RemoteProtocolError as error:
-                if not self._joined_once:
-                    raise
-                reason = error.reason
-            delay = self._backoff.next()
-            log.warning("no coordinator", reason=reason, again_in_seconds=round(delay, 1))
-            await self._sleep(delay)
+        ticking = asyncio.create_task(self._tick(), name="heartbeats")
+        try:
+            while True:
+                reason = await self._stay_linked()
+                delay = self._backoff.next()
+                log.warning("no coordinator", reason=reason, again_in_seconds=round(delay, 1))
+                await self._sleep(delay)
+        finally:
+            ticking.cancel()
+            await asyncio.gather(ticking, return_exceptions=True)
 
     def drain(self, reason: str) -> None:
         self._outbox.say(TargetDrain(reason))
@@ -139,44 +153,87 @@ class Control:
             self._recruiter.asked(want, now)
             self._outbox.say(DraftersWanted(want, count, exclude=tuple(self._pool.attached)))
 
+    async def _stay_linked(self) -> str:
+        """One connection, from dialling to its end; returns why it ended, where trying again makes sense."""
+        try:
+            await self._converse(await self._dial())
+        except PeerRefused as error:
+            if error.code in FINAL_REFUSALS:
+                raise
+            return str(error)
+        except (Unreachable, LinkClosed) as error:
+            return str(error)
+        except RemoteProtocolError as error:
+            if not self._joined_once:
+                raise
+            return error.reason
+        raise AssertionError("a conversation ends with what ended it")
+
     async def _converse(self, link: Link[TargetMessage, CoordinatorToTarget]) -> None:
+        """Always raises what ended it. Nothing of this link, no request above all, is left when it has."""
         outgoing = self._outbox.open()
         self._outbox.say(self._registration(self._secret))
-        tasks = [asyncio.create_task(_send(link, outgoing), name="to the coordinator")]
+        self._link = link
+        receiving = asyncio.create_task(self._receive(link), name="from the coordinator")
+        sending = asyncio.create_task(_send(link, outgoing), name="to the coordinator")
+        overflow = asyncio.create_task(self._outbox.overflowed.wait(), name="outbox overflow")
+        tasks = (receiving, sending, overflow)
         try:
-            while True:
-                message = await link.receive()
-                self._rtt = link.rtt
-                if isinstance(message, Registered):
-                    tasks.append(asyncio.create_task(self._beat(message.heartbeat), name="heartbeats"))
-                self._handle(message)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if overflow.done():
+                raise LinkClosed("the coordinator does not read what it is sent")
+            if sending.done():
+                sending.result()
+            await receiving  # it knows why the link ended
         except RemoteProtocolError as error:
             await link.close(error.code, error.reason)
             raise
         finally:
-            self._outbox.close()
-            self._registered = False
-            self._recruiter.reset()
-            if self._pool is not None:
-                self._pool.coordinator_reachable = False
+            self._lost()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await link.close(CloseCode.GOING_AWAY)
             await self._desk.cancel_all()
 
+    def _lost(self) -> None:
+        self._link, self._registered = None, False
+        self._outbox.close()
+        self._recruiter.reset()
+        if self._pool is not None:
+            self._pool.coordinator_lost()
+
+    async def _receive(self, link: Link[TargetMessage, CoordinatorToTarget]) -> None:
+        try:
+            async with asyncio.timeout(limits.HANDSHAKE_SECONDS):
+                first = await link.receive()
+        except TimeoutError:
+            raise LinkClosed(f"no answer to the registration within {limits.HANDSHAKE_SECONDS:g} s") from None
+        if not isinstance(first, Registered):
+            raise RemoteProtocolError(f"{type(first).__name__} came before Registered")
+        self._register(first)
+        while True:
+            self._handle(await link.receive())
+
+    def _register(self, message: Registered) -> None:
+        self._registered = self._joined_once = True
+        self._heartbeat = min(max(message.heartbeat, MIN_HEARTBEAT), MAX_HEARTBEAT)
+        self._secret = ""  # spent
+        self._backoff.reset()
+        if self._pool is not None:
+            self._pool.coordinator_found()
+        self._joined(message.pool)
+        self._receipts.send_again()
+        self.recruit()
+
     def _handle(self, message: CoordinatorToTarget) -> None:
         match message:
-            case Registered(pool=pool):
-                self._register(pool)
             case Generate():
                 self._desk.generate(message)
             case Cancel(request=request):
                 self._desk.cancel(request)
-            case Drafters(want=want, drafters=drafters, reason=reason):
-                self._recruiter.answered(want, len(drafters), self._clock.monotonic())
-                if not drafters:
-                    log.info("no drafters to be had", reason=reason)
+            case Drafters():
+                self._answered(message)
             case ReceiptsStored(batch=batch):
                 self._receipts.stored(batch)
             case LeaseRevoked(jti=jti, reason=reason):
@@ -185,31 +242,29 @@ class Control:
             case _:
                 raise RemoteProtocolError(f"{type(message).__name__} is not expected here")
 
-    def _register(self, pool: str) -> None:
-        if self._registered:
-            raise RemoteProtocolError("Registered was said twice")
-        self._registered = self._joined_once = True
-        self._secret = ""  # spent
-        self._backoff.reset()
-        if self._pool is not None:
-            self._pool.coordinator_reachable = True
-        self._joined(pool)
-        self._receipts.send_again()
-        self.recruit()
+    def _answered(self, message: Drafters) -> None:
+        self._recruiter.answered(message.want, len(message.drafters), self._clock.monotonic())
+        scarcity = "" if message.drafters else message.reason or "none given"
+        if scarcity and scarcity != self._scarcity:  # it is asked again every few seconds; said once
+            log.info("no drafters to be had: decoding goes on without", reason=scarcity)
+        self._scarcity = scarcity
 
-    async def _beat(self, every: float) -> None:
+    async def _tick(self) -> None:
         while True:
-            await self._sleep(min(max(every, MIN_HEARTBEAT), MAX_HEARTBEAT))
-            attached = 0 if self._pool is None else len(self._pool.attached)
-            self._outbox.say(TargetHeartbeat(self._engine.serving, self._engine.queued, attached, self._rtt))
+            await self._sleep(self._heartbeat)
             if self._pool is not None:
                 self._pool.close_expired()
-            self.recruit()
+            if self._registered:
+                attached = 0 if self._pool is None else len(self._pool.attached)
+                rtt = None if self._link is None else self._link.rtt
+                self._outbox.say(TargetHeartbeat(self._engine.serving, self._engine.queued, attached, rtt))
+                self.recruit()
 
 
 async def _send(link: Link[TargetMessage, CoordinatorToTarget], outgoing: asyncio.Queue[TargetMessage]) -> None:
     try:
         while True:
             await link.send(await outgoing.get())
+            outgoing.task_done()
     except (LinkClosed, PeerRefused):
         return  # whoever receives on this link learns why

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 import structlog
 
 from wanspec_p2p.models.base import LanguageModel
+from wanspec_p2p.protocol import limits
 
 __all__ = ["Engine"]
 
@@ -29,6 +30,11 @@ class Engine:
         self._slots = asyncio.Semaphore(slots)
         self.serving = 0  # sessions that have a slot
         self.queued = 0  # sessions that wait for one
+
+    @property
+    def context(self) -> int:
+        """Positions one session may fill: the model's, and no more than messages can carry."""
+        return min(self.model.info.context, limits.MAX_PROMPT_TOKENS)
 
     @property
     def full(self) -> bool:

@@ -173,7 +173,7 @@ class RequestDesk:
         Raises:
             ContextTooLong: not even one.
         """
-        context = self._engine.model.info.context
+        context = self._engine.context
         if len(prompt) >= context:
             raise ContextTooLong(
                 f"the prompt has {len(prompt)} tokens; this model's context holds {context}, answer included",
@@ -184,7 +184,7 @@ class RequestDesk:
 
     def _already_over(self, request: Generate, answer: Answer, wanted: int) -> FinishReason | None:
         """How an answer ended whose target was lost after its last token and before it said so."""
-        if request.committed and (answer.stopped or request.committed[-1] in self._stop_tokens(request)):
+        if answer.stopped or not set(self._stop_tokens(request)).isdisjoint(request.committed):
             return FinishReason.STOP
         return FinishReason.LENGTH if len(request.committed) >= wanted else None
 
@@ -244,7 +244,8 @@ class Answer:
     ) -> None:
         self._request, self._prompt_tokens, self._tokenizer, self._say = request, len(prompt), tokenizer, say
         self._text = TextStream(tokenizer, request.stop, prompt)
-        self._text.add(request.committed)  # shown already, by another target
+        for token in request.committed:  # shown already, by another target, which took them one by one too
+            self._text.add([token])
         self._position = len(request.committed)
         self._won: Counter[PeerId] = Counter()
 

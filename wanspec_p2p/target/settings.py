@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +79,10 @@ class TargetSettings:
                 raise ValueError(f"{field} must be between {low} and {high}, not {value}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads must be 1 or more, not {self.threads}")
+        if self.address is not None and not re.fullmatch(r"wss?://[!-~]{1,500}", self.address):
+            raise ValueError(f"address must be a wss:// URL (or a ws:// one on this machine), not {self.address!r}")
+        if self.address is None and self.host in ("0.0.0.0", "::"):
+            raise ValueError(f"nodes cannot dial {self.host}: name the address that reaches this machine (address)")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key belong together")
 

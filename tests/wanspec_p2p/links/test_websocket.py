@@ -445,6 +445,19 @@ async def test_who_is_not_let_in(path: str, options: dict[str, Any], status: int
         assert caught.value.response.status_code == status
 
 
+@pytest.mark.parametrize("junk", [b"SSH-2.0-scanner\r\n\r\n", b"\x16\x03\x01", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"])
+async def test_a_port_scan_is_one_line_in_the_log(junk: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="wanspec_p2p.links.websocket")
+    async with _listening(_echo) as (listener, _):
+        reader, writer = await asyncio.open_connection(HOST, listener.port)
+        writer.write(junk)
+        writer.write_eof()
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    assert not [record for record in caplog.records if record.levelname == "ERROR" or record.exc_info]
+
+
 async def test_frames_are_not_compressed() -> None:
     async with (
         _listening(_echo) as (_, url),

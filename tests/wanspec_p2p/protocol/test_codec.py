@@ -226,7 +226,8 @@ def test_every_list_and_string_is_bounded(union: Any) -> None:
                 walk(getattr(kind, "item_type", None), path)
             case msgspec.inspect.DictType(key_type=key, value_type=value):
                 assert kind.max_length is not None, path
-                walk(key, path), walk(value, path)
+                walk(key, path)
+                walk(value, path)
             case msgspec.inspect.UnionType(types=kinds):
                 for one in kinds:
                     walk(one, path)

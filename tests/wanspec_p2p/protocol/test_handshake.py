@@ -318,9 +318,9 @@ def test_a_listener_without_the_key_is_found_out() -> None:
 
 
 def test_a_dialler_without_the_key_is_found_out() -> None:
-    hello = msgspec.structs.replace(_sent(_dialler(identity=STRANGER).handle(Begin())), key=NODE.public_key)  # type: ignore[type-var]  # a struct
+    hello = msgspec.structs.replace(_sent(_dialler(identity=STRANGER).handle(Begin())), key=NODE.public_key)
     listener = _listener()
-    listener.handle(typing.cast(ControlMessage, hello))
+    listener.handle(hello)
     with _refused(match="lacks the key"):
         listener.handle(Proof(STRANGER.sign(b"anything")))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -14,8 +16,10 @@ from tests.support.session_driver import (
     HonestPeer,
     JunkPeer,
     LyingPeer,
+    Peer,
     Rows,
     SilentPeer,
+    chosen,
     decode_alone,
     drafters_first,
     scripted_rows,
@@ -113,7 +117,7 @@ def liar_in_every_token(scene: Scene) -> None:
 def liar_among_honest(scene: Scene) -> None:
     honest = scene.honest(0.0)
     scene.drive.join("liar", LyingPeer(scene.spec, scene.alone))
-    scene.drive.join("junk", JunkPeer(scene.spec, seeded(scene.law)))
+    scene.drive.join("junk", JunkPeer(scene.spec, scene.law))
     scene.drive.join("honest", honest)
     scene.finish()
     assert honest.abandoned is None
@@ -205,44 +209,75 @@ def test_a_drafter_of_the_same_law_settles_many_tokens_a_round(sampling: str) ->
     assert drive.target.stats.rounds <= math.ceil(len(scene.alone) / 6)  # the width is seven, less while it is unknown
 
 
-@settings(max_examples=60, deadline=None)
-@given(data=st.data())
-def test_any_order_of_events_any_company_any_sampling(data: st.DataObject) -> None:
-    sampling = data.draw(st.sampled_from(sorted(SAMPLINGS)))
-    policy = Policy(
-        width=data.draw(st.integers(0, 7)),
-        window=Window(positions=data.draw(st.integers(0, 6)), tokens=data.draw(st.integers(0, 9))),
-        retry_rounds=data.draw(st.integers(1, 4)),
-    )
-    law, seed = data.draw(st.integers(0, 50)), data.draw(st.integers(0, 2**63))
-    spec = spec_of(SAMPLINGS[sampling], max_tokens=data.draw(st.integers(1, 14)), seed=seed)
-    scene = Scene(spec, policy, seeded(data.draw(st.integers(0, 2**16))), law=law)
-    honest: list[HonestPeer] = []
-    for i in range(data.draw(st.integers(0, 5))):
-        kind = data.draw(st.sampled_from(["honest", "honest", "short", "liar", "junk", "silent"]))
-        if kind in ("honest", "short"):
-            honest.append(scene.honest(data.draw(st.sampled_from([0.0, 0.2, 1.0])), context=9 if kind == "short" else 99))
-            peer = honest[-1]
-        else:
-            peer = {  # type: ignore[assignment]
-                "liar": LyingPeer(spec, scene.alone),
-                "junk": JunkPeer(spec, seeded(seed)),
-                "silent": SilentPeer(),
-            }[kind]
-        name = data.draw(st.sampled_from("abc"))
-        after = data.draw(st.integers(0, 30))
-        scene.drive.run(until=lambda after=after: scene.drive.events >= after)
-        if scene.drive.finished is not None:
+@dataclass(frozen=True)
+class Newcomer:
+    """One who joins after so many events; if its name is taken, whoever bears it leaves first."""
+
+    kind: str
+    name: str
+    after: int
+    drift: float
+    context: int
+    copies: int
+    delay: int
+    replay: bool
+
+    def peer(self, scene: Scene) -> Peer:
+        match self.kind:
+            case "liar":
+                return LyingPeer(scene.spec, scene.alone)
+            case "junk":
+                return JunkPeer(scene.spec, scene.law)
+            case "silent":
+                return SilentPeer()
+            case _:
+                return scene.honest(self.drift, context=self.context)
+
+
+newcomers = st.builds(
+    Newcomer,
+    kind=st.sampled_from(["honest", "honest", "liar", "junk", "silent"]),
+    name=st.sampled_from("ab"),
+    after=st.integers(0, 60),
+    drift=st.sampled_from([0.0, 0.2, 1.0]),
+    context=st.sampled_from([9, 99]),
+    copies=st.integers(1, 3),
+    delay=st.integers(0, 3),
+    replay=st.booleans(),
+)
+policies = st.builds(
+    Policy,
+    width=st.integers(0, 7),
+    window=st.builds(Window, positions=st.integers(0, 8), tokens=st.integers(0, 12)),
+    retry_rounds=st.integers(1, 4),
+)
+specs = st.builds(
+    spec_of, st.sampled_from(list(SAMPLINGS.values())), max_tokens=st.integers(1, 20), seed=st.integers(0, 2**63)
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    spec=specs,
+    policy=policies,
+    law=st.integers(0, 50),
+    company=st.lists(newcomers, max_size=6),
+    order=st.lists(st.integers(0, 99), max_size=60),
+    then=st.integers(0, 99),
+)
+def test_any_order_of_events_any_company_any_sampling(
+    spec: SessionSpec, policy: Policy, law: int, company: list[Newcomer], order: list[int], then: int
+) -> None:
+    scene = Scene(spec, policy, chosen(order, seeded(then)), law=law)
+    drive, honest = scene.drive, []
+    for lane, newcomer in enumerate(sorted(company, key=lambda newcomer: newcomer.after)):
+        drive.run(until=partial(drive.has_seen, newcomer.after))
+        if drive.finished is not None:
             break
-        if PeerId(name) in scene.drive.links:
-            scene.drive.leave(name)
-        scene.drive.join(
-            name,
-            peer,
-            copies=data.draw(st.integers(1, 3)),
-            delay=data.draw(st.integers(0, 3)),
-            replay=data.draw(st.booleans()),
-            lane=i,
-        )
+        drive.leave(newcomer.name)
+        peer = newcomer.peer(scene)
+        drive.join(newcomer.name, peer, copies=newcomer.copies, delay=newcomer.delay, replay=newcomer.replay, lane=lane)
+        if isinstance(peer, HonestPeer):
+            honest.append(peer)
     scene.finish()
     assert [peer.abandoned for peer in honest] == [None] * len(honest)

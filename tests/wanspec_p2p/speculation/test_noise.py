@@ -1,4 +1,4 @@
-"""The noise is a published function of (seed, position, token id): another implementation must find the same numbers."""
+"""The noise is a published function of (seed, position, token id): anyone who computes it finds the same numbers."""
 
 from __future__ import annotations
 
@@ -70,7 +70,12 @@ def test_a_longer_row_begins_with_the_shorter_one() -> None:
 
 def test_seed_position_and_domain_each_change_the_row() -> None:
     other = bytes([1, *SEED[1:]])
-    rows = [uniform_row(SEED, 1, 8), uniform_row(SEED, 2, 8), uniform_row(other, 1, 8), uniform_row(SEED, 1, 8, domain=1)]
+    rows = [
+        uniform_row(SEED, 1, 8),
+        uniform_row(SEED, 2, 8),
+        uniform_row(other, 1, 8),
+        uniform_row(SEED, 1, 8, domain=1),
+    ]
     assert len({tuple(row.tolist()) for row in rows}) == 4
 
 

@@ -68,7 +68,14 @@ def drafts(drafter: PeerId, base: Sequence[int], *tokens: int, parents: tuple[in
     return DraftArrived(drafter, len(base), prefix_hash(SESSION, base), tokens, parents, (), AT)
 
 
-def run(length: int, tokens: Sequence[int], tree: Sequence[int] = (), parents: Sequence[int] = (), *, keep: Iterable[int] = ()) -> RunPass:  # fmt: skip
+def run(
+    length: int,
+    tokens: Sequence[int],
+    tree: Sequence[int] = (),
+    parents: Sequence[int] = (),
+    *,
+    keep: Iterable[int] = (),
+) -> RunPass:
     return RunPass(Segment(SESSION, length, tuple(keep), tuple(tokens), tuple(tree), tuple(parents)))
 
 
@@ -236,7 +243,12 @@ def test_drafts_beyond_the_window_are_counted_and_left_out() -> None:
 def test_the_answer_ends_at_an_end_of_sequence_token() -> None:
     session = session_of()
     feed(session, Started(AT), DrafterJoined(A, 0, AT), DrafterJoined(B, 1, AT), ModelFree(AT))
-    assert feed(session, says(STOP)) == [emits(0, (STOP, None)), CloseDraft(A), CloseDraft(B), Finish(FinishReason.STOP)]
+    assert feed(session, says(STOP)) == [
+        emits(0, (STOP, None)),
+        CloseDraft(A),
+        CloseDraft(B),
+        Finish(FinishReason.STOP),
+    ]
     assert session.state is TargetState.FINISHED
 
 
@@ -360,9 +372,9 @@ def test_a_pass_whose_logits_are_not_numbers_is_a_failed_pass() -> None:
 
 def test_a_drafter_that_was_wrong_for_long_still_gets_its_chance() -> None:
     """Below the floor nothing is verified, but for one candidate every `retry_rounds` rounds."""
-    session = session_of()
+    session = session_of(max_tokens=99)
     feed(session, Started(AT), DrafterJoined(A, 0, AT))
-    tried = []
+    tried: list[int] = []
     for _ in range(60):
         feed(session, drafts(A, session.tree.committed, 9))
         [pass_] = feed(session, ModelFree(AT))

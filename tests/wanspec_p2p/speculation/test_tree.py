@@ -1,4 +1,4 @@
-"""The draft tree: whatever a peer sends, the tree stays a tree, the counts add up, and nothing contradicts the prefix."""
+"""The draft tree: whatever is sent, it stays a tree, the counts add up, and nothing in it contradicts the prefix."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -221,7 +222,9 @@ class AnyTraffic(RuleBasedStateMachine):
         self.committed = list(prefix)
         self.sent: list[tuple[PeerId, tuple[int, ...]]] = []
 
-    def send(self, peer: PeerId, base: Sequence[int], tokens: Sequence[int], parents: Sequence[int], limits: tuple[int, int]) -> Merge:  # fmt: skip
+    def send(
+        self, peer: PeerId, base: Sequence[int], tokens: Sequence[int], parents: Sequence[int], limits: tuple[int, int]
+    ) -> Merge:
         before = {node: set(self.tree[node].holders) for node in self.tree}
         merge = draft(
             self.tree,
@@ -309,4 +312,5 @@ class AnyTraffic(RuleBasedStateMachine):
             check_tree(self.tree, SESSION)
 
 
+AnyTraffic.TestCase.settings = settings(max_examples=60, deadline=None)
 TestAnyTraffic = AnyTraffic.TestCase

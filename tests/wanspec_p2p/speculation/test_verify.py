@@ -50,9 +50,7 @@ def test_a_walk_is_decoding_one_token_at_a_time(
 ) -> None:
     rows = scripted_rows(law, VOCABULARY, ties=True)
     sampling = Sampling(temperature=temperature, repetition_penalty=penalty)
-    steps = walk(
-        candidates, rows_of(candidates, rows), Sampler(sampling, SEED, VOCABULARY, PREFIX).choose, stop, limit
-    )
+    steps = walk(candidates, rows_of(candidates, rows), Sampler(sampling, SEED, VOCABULARY, PREFIX).choose, stop, limit)
     alone = Sampler(sampling, SEED, VOCABULARY, PREFIX)
     answer: list[int] = []
     for step in steps:
@@ -68,7 +66,9 @@ def test_a_walk_is_decoding_one_token_at_a_time(
     for step in steps:
         assert step.row == at + 1
         there = [
-            i for i, edge in enumerate(zip(candidates.parents, candidates.tokens, strict=True)) if edge == (at, step.token)
+            i
+            for i, edge in enumerate(zip(candidates.parents, candidates.tokens, strict=True))
+            if edge == (at, step.token)
         ]
         assert step.candidate == (there[0] if there else None)
         at = -1 if step.candidate is None else step.candidate

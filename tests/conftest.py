@@ -1,0 +1,25 @@
+"""Fixtures every room may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from wanspec_p2p.config import Paths
+from wanspec_p2p.errors import ModelError
+from wanspec_p2p.models.catalog import Catalog
+
+
+@pytest.fixture(scope="session")
+def model_cache() -> Path:
+    """The user's model cache, with the embedded models in it: made once on a machine, then only checked."""
+    cache = Paths.from_environment(os.environ).cache
+    catalog = Catalog(cache)
+    try:
+        for name in ("smollm2-135m", "smollm2-draft"):
+            catalog.path(name)
+    except ModelError as error:
+        pytest.skip(f"the embedded model cannot be had here: {error}")
+    return cache

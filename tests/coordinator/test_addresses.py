@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from coordinator import addresses
+from coordinator.addresses import Addresses
+from coordinator.settings import CoordinatorSettings
+from wanspec_p2p.clock import ManualClock
+from wanspec_p2p.errors import ConfigError
+from wanspec_p2p.security.tls import certificate_fingerprint, load_or_create_certificate
+
+
+@pytest.mark.parametrize(
+    ("url", "http", "peers"),
+    [
+        ("http://127.0.0.1:1/", "http://127.0.0.1:1", "ws://127.0.0.1:1"),
+        ("wss://llm.example/wan/", "https://llm.example/wan", "wss://llm.example/wan"),
+    ],
+)
+def test_both_addresses_follow_from_either(url: str, http: str, peers: str) -> None:
+    assert addresses.of_url(url) == Addresses(http, peers)
+
+
+@pytest.mark.parametrize("url", ["", "llm.example", "ftp://x", "https://", "http://[::1"])
+def test_what_is_no_address_is_one_line(url: str) -> None:
+    with pytest.raises(ConfigError, match="is not a coordinator's address"):
+        addresses.of_url(url)
+
+
+def test_addresses_of_a_listener(tmp_path: Path) -> None:
+    loopback = CoordinatorSettings(data_dir=tmp_path, host="::1")
+    assert addresses.of_settings(loopback, 5) == Addresses("http://[::1]:5", "ws://[::1]:5")
+    wild = CoordinatorSettings(data_dir=tmp_path, host="0.0.0.0")
+    reached = addresses.of_settings(wild, 5)
+    assert reached == Addresses("https://0.0.0.0:5", "wss://0.0.0.0:5")
+    assert not addresses.dialable(reached)
+
+
+def test_what_was_stored_is_loaded(tmp_path: Path) -> None:
+    settings = CoordinatorSettings(data_dir=tmp_path)
+    assert addresses.load(settings) is None
+    addresses.store(settings, Addresses("http://x", "ws://x"))
+    assert addresses.load(settings) == Addresses("http://x", "ws://x")
+    settings.address_file.write_text("{")
+    with pytest.raises(ConfigError, match="start the coordinator again"):
+        addresses.load(settings)
+
+
+def test_which_certificate_is_shown(tmp_path: Path) -> None:
+    clock = ManualClock()
+    own, _ = load_or_create_certificate(tmp_path / "proxy", "llm.example", clock=clock)
+    plain = CoordinatorSettings(data_dir=tmp_path)
+    assert addresses.certificate_files(plain, clock) is None
+    assert addresses.fingerprint_shown(plain, clock) is None
+    behind = CoordinatorSettings(data_dir=tmp_path, public_url="https://llm.example", proxy_cert=own)
+    assert addresses.certificate_files(behind, clock) is None
+    assert addresses.fingerprint_shown(behind, clock) == certificate_fingerprint(own)
+    outside = CoordinatorSettings(data_dir=tmp_path, host="10.0.0.1")
+    files = addresses.certificate_files(outside, clock)
+    assert files is not None
+    assert files.certificate.parent == outside.certificate_dir
+    with pytest.raises(ConfigError, match="cannot be read"):
+        addresses.certificate_der(tmp_path / "nothing")
+    (tmp_path / "junk").write_text("junk")
+    with pytest.raises(ConfigError, match="does not hold a certificate"):
+        addresses.certificate_der(tmp_path / "junk")

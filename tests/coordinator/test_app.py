@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.support.fake_target import drafter, until
+from wanspec_p2p.protocol.target_to_coordinator import TargetDrain
+
+
+async def test_alive_is_not_ready(rig: Any) -> None:
+    assert (await rig.http.get("/health")).json() == {"status": "alive"}
+    waiting = await rig.http.get("/ready")
+    assert (waiting.status_code, waiting.json()["reason"]) == (503, "no target is connected")
+    target = await rig.target()
+    assert (await rig.http.get("/ready")).status_code == 200
+    await target.send(TargetDrain("bye"))
+    await until(lambda: [t.state.value for t in rig.executor.registry.targets.values()] == ["draining"])
+    assert (await rig.http.get("/ready")).status_code == 503
+
+
+async def test_a_ledger_that_cannot_be_written_is_not_ready(rig: Any) -> None:
+    await rig.target()
+    await rig.executor.ledger.close()
+    response = await rig.http.get("/ready")
+    assert (response.status_code, response.json()["reason"]) == (503, "the ledger cannot be written")
+    keyed = await rig.http.get("/v1/models")
+    assert (keyed.status_code, keyed.json()["error"]["code"]) == (503, "internal_error")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/v1/responses", 404, "not_found"),
+        ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
+        ("POST", "/v1/models", 405, "method_not_allowed"),
+        ("GET", "/wanspec/node", 404, "not_found"),
+    ],
+)
+async def test_other_paths_answer_in_the_same_form(rig: Any, method: str, path: str, status: int, code: str) -> None:
+    response = await rig.http.request(method, path)
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+
+
+async def test_state_shows_who_is_here_and_why_nobody_matches(rig: Any) -> None:
+    node = await rig.node(models=(drafter(tokenizer="b" * 64),), owner="us")
+    target = await rig.target()
+    state = (await rig.http.get("/api/state")).json()
+    assert (state["nodes"][0]["id"], state["nodes"][0]["owner"]) == (node.peer_id, "us")
+    assert "tokenizer mismatch" in state["nodes"][0]["unmatched"]
+    assert state["targets"][0]["id"] == target.peer_id
+    assert state["targets"][0]["model"]["name"] == "big"
+    assert (state["leases"], state["answers"], state["totals"]) == ([], 0, {})
+    assert "secret" not in str(state)

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import structlog
+
+from coordinator.events import Tick
+from tests.support.fake_target import node_registration
+from wanspec_p2p.errors import LinkClosed
+from wanspec_p2p.protocol.coordinator_to_node import LeaseOffer
+from wanspec_p2p.protocol.target_to_coordinator import DraftersWanted
+from wanspec_p2p.types import Role
+
+
+async def test_a_lease_goes_out_even_where_the_ledger_does_not_take_it(rig: Any) -> None:
+    target, node = await rig.target(), await rig.node()
+    await rig.executor.ledger.close()
+    with structlog.testing.capture_logs() as logs:
+        await target.send(DraftersWanted("w", 1))
+        await node.expect(LeaseOffer)
+        await rig.executor.shut_down("the end", retry_after=0.0)  # waits for what is being written
+    assert any(entry["event"] == "lease not recorded" for entry in logs)
+
+
+async def test_leases_are_recorded(rig: Any) -> None:
+    target, node = await rig.target(), await rig.node()
+    await target.send(DraftersWanted("w", 1))
+    offer = await node.expect(LeaseOffer)
+    await rig.executor.shut_down("the end", retry_after=0.0)
+    rows = await rig.executor.ledger._run(
+        lambda database: database.execute("SELECT jti, node, target, pool, model FROM leases").fetchall()
+    )
+    assert rows == [(offer.jti, node.peer_id, target.peer_id, "default", "small")]
+
+
+async def test_who_comes_while_we_are_going_is_sent_away(rig: Any) -> None:
+    await rig.executor.shut_down("the end", retry_after=2.0)
+    secret = await rig.secret(Role.NODE)
+    peer = await rig.peer(node_registration(secret), registered=False)
+    with pytest.raises(LinkClosed, match="the end"):
+        await peer.expect(LeaseOffer)
+    assert peer.link.retry_after == 2.0
+
+
+async def test_links_that_are_gone_are_sent_nothing(rig: Any) -> None:
+    node = await rig.node()
+    await node.close()
+    rig.clock.advance(100.0)
+    rig.executor.post(Tick(rig.clock.monotonic()))
+    assert len(rig.executor.registry.nodes) == 0

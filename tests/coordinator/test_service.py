@@ -1,0 +1,264 @@
+"""A real coordinator over real loopback sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import ssl
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from websockets.asyncio.client import connect as websocket_connect
+from websockets.exceptions import InvalidStatus
+
+from coordinator import service
+from coordinator.admin import create_api_key, issue_join_token
+from coordinator.settings import CoordinatorSettings
+from tests.support.fake_target import FakePeer, FakeTarget, node_registration, target_registration
+from wanspec_p2p.clock import SystemClock
+from wanspec_p2p.errors import AddressInUse, CloseCode, ConfigError, LinkClosed, PeerRefused
+from wanspec_p2p.links.websocket import dial
+from wanspec_p2p.protocol import limits
+from wanspec_p2p.protocol.common_messages import Registered
+from wanspec_p2p.protocol.coordinator_to_node import LeaseOffer
+from wanspec_p2p.protocol.target_to_coordinator import DraftersWanted
+from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.security.join_tokens import JoinToken
+from wanspec_p2p.security.tls import load_or_create_certificate
+from wanspec_p2p.types import Role
+
+
+@contextlib.asynccontextmanager
+async def running(settings: CoordinatorSettings) -> AsyncIterator[str]:
+    """The address of a coordinator that is told to stop at the end, and has to."""
+    stop, url = asyncio.Event(), asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(service.run(settings, ready=url.set_result, stop=stop))
+    try:
+        async with asyncio.timeout(20):
+            await asyncio.wait((task, url), return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                task.result()
+        async with asyncio.timeout(30):
+            yield url.result()
+    finally:
+        stop.set()
+        async with asyncio.timeout(20):
+            await asyncio.gather(task, return_exceptions=True)
+    task.result()
+
+
+def free_port() -> int:
+    """For what must be known before the coordinator starts."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def join(token: JoinToken, registration: Any, kind: type[FakePeer] = FakePeer, **options: Any) -> Any:
+    path = "/wanspec/node" if token.role is Role.NODE else "/wanspec/target"
+    transport = await dial(token.url + path, certificate=token.certificate)
+    return await kind.join(transport, token.peer_id, registration, **options)
+
+
+async def test_peers_and_submitters_share_one_port(settings: CoordinatorSettings) -> None:
+    async with running(settings) as url:
+        token = issue_join_token(settings, role=Role.TARGET)
+        target = await join(token, target_registration(token.secret), FakeTarget)
+        token = JoinToken.decode(issue_join_token(settings, role=Role.NODE).encode())
+        node = await join(token, node_registration(token.secret))
+        await target.send(DraftersWanted("w", 1))
+        await node.expect(LeaseOffer)
+        async with httpx2.AsyncClient(base_url=url) as http:
+            assert (await http.get("/health")).json() == {"status": "alive"}
+            assert (await http.get("/ready")).json() == {"status": "ready"}
+            body = {"model": "big", "prompt": "x", "max_tokens": 4, "stream": True}
+            async with http.stream("POST", "/v1/completions", json=body) as response:
+                lines = [line async for line in response.aiter_lines() if line]
+            assert lines[-1] == "data: [DONE]"
+            ids = [id for line in lines[:-1] for id in json.loads(line[6:])["wanspec"]["token_ids"]]
+            assert len(ids) == 4
+            assert 'wanspec_nodes{state="active"} 1.0' in (await http.get("/metrics")).text
+        await target.close()
+        await node.close()
+
+
+async def test_hanging_up_cancels_at_the_target(settings: CoordinatorSettings) -> None:
+    async with running(settings) as url:
+        token = issue_join_token(settings, role=Role.TARGET)
+        target = await join(token, target_registration(token.secret), FakeTarget)
+        target.script.pause_after = 2
+        body = {"model": "big", "prompt": "x"}
+        async with httpx2.AsyncClient(base_url=url) as http:
+            async with http.stream("POST", "/v1/completions", json=body | {"stream": True}) as response:
+                await anext(response.aiter_lines())
+            async with asyncio.timeout(5):
+                await target.cancelled.wait()
+            target.cancelled.clear()
+            target.asked.clear()
+            whole = asyncio.create_task(http.post("/v1/completions", json=body))
+            await target.asked.wait()
+            whole.cancel()
+            async with asyncio.timeout(5):
+                await target.cancelled.wait()
+        assert [cancel.request for cancel in target.cancels] == [generate.request for generate in target.generates]
+        await target.close()
+
+
+async def test_stopping_says_goodbye_and_ends_streams_with_an_error(settings: CoordinatorSettings) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        url = await stack.enter_async_context(running(settings))
+        token = issue_join_token(settings, role=Role.TARGET)
+        target = await join(token, target_registration(token.secret), FakeTarget)
+        target.script.pause_after = 2
+        http = httpx2.AsyncClient(base_url=url)
+        body = {"model": "big", "prompt": "x", "stream": True}
+        asking = asyncio.create_task(http.post("/v1/completions", json=body))
+        await target.asked.wait()
+        await target.said(2)
+    events = [line for line in (await asking).text.split("\n\n") if line]
+    assert json.loads(events[-1][6:])["error"]["code"] == "target_lost"
+    with pytest.raises((LinkClosed, PeerRefused), match="shutting down"):
+        await target.expect(Registered)
+    await http.aclose()
+    await target.close()
+    with pytest.raises(OSError):
+        await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+
+
+async def test_what_was_learnt_survives_a_restart(settings: CoordinatorSettings) -> None:
+    identity = Identity.generate()
+    async with running(settings):
+        token = issue_join_token(settings, role=Role.NODE)
+        await (await join(token, node_registration(token.secret), identity=identity)).close()
+    async with running(settings):
+        token = issue_join_token(settings, role=Role.NODE)  # for the address alone
+        again = await join(token, node_registration(), identity=identity)
+        assert again.ended is None
+        await again.close()
+
+
+async def test_a_token_made_before_the_first_start_works(tmp_path: Path) -> None:
+    settings = CoordinatorSettings(data_dir=tmp_path / "data", port=free_port())
+    token = issue_join_token(settings, role=Role.NODE)
+    async with running(settings):
+        node = await join(token, node_registration(token.secret))
+        assert node.ended is None
+        await node.close()
+
+
+async def test_reached_from_elsewhere_there_is_tls_and_a_key_is_needed(tmp_path: Path) -> None:
+    certificate, key_file = load_or_create_certificate(tmp_path / "tls", "llm.example", clock=SystemClock())
+    port = free_port()
+    settings = CoordinatorSettings(
+        data_dir=tmp_path / "data",
+        port=port,
+        tls_cert=certificate,
+        tls_key=key_file,
+        public_url="https://llm.example",
+    )
+    async with running(settings) as url:
+        assert url == "https://llm.example"
+        token = issue_join_token(settings, role=Role.NODE, url=f"https://127.0.0.1:{port}")
+        assert token.url.startswith("wss://")
+        node = await join(token, node_registration(token.secret))
+        assert node.ended is None
+        key = create_api_key(settings, "mine")
+        trusting = ssl.create_default_context(cafile=certificate)
+        trusting.check_hostname = False
+        async with httpx2.AsyncClient(base_url=f"https://127.0.0.1:{port}", verify=trusting) as http:
+            assert (await http.get("/v1/models")).status_code == 401
+            headers = {"authorization": f"Bearer {key}"}
+            assert (await http.get("/v1/models", headers=headers)).status_code == 200
+            assert (await http.get("/health", headers={"host": "llm.example"})).status_code == 200
+            assert (await http.get("/health", headers={"host": "evil.example"})).status_code == 403
+        await node.close()
+
+
+async def test_a_port_in_use_is_found_before_anything_is_written(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = CoordinatorSettings(data_dir=tmp_path / "data", port=taken.getsockname()[1])
+        with pytest.raises(AddressInUse, match="is in use"):
+            await service.run(settings, stop=asyncio.Event())
+    assert not settings.data_dir.exists()
+
+
+async def test_a_second_coordinator_on_the_same_data_is_refused(settings: CoordinatorSettings) -> None:
+    async with running(settings):
+        with pytest.raises(ConfigError, match=r"another coordinator \(process \d+\) runs on"):
+            await service.run(settings, stop=asyncio.Event())
+
+
+async def test_an_address_of_another_machine_is_one_line(tmp_path: Path) -> None:
+    settings = CoordinatorSettings(data_dir=tmp_path, host="192.0.2.1")
+    with pytest.raises(ConfigError, match=r"cannot listen on 192\.0\.2\.1"):
+        await service.run(settings, stop=asyncio.Event())
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        ({"subprotocols": None}, 400),
+        ({"origin": "http://localhost"}, 403),
+        ({"origin": "http://evil.example"}, 403),
+    ],
+    ids=["no subprotocol", "a local page", "a foreign page"],
+)
+async def test_who_is_no_peer_does_not_get_a_websocket(
+    settings: CoordinatorSettings, options: dict[str, Any], status: int
+) -> None:
+    async with running(settings) as url:
+        arguments: dict[str, Any] = {"subprotocols": [limits.SUBPROTOCOL], "proxy": None} | options
+        with pytest.raises(InvalidStatus) as refusal:
+            await websocket_connect(url.replace("http", "ws") + "/wanspec/node", **arguments)
+        assert refusal.value.response.status_code == status
+
+
+async def test_junk_and_giants_are_hung_up_on_with_a_code(settings: CoordinatorSettings) -> None:
+    async with running(settings) as url:
+        for frame, code in (
+            ("junk", CloseCode.INVALID_DATA),
+            (b"binary", CloseCode.INVALID_DATA),
+            ("x" * (limits.MAX_FRAME_BYTES + 1), CloseCode.MESSAGE_TOO_BIG),
+        ):
+            transport = await dial(url.replace("http", "ws") + "/wanspec/node", certificate=None)
+            await transport.send(frame)
+            with pytest.raises(PeerRefused) as refusal:
+                async with asyncio.timeout(5):
+                    await transport.receive()
+            assert refusal.value.code == code
+            await transport.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+async def test_sigterm_ends_the_process_in_an_orderly_way(tmp_path: Path) -> None:
+    program = (
+        "import asyncio, sys\n"
+        "from pathlib import Path\n"
+        "from coordinator.service import run\n"
+        "from coordinator.settings import CoordinatorSettings\n"
+        "settings = CoordinatorSettings(data_dir=Path(sys.argv[1]), log_json=True)\n"
+        "asyncio.run(run(settings, ready=lambda url: print(url, flush=True)))\n"
+    )
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        program,
+        str(tmp_path),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    )
+    assert child.stdout is not None
+    async with asyncio.timeout(30):
+        assert (await child.stdout.readline()).startswith(b"http://127.0.0.1:")
+        child.terminate()
+        _, log = await child.communicate()
+    assert child.returncode == 0
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert [line["event"] for line in lines] == ["ready", "stopped"]

@@ -1,0 +1,438 @@
+"""What tests of a target need: leases, nodes and a coordinator at the far end of in-memory links, the answer it owes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TypeAlias, TypeVar
+
+import msgspec
+
+from tests.support.scripted_models import SCRIPTED_TOKENIZER, ScriptedModel
+from tests.support.virtual_time import LoopClock
+from wanspec_p2p.clock import Clock
+from wanspec_p2p.errors import LinkClosed, PeerRefused, WanspecError
+from wanspec_p2p.links.memory import MemoryTransport, Path, memory_transports
+from wanspec_p2p.links.peer import PeerLink, accept, connect
+from wanspec_p2p.protocol.codec import (
+    AT_COORDINATOR_FROM_TARGET,
+    AT_NODE_FROM_TARGET,
+    AT_TARGET_FROM_COORDINATOR,
+    AT_TARGET_FROM_NODE,
+)
+from wanspec_p2p.protocol.common_messages import Registered
+from wanspec_p2p.protocol.coordinator_to_target import CoordinatorToTarget, Generate
+from wanspec_p2p.protocol.node_to_target import Attach, Draft
+from wanspec_p2p.protocol.target_to_coordinator import Failed, Finished, RegisterTarget, TargetMessage, Tokens
+from wanspec_p2p.protocol.target_to_node import Open, TargetToNode, Verdict
+from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.security.leases import LeaseClaims, issue
+from wanspec_p2p.speculation.sampling import Sampler
+from wanspec_p2p.speculation.target_session import SessionSpec, TargetSession
+from wanspec_p2p.speculation.tree import chain_hash, session_hash
+from wanspec_p2p.target.drafters import DrafterPool
+from wanspec_p2p.target.engine import Engine
+from wanspec_p2p.target.runner import SessionRunner
+from wanspec_p2p.types import FinishReason, PeerId, Role, Sampling, SessionId, TokenId
+
+__all__ = [
+    "CoordinatorEnd",
+    "FakeNode",
+    "Mint",
+    "PoolBench",
+    "Said",
+    "dial_target",
+    "names",
+    "prefix_hash",
+    "request",
+    "target_alone",
+]
+
+SECONDS = 60.0
+"""Nothing a test waits for takes longer."""
+SEED = bytes(range(16))
+
+M = TypeVar("M")
+Spoken: TypeAlias = Tokens | Finished | Failed
+
+
+def names(word: str) -> Callable[[], str]:
+    """word-1, word-2, …"""
+    numbers = itertools.count(1)
+    return lambda: f"{word}-{next(numbers)}"
+
+
+def request(name: str = "r1", *, ids: Sequence[TokenId] = (1, 2, 3), **fields: object) -> Generate:
+    """A greedy request of twelve tokens; `fields` differ. `ids` give way to a prompt of another kind."""
+    given = {"prompt", "messages", "prompt_ids"} & fields.keys()
+    own: dict[str, object] = {"sampling": Sampling(), "max_tokens": 12} | ({} if given else {"prompt_ids": tuple(ids)})
+    return Generate(request=name, seed=SEED, **(own | fields))  # type: ignore[arg-type]  # whatever a test gives
+
+
+def target_alone(
+    model: ScriptedModel,
+    prompt: Sequence[TokenId],
+    count: int,
+    sampling: Sampling,
+    *,
+    seed: bytes = SEED,
+    stop_tokens: Sequence[TokenId] = (),
+) -> list[TokenId]:
+    """The answer by the rule itself: one row, one token, nothing else in between."""
+    sampler = Sampler(sampling, seed, model.info.vocab_size, prompt, stop_tokens)
+    answer: list[TokenId] = []
+    while len(answer) < count and not (answer and answer[-1] in stop_tokens):
+        token = sampler.choose(model.row([*prompt, *answer])).token
+        sampler.commit([token])
+        answer.append(token)
+    return answer
+
+
+def prefix_hash(session: str, tokens: Sequence[TokenId]) -> bytes:
+    """The chain hash by which both sides name a prefix."""
+    value = session_hash(SessionId(session))
+    for token in tokens:
+        value = chain_hash(value, token)
+    return value
+
+
+class Mint:
+    """A coordinator as far as targets and nodes can see it through leases."""
+
+    def __init__(self, clock: Clock, target: Identity) -> None:
+        self.identity = Identity.generate()
+        self._clock, self._target = clock, target
+        self._jti = names("lease")
+
+    def claims(self, node: PeerId, **changes: object) -> LeaseClaims:
+        claims = LeaseClaims(
+            jti=self._jti(),
+            node=node,
+            target=self._target.peer_id,
+            owner="lab",
+            site="basement",
+            pool="default",
+            model="small",
+            digest="d" * 64,
+            tokenizer=SCRIPTED_TOKENIZER,
+            addresses=("ws://127.0.0.1:4711/wanspec/draft",),
+            certificate=None,
+            issued=int(self._clock.wall()),
+            expires=int(self._clock.wall()) + 600,
+        )
+        return msgspec.structs.replace(claims, **changes)
+
+    def lease(self, node: PeerId, **changes: object) -> str:
+        return issue(self.identity, self.claims(node, **changes))
+
+
+class FakeNode:
+    """The node's end of a draft link: speaks the protocol, and does only what a test tells it to."""
+
+    def __init__(self, identity: Identity, link: PeerLink[TargetToNode], transport: MemoryTransport) -> None:
+        self.identity, self.link, self.transport = identity, link, transport
+
+    async def attach(self, lease: str) -> None:
+        await self.link.send(Attach(lease=lease))
+
+    async def receive(self, kind: type[M]) -> M:
+        """The next message, which must be of this kind."""
+        async with asyncio.timeout(SECONDS):
+            message = await self.link.receive()
+        assert isinstance(message, kind), message
+        return message
+
+    async def opened(self) -> Open:
+        return await self.receive(Open)
+
+    async def draft(self, opened: Open, tokens: Sequence[TokenId], *, after: Sequence[TokenId] = ()) -> None:
+        """A chain below the prefix that was opened and `after`."""
+        prefix = (*opened.prefix, *after)
+        await self.link.send(
+            Draft(
+                session=opened.session,
+                base_len=len(prefix),
+                base_hash=prefix_hash(opened.id, prefix),
+                tokens=tuple(tokens),
+            )
+        )
+
+    async def verdicts(self) -> AsyncIterator[Verdict]:
+        """What the target says until it closes the session or the link."""
+        with contextlib.suppress(LinkClosed, PeerRefused):
+            while isinstance(message := await self.link.receive(), Verdict):
+                yield message
+
+    async def ending(self) -> LinkClosed | PeerRefused:
+        """How the target ended the link, whatever it said before."""
+        async with asyncio.timeout(SECONDS):
+            while True:
+                try:
+                    await self.link.receive()
+                except (LinkClosed, PeerRefused) as error:
+                    return error
+
+    async def refused(self) -> PeerRefused:
+        ending = await self.ending()
+        assert isinstance(ending, PeerRefused), ending
+        return ending
+
+    async def close(self) -> None:
+        await self.link.close()
+
+
+async def dial_target(
+    admit: Callable[[MemoryTransport], Awaitable[None]],
+    identity: Identity,
+    target: PeerId,
+    clock: Clock,
+    *,
+    there: Path | None = None,
+    back: Path | None = None,
+) -> tuple[FakeNode, asyncio.Task[None]]:
+    """A node's link to whatever `admit` stands for, and the task that serves it there."""
+    near, far = memory_transports(there, back)
+
+    async def serve() -> None:
+        try:
+            await admit(far)
+        finally:
+            await far.close()
+
+    serving = asyncio.create_task(serve(), name=f"target's end for {identity.peer_id}")
+    link = await connect(near, AT_NODE_FROM_TARGET, identity=identity, role=Role.NODE, expect=target, clock=clock)
+    return FakeNode(identity, link, near), serving
+
+
+class PoolBench:
+    """A drafter pool that nodes dial, and sessions on one model that take their drafters from it.
+
+    For use with `in_virtual_time`, as an asynchronous context manager: nothing of it is left at the end.
+
+    Attributes:
+        gate: passes wait until it is set.
+        came, went: links the pool has told of.
+    """
+
+    def __init__(self, per_session: int = 2, tokenizer: str | None = None) -> None:
+        self.clock = LoopClock()
+        self.target = Identity.generate()
+        self.mint = Mint(self.clock, self.target)
+        self.model = ScriptedModel(seed=1, before_forward=lambda batch: self._before())
+        self.engine = Engine(self.model, slots=16)
+        self.gate = asyncio.Event()
+        self.came = self.went = 0
+        self.answers: dict[str, list[TokenId]] = {}
+        self.pool = DrafterPool(
+            me=self.target.peer_id,
+            coordinator=self.mint.identity.public_key,
+            per_session=per_session,
+            clock=self.clock,
+            arrived=self._arrived,
+            left=self._left,
+            tokenizer=tokenizer,
+        )
+        self._serving: list[asyncio.Task[None]] = []
+        self._nodes: list[FakeNode] = []
+        self._running: list[asyncio.Task[FinishReason]] = []
+
+    async def __aenter__(self) -> PoolBench:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.pool.close()
+        for task in self._running:
+            task.cancel()
+        self.gate.set()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await asyncio.gather(*self._serving, return_exceptions=True)
+        for node in self._nodes:
+            await node.close()
+        assert self.pool.attached == []
+        assert self.pool.sessions == 0
+        assert self.model.caches == {}
+
+    async def _before(self) -> None:
+        await self.gate.wait()
+
+    def _arrived(self) -> None:
+        self.came += 1
+
+    def _left(self) -> None:
+        self.went += 1
+
+    async def admit(self, transport: MemoryTransport) -> None:
+        link = await accept(
+            transport,
+            AT_TARGET_FROM_NODE,
+            identity=self.target,
+            role=Role.TARGET,
+            roles=frozenset({Role.NODE}),
+            clock=self.clock,
+        )
+        await self.pool.serve(link)
+
+    async def dial(self, identity: Identity | None = None, *, back: Path | None = None) -> FakeNode:
+        """A node that has shown no lease yet."""
+        node, serving = await dial_target(
+            self.admit, identity or Identity.generate(), self.target.peer_id, self.clock, back=back
+        )
+        self._nodes.append(node)
+        self._serving.append(serving)
+        return node
+
+    async def node(self, identity: Identity | None = None, *, back: Path | None = None, **claims: object) -> FakeNode:
+        """A node that has attached; `claims` of its lease may differ."""
+        identity = identity or Identity.generate()
+        node = await self.dial(identity, back=back)
+        came = self.came
+        await node.attach(self.mint.lease(identity.peer_id, **claims))
+        async with asyncio.timeout(SECONDS):
+            while self.came == came:
+                await asyncio.sleep(0.001)
+        return node
+
+    def session(self, name: str = "s", *, count: int = 8, sampling: Sampling | None = None) -> SessionRunner:
+        """An answer under way; its tokens are in `answers`."""
+        spec = SessionSpec(SessionId(name), (1, 2, 3), SEED, sampling or Sampling(), 256, count)
+        answer = self.answers[name] = []
+        runner = SessionRunner(
+            TargetSession(spec),
+            self.engine,
+            self.pool,
+            lambda emit: answer.extend(t.token for t in emit.tokens),
+            self.clock,
+        )
+        self._running.append(asyncio.create_task(runner.run()))
+        return runner
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(SECONDS):
+            while not condition():
+                await asyncio.sleep(0.001)
+
+    async def finish(self) -> None:
+        """Let every session come to its end; all are what the target alone says."""
+        self.gate.set()
+        async with asyncio.timeout(SECONDS):
+            await asyncio.gather(*self._running)
+        for answer in self.answers.values():
+            assert answer == target_alone(self.model, (1, 2, 3), len(answer), Sampling())
+
+
+class Said:
+    """Takes what a desk says, and lets a test wait for how a request ended."""
+
+    def __init__(self) -> None:
+        self.all: list[Spoken] = []
+        self._new = asyncio.Event()
+
+    def __call__(self, message: Spoken) -> None:
+        self.all.append(message)
+        self._new.set()
+
+    def of(self, name: str) -> list[Spoken]:
+        return [message for message in self.all if message.request == name]
+
+    def tokens(self, name: str = "r1") -> list[TokenId]:
+        """Ids of the answer so far; fails on a gap."""
+        ids: list[TokenId] = []
+        start: int | None = None
+        for message in self.of(name):
+            if isinstance(message, Tokens):
+                start = message.position if start is None else start
+                assert message.position == start + len(ids), "the answer has a gap"
+                ids.extend(message.ids)
+        return ids
+
+    def text(self, name: str = "r1") -> str:
+        return "".join(message.text for message in self.of(name) if isinstance(message, Tokens))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(SECONDS):
+            while not condition():
+                self._new.clear()
+                await self._new.wait()
+
+    async def end(self, name: str = "r1") -> Finished | Failed:
+        """How the request ended."""
+        await self.until(lambda: any(isinstance(message, Finished | Failed) for message in self.of(name)))
+        [end] = [message for message in self.of(name) if isinstance(message, Finished | Failed)]
+        return end
+
+    async def finished(self, name: str = "r1") -> Finished:
+        end = await self.end(name)
+        assert isinstance(end, Finished), end
+        return end
+
+    async def failed(self, name: str = "r1") -> Failed:
+        end = await self.end(name)
+        assert isinstance(end, Failed), end
+        return end
+
+
+class CoordinatorEnd:
+    """Coordinators a target dials, one a connection: `dial` is the target's, `next_link` and `taken_in` the test's.
+
+    Attributes:
+        failures: raised by the next attempts to dial, one each.
+    """
+
+    def __init__(self, identity: Identity, target: Identity, clock: Clock) -> None:
+        self._identity, self._target, self._clock = identity, target, clock
+        self.failures: list[WanspecError] = []
+        self.dialled = 0
+        self._links: asyncio.Queue[PeerLink[TargetMessage]] = asyncio.Queue()
+        self._all: list[PeerLink[TargetMessage]] = []
+
+    async def dial(self) -> PeerLink[CoordinatorToTarget]:
+        self.dialled += 1
+        if self.failures:
+            raise self.failures.pop(0)
+        here, there = memory_transports()
+        far, near = await asyncio.gather(
+            accept(
+                there,
+                AT_COORDINATOR_FROM_TARGET,
+                identity=self._identity,
+                role=Role.COORDINATOR,
+                roles=frozenset({Role.TARGET}),
+                clock=self._clock,
+            ),
+            connect(
+                here,
+                AT_TARGET_FROM_COORDINATOR,
+                identity=self._target,
+                role=Role.TARGET,
+                expect=self._identity.peer_id,
+                clock=self._clock,
+            ),
+        )
+        self._all.append(far)
+        self._links.put_nowait(far)
+        return near
+
+    async def next_link(self) -> PeerLink[TargetMessage]:
+        async with asyncio.timeout(SECONDS):
+            return await self._links.get()
+
+    async def taken_in(self, heartbeat: float = 2.0) -> tuple[PeerLink[TargetMessage], RegisterTarget]:
+        """The next link, after the target has registered on it."""
+        link = await self.next_link()
+        registration = await self.heard(link, RegisterTarget)
+        await link.send(Registered(pool="default", heartbeat=heartbeat))
+        return link, registration
+
+    @staticmethod
+    async def heard(link: PeerLink[TargetMessage], kind: type[M]) -> M:
+        """The next message of this kind; others are passed over."""
+        async with asyncio.timeout(SECONDS):
+            while not isinstance(message := await link.receive(), kind):
+                pass
+        return message
+
+    async def close(self) -> None:
+        for link in self._all:
+            await link.close()

@@ -1,0 +1,56 @@
+"""The target's text, whatever the nodes do: a real model, real processes, real sockets, real kills."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wanspec_p2p.cli.bench.cluster import Cluster
+from wanspec_p2p.cli.bench.exactness import CONDITIONS, Condition, compare
+from wanspec_p2p.cli.bench.measuring import load_prompts
+from wanspec_p2p.cli.processes import Fleet
+from wanspec_p2p.client import AsyncClient
+
+pytestmark = [pytest.mark.system, pytest.mark.model, pytest.mark.timeout(600), pytest.mark.usefixtures("no_orphans")]
+
+PROMPTS = Path(__file__).parents[1] / "data" / "prompts.jsonl"
+
+
+async def test_every_condition_gives_the_tokens_of_the_target_alone(
+    tmp_path: Path, environment: dict[str, str], model_cache: Path
+) -> None:
+    prompts = load_prompts(PROMPTS, 3)
+    async with (
+        Fleet(tmp_path, environment) as fleet,
+        Cluster.running(
+            fleet,
+            tmp_path,
+            environment,
+            cache=model_cache,
+            model="smollm2-135m",
+            drafter="smollm2-draft",
+            target_flags=("--drafters", "3"),
+        ) as cluster,
+        AsyncClient(cluster.url) as client,
+    ):
+        outcomes = await compare(
+            cluster,
+            client,
+            prompts,
+            tokens=32,
+            temperatures=(0.0, 0.8),
+            conditions=tuple(CONDITIONS),
+            model="smollm2-135m",
+            progress=lambda what, done, total: None,
+        )
+    assert {(o.condition, o.temperature) for o in outcomes} == {(c, t) for c in Condition for t in (0.0, 0.8)}
+    for outcome in outcomes:
+        assert outcome.differences == []
+        assert outcome.answers == 3
+        assert outcome.tokens > outcome.answers  # every answer is more than its end
+        # Where an honest node drafts, some of it must have counted: an idle network proves nothing.
+        if CONDITIONS[outcome.condition]:
+            assert outcome.accepted > 0, outcome
+        else:
+            assert outcome.accepted == 0

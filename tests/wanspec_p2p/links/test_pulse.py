@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+
+from wanspec_p2p.clock import ManualClock
+from wanspec_p2p.links.pulse import OUTSTANDING_PINGS, Pulse
+from wanspec_p2p.protocol import limits
+from wanspec_p2p.protocol.common_messages import Ping, Pong
+
+
+def test_the_first_sample_counts_whole_and_later_ones_an_eighth() -> None:
+    clock = ManualClock()
+    pulse = Pulse(clock)
+    assert pulse.rtt is None
+    for seconds, smoothed in ((0.1, 0.1), (0.9, 0.2), (0.2, 0.2)):
+        ping = pulse.ping()
+        clock.advance(seconds)
+        pulse.pong(Pong(id=ping.id, at=ping.at))
+        assert pulse.rtt == pytest.approx(smoothed)
+
+
+def test_pongs_that_nobody_waits_for_say_nothing() -> None:
+    clock = ManualClock()
+    pulse = Pulse(clock)
+    first = pulse.ping()
+    pulse.pong(Pong(id=first.id + 1, at=0.0))
+    assert pulse.rtt is None
+    clock.advance(0.5)
+    pulse.pong(Pong(id=first.id, at=99.0))  # its own idea of the time is not asked for
+    assert pulse.rtt == 0.5
+    clock.advance(5.0)
+    pulse.pong(Pong(id=first.id, at=first.at))
+    assert pulse.rtt == 0.5
+
+
+def test_forgotten_pings_are_not_measured() -> None:
+    clock = ManualClock()
+    pulse = Pulse(clock)
+    ping = pulse.ping()
+    pulse.forget()
+    clock.advance(5.0)
+    pulse.pong(Pong(id=ping.id, at=ping.at))
+    assert pulse.rtt is None
+
+
+def test_unanswered_pings_are_forgotten_in_the_end() -> None:
+    clock = ManualClock()
+    pulse = Pulse(clock)
+    pings = [pulse.ping() for _ in range(OUTSTANDING_PINGS + 1)]
+    assert [ping.id for ping in pings] == list(range(OUTSTANDING_PINGS + 1))
+    clock.advance(1.0)
+    pulse.pong(Pong(id=pings[0].id, at=0.0))
+    assert pulse.rtt is None
+    pulse.pong(Pong(id=pings[1].id, at=0.0))
+    assert pulse.rtt == 1.0
+    assert OUTSTANDING_PINGS * limits.PING_SECONDS > limits.SILENCE_SECONDS
+
+
+def test_only_the_latest_pong_is_owed() -> None:
+    pulse = Pulse(ManualClock())
+    assert pulse.take_owed() is None
+    for i in range(3):
+        pulse.owe(Ping(id=i, at=float(i)))
+    assert pulse.owing.is_set()
+    assert pulse.take_owed() == Pong(id=2, at=2.0)
+    assert not pulse.owing.is_set()
+    assert pulse.take_owed() is None

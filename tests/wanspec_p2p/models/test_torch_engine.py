@@ -1,0 +1,275 @@
+"""Exactness of the built-in engine: what a position's logits are may not depend on how they came to be computed."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.tiny_models import write_tiny_model
+from wanspec_p2p.errors import EngineError, LocalProtocolError, ModelError
+from wanspec_p2p.models.base import LanguageModel, Rows
+from wanspec_p2p.models.catalog import Catalog
+from wanspec_p2p.models.directories import directory_manifest
+from wanspec_p2p.models.fingerprint import tokenizer_facts
+from wanspec_p2p.models.torch_device import choose_device
+from wanspec_p2p.models.torch_engine import TorchModel, Weights
+from wanspec_p2p.types import Device, Dtype, ExactnessClass, Segment
+
+TARGET_PROMPT = "The tide comes in twice a day because"
+
+
+async def load(
+    directory: Path, tmp_path: Path, dtype: Dtype = Dtype.FLOAT32, threads: int = 1, *, fast: bool = False
+) -> TorchModel:
+    manifest = directory_manifest(directory, tmp_path)
+    weights = Weights(directory.name, directory, manifest.digest, tokenizer_facts(directory))
+    return await TorchModel.load(weights, choose_device(device=Device.CPU, dtype=dtype, threads=threads), fast=fast)
+
+
+async def row_by_row(model: LanguageModel, text: Sequence[int], cache: str = "reference") -> Rows:
+    rows = [(await model.forward([Segment(cache, at, (), (token,))]))[0] for at, token in enumerate(text)]
+    return np.concatenate(rows)
+
+
+def hide(
+    path: Sequence[int], width: int, draw: random.Random, vocab: int
+) -> tuple[tuple[int, ...], tuple[int, ...], list[int]]:
+    """A tree with `path` at random slots among junk; returns tokens, parents and the path's nodes."""
+    nodes = sorted(draw.sample(range(width), len(path)))
+    tree = [draw.randrange(vocab) for _ in range(width)]
+    parents = [draw.randrange(-1, node) for node in range(width)]
+    for depth, node in enumerate(nodes):
+        tree[node], parents[node] = path[depth], nodes[depth - 1] if depth else -1
+    return tuple(tree), tuple(parents), nodes
+
+
+async def compare_trees(model: LanguageModel, text: Sequence[int], widths: Sequence[int]) -> int:
+    """Go through `text` in trees of the given widths, keeping part of each path; every row must equal the one-token
+    pass's. Returns the number of rows compared."""
+    reference = await row_by_row(model, text)
+    draw = random.Random(len(text))
+    at, compared, keep, length = 0, 0, (), 0
+    while at < len(text) - 1:
+        width = draw.choice(widths)
+        depth = min(width, len(text) - at - 1, draw.randint(1, 9))
+        tree, parents, nodes = hide(text[at + 1 : at + 1 + depth], width, draw, model.info.vocab_size)
+        [rows] = await model.forward([Segment("tree", length, keep, (text[at],), tree, parents)])
+        own = rows[[0, *(node + 1 for node in nodes)]]
+        assert np.array_equal(own, reference[at : at + depth + 1]), f"position {at}, width {width}"
+        compared += len(own)
+        length += len(keep) + 1
+        keep = tuple(nodes[: draw.randint(0, depth)])
+        at += len(keep) + 1
+    return compared
+
+
+@pytest.fixture
+def tokens() -> list[int]:
+    draw = random.Random(7)
+    return [draw.randrange(258) for _ in range(300)]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", list(Dtype))
+async def test_tree_rows_equal_one_token_rows_bit_for_bit(
+    tiny_directory: Path, tmp_path: Path, tokens: list[int], dtype: Dtype, threads: int
+) -> None:
+    model = await load(tiny_directory, tmp_path, dtype, threads)
+    if dtype is Dtype.FLOAT32 and model.info.exactness is not ExactnessClass.BITWISE:
+        pytest.skip("this machine's float32 products depend on their shape, and the engine says so")
+    assert model.info.exactness is ExactnessClass.BITWISE
+    assert await compare_trees(model, tokens, (1, 2, 5, 8, 17, 40, 63, 90)) > len(tokens)
+    await model.close()
+
+
+async def test_a_prompt_may_be_prefilled_in_any_pieces(tiny_directory: Path, tmp_path: Path, tokens: list[int]) -> None:
+    model = await load(tiny_directory, tmp_path, Dtype.BFLOAT16)
+    reference = await row_by_row(model, tokens)
+    for length in (*range(1, 12), 127, 128, 129, 255, 256, 257, 300):
+        [rows] = await model.forward([Segment("whole", 0, (), tuple(tokens[:length]))])
+        assert np.array_equal(rows[0], reference[length - 1]), length
+    for size in (3, 64, 200):
+        for at in range(0, len(tokens), size):
+            piece = tuple(tokens[at : at + size])
+            [rows] = await model.forward([Segment(f"pieces of {size}", at, (), piece)])
+            assert np.array_equal(rows[0], reference[at + len(piece) - 1]), (size, at)
+    await model.close()
+
+
+async def test_a_drafted_chain_longer_than_a_pass_returns_every_row(
+    tiny_directory: Path, tmp_path: Path, tokens: list[int]
+) -> None:
+    model = await load(tiny_directory, tmp_path, Dtype.BFLOAT16)
+    reference = await row_by_row(model, tokens)
+    chain = tuple(tokens[20:])
+    parents = tuple(range(-1, len(chain) - 1))
+    [rows] = await model.forward([Segment("chain", 0, (), tuple(tokens[:20]), chain, parents)])
+    assert np.array_equal(rows, reference[19:])
+    kept = tuple(range(200))
+    [rows] = await model.forward([Segment("chain", 20, kept, (tokens[220],))])
+    assert np.array_equal(rows[0], reference[220])
+    await model.close()
+
+
+async def test_sessions_in_one_batch_do_not_touch_each_other(
+    tiny_directory: Path, tmp_path: Path, tokens: list[int]
+) -> None:
+    model = await load(tiny_directory, tmp_path, Dtype.BFLOAT16)
+    alone = await row_by_row(model, tokens[:6])
+    for at, token in enumerate(tokens[:6]):
+        batch = [Segment("a", at, (), (token,)), Segment("b", 0, (), (1, 2, 3, token), (5, 6), (-1, -1))]
+        first, second = await model.forward(batch)
+        assert np.array_equal(first[0], alone[at])
+        assert second.shape == (3, model.info.vocab_size)
+    await model.release("b")
+    await model.release("b")
+    with pytest.raises(LocalProtocolError, match="holds 0 positions"):
+        await model.forward([Segment("b", 4, (), (1,))])
+    await model.close()
+
+
+async def test_rows_are_float32_and_as_wide_as_the_tokenizer(tiny_directory: Path, tmp_path: Path) -> None:
+    model = await load(tiny_directory, tmp_path, Dtype.BFLOAT16)
+    [rows] = await model.forward([Segment("a", 0, (), (1, 2), (3,), (-1,))])
+    assert (rows.dtype, rows.shape) == (np.float32, (2, 258))
+    assert np.isfinite(rows).all()
+    await model.close()
+
+
+async def test_columns_the_model_lacks_are_never_chosen(tmp_path: Path) -> None:
+    directory = write_tiny_model(tmp_path / "narrow", vocab_size=250, bos_token_id=1, eos_token_id=2, pad_token_id=2)
+    model = await load(directory, tmp_path)
+    [rows] = await model.forward([Segment("a", 0, (), (1, 2))])
+    assert rows.shape == (1, 258)
+    assert np.isneginf(rows[0, 250:]).all() and np.isfinite(rows[0, :250]).all()
+    await model.close()
+
+
+async def test_facts_that_can_change_a_token_change_the_fingerprint(tiny_directory: Path, tmp_path: Path) -> None:
+    models = [
+        await load(tiny_directory, tmp_path),
+        await load(tiny_directory, tmp_path),
+        await load(tiny_directory, tmp_path, threads=2),
+        await load(tiny_directory, tmp_path, Dtype.BFLOAT16),
+        await load(tiny_directory, tmp_path, fast=True),
+        await load(write_tiny_model(tmp_path / "other", seed=1), tmp_path),
+    ]
+    first, again, *others = [model.info.fingerprint for model in models]
+    assert first == again
+    assert len({first, *others}) == 1 + len(others)
+    info = models[0].info
+    assert (info.eos, info.context, info.vocab_size, info.device) == ((256,), 512, 258, Device.CPU)
+    assert models[4].info.exactness is ExactnessClass.NEAR_TIE
+    for model in models:
+        await model.close()
+
+
+async def test_the_fast_attention_computes_the_same_up_to_rounding(
+    tiny_directory: Path, tmp_path: Path, tokens: list[int]
+) -> None:
+    exact, fast = await load(tiny_directory, tmp_path), await load(tiny_directory, tmp_path, fast=True)
+    segment = Segment("a", 0, (), tuple(tokens[:140]), (1, 2, 3, 4), (-1, 0, 0, -1))
+    [ours], [theirs] = await exact.forward([segment]), await fast.forward([segment])
+    assert np.allclose(ours, theirs, atol=1e-4)
+    await exact.close()
+    await fast.close()
+
+
+async def test_a_failed_pass_is_an_engine_error_and_drops_the_caches_of_its_batch(
+    tiny_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = await load(tiny_directory, tmp_path)
+    await model.forward([Segment("a", 0, (), (1, 2)), Segment("b", 0, (), (1, 2))])
+
+    def fail(*args: object) -> Rows:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("wanspec_p2p.models.torch_passes.Passes.run", fail)
+        with pytest.raises(EngineError, match="out of memory during a pass of 1 segments"):
+            await model.forward([Segment("a", 2, (), (3,))])
+    with pytest.raises(LocalProtocolError):
+        await model.forward([Segment("a", 2, (), (3,))])
+    [rows] = await model.forward([Segment("b", 2, (), (3,))])
+    assert rows.shape[0] == 1
+    await model.close()
+
+
+async def test_the_event_loop_runs_on_while_the_model_computes(tiny_directory: Path, tmp_path: Path) -> None:
+    model = await load(tiny_directory, tmp_path)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counter = asyncio.create_task(count())
+    await model.forward([Segment("a", 0, (), tuple(range(256)))])
+    counter.cancel()
+    assert turns > 1
+    await model.close()
+
+
+async def test_weights_that_are_not_a_model_are_one_clear_line(tmp_path: Path) -> None:
+    directory = write_tiny_model(tmp_path / "broken")
+    (directory / "model.safetensors").write_bytes(b"not safetensors at all")
+    with pytest.raises((ModelError, EngineError)) as caught:
+        await load(directory, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def prompt_of(catalog: Catalog, text: str) -> list[int]:
+    from wanspec_p2p.models.torch_tokenizer import TorchTokenizer
+
+    return TorchTokenizer(catalog.path("smollm2-135m")).encode_chat([("user", text)])
+
+
+@pytest.mark.model
+async def test_the_real_model_is_bitwise_in_bfloat16(model_cache: Path) -> None:
+    catalog = Catalog(model_cache)
+    directory = catalog.path("smollm2-135m")
+    weights = Weights("smollm2-135m", directory, catalog.digest("smollm2-135m"), tokenizer_facts(directory))
+    placement = choose_device(device=Device.CPU, dtype=Dtype.BFLOAT16, threads=2)
+    model = await TorchModel.load(weights, placement)
+    assert model.info.exactness is ExactnessClass.BITWISE
+    text = prompt_of(catalog, TARGET_PROMPT)
+    draw = random.Random(3)
+    text += [draw.randrange(model.info.vocab_size) for _ in range(150 - len(text))]
+    assert await compare_trees(model, text, (1, 4, 8, 33, 63)) >= len(text) - 1
+    await model.close()
+
+
+@pytest.mark.model
+async def test_the_real_model_in_float32_agrees_with_transformers_greedy_decoding(model_cache: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    catalog = Catalog(model_cache)
+    directory = catalog.path("smollm2-135m")
+    prompt, count = prompt_of(catalog, TARGET_PROMPT), 24
+    theirs = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    answer = theirs.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=count)[0, len(prompt) :].tolist()
+    del theirs
+    weights = Weights("smollm2-135m", directory, catalog.digest("smollm2-135m"), tokenizer_facts(directory))
+    model = await TorchModel.load(weights, choose_device(device=Device.CPU, dtype=Dtype.FLOAT32, threads=2))
+    [rows] = await model.forward(
+        [Segment("a", 0, (), tuple(prompt), tuple(answer[:-1]), tuple(range(-1, len(answer) - 2)))]
+    )
+    for position, token in enumerate(answer):
+        best = int(rows[position].argmax())
+        if best != token:
+            margin = rows[position, best] - rows[position, token]
+            assert margin < 1e-4, f"token {position}: {best} instead of {token} at a margin of {margin}"
+            break
+    else:
+        assert [int(row.argmax()) for row in rows] == answer
+    assert dataclasses.replace(model.info, name="x").digest == catalog.digest("smollm2-135m")
+    await model.close()

@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.support.target_kit import PoolBench, prefix_hash, target_alone
+from tests.support.virtual_time import in_virtual_time
+from wanspec_p2p.errors import CloseCode, LinkClosed
+from wanspec_p2p.links.memory import Path
+from wanspec_p2p.protocol import limits
+from wanspec_p2p.protocol.common_messages import Ping
+from wanspec_p2p.protocol.node_to_target import Decline, Detach, Draft, NodeToTarget
+from wanspec_p2p.protocol.target_to_node import Close, Open, TargetToNode, Verdict
+from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.target import draft_link
+from wanspec_p2p.target.draft_link import ALLOWANCE, DraftLink
+from wanspec_p2p.types import PeerId, Role, Sampling, TokenId
+
+
+def answer(bench: PoolBench, count: int = 8) -> list[TokenId]:
+    return target_alone(bench.model, (1, 2, 3), count, Sampling())
+
+
+async def settled() -> None:
+    """Let everything under way arrive."""
+    await asyncio.sleep(0.5)
+
+
+@in_virtual_time
+async def test_what_a_node_drafts_rightly_is_accepted_and_told() -> None:
+    async with PoolBench() as bench:
+        node = await bench.node()
+        runner = bench.session()
+        opened = await node.opened()
+        assert (opened.prefix, opened.prompt_len, opened.lane, opened.lanes) == ((1, 2, 3), 3, 0, 2)
+        assert (opened.seed, opened.sampling) == (runner.session.spec.seed, runner.session.spec.sampling)
+        await node.draft(opened, answer(bench)[:6])
+        await settled()
+        await bench.finish()
+        verdict = await node.receive(Verdict)
+        # The first pass began before the draft came, and settled one token without it.
+        assert (verdict.committed_len, verdict.tail) == (4, ())
+        assert verdict.hash == prefix_hash("s", (1, 2, 3, *answer(bench)[:1]))
+        assert (await node.receive(Verdict)).committed_len == 10
+        await node.receive(Close)
+        assert runner.session.stats.won_by_peer == {node.identity.peer_id: 5}
+
+
+@in_virtual_time
+async def test_a_node_that_shows_no_lease_is_let_go() -> None:
+    async with PoolBench() as bench:
+        node = await bench.dial()
+        refusal = await node.refused()
+        assert refusal.code == CloseCode.LEASE_REFUSED
+        assert "no lease was shown in time" in str(refusal)
+        assert bench.clock.monotonic() < limits.HANDSHAKE_SECONDS + 1
+
+
+@in_virtual_time
+async def test_anything_before_the_lease_is_refused() -> None:
+    async with PoolBench() as bench:
+        node = await bench.dial()
+        await node.link.send(Decline(session=1, reason="no"))
+        assert "must be Attach" in str(await node.refused())
+        assert bench.came == 0
+
+
+@in_virtual_time
+async def test_a_draft_for_a_session_that_is_not_open_is_ignored() -> None:
+    async with PoolBench() as bench:
+        node = await bench.node()
+        bench.session()
+        opened = await node.opened()
+        for handle in (opened.session + 1, limits.MAX_SESSIONS - 1):
+            await node.link.send(Draft(session=handle, base_len=3, base_hash=bytes(8), tokens=(1,)))
+        await node.draft(opened, answer(bench)[:4])
+        await settled()
+        await bench.finish()
+        assert bench.pool.attached
+        # … and so is one that crossed the end of its session.
+        while not isinstance(await node.link.receive(), Close):
+            pass
+        await node.draft(opened, answer(bench)[:4])
+        await settled()
+        assert bench.pool.attached
+
+
+@pytest.mark.parametrize("right", [True, False])
+@in_virtual_time
+async def test_a_node_that_drafts_beyond_its_credit_is_cut_off(right: bool) -> None:
+    async with PoolBench() as bench:
+        node = await bench.node()
+        bench.session()
+        opened = await node.opened()
+        with capture_logs() as logs:
+            for _ in range(ALLOWANCE * opened.window.tokens // 8):
+                await node.draft(opened, answer(bench) if right else [0] * 8)
+            await settled()
+            assert bench.pool.attached, "copies and nonsense within the credit are dropped, not punished"
+            await node.draft(opened, answer(bench))
+            refusal = await node.refused()
+        assert refusal.code == CloseCode.POLICY_VIOLATION
+        assert [line["node"] for line in logs if line["log_level"] == "warning"] == [node.identity.peer_id]
+        await bench.finish()
+
+
+@in_virtual_time
+async def test_a_drafter_that_keeps_to_its_window_never_runs_out_of_credit() -> None:
+    async with PoolBench() as bench:
+        node = await bench.node()
+        bench.gate.set()
+        runner = bench.session(count=400)
+        opened = await node.opened()
+        answer_so_far = answer(bench, 400)
+        async with asyncio.timeout(60):
+            async for verdict in node.verdicts():
+                done = verdict.committed_len - 3
+                await node.draft(
+                    opened, answer_so_far[done : done + opened.window.tokens], after=answer_so_far[:done]
+                )
+        assert runner.session.answer_len == 400
+        assert bench.pool.attached
+
+
+@in_virtual_time
+async def test_a_frame_that_is_no_message_ends_the_link_and_not_the_session() -> None:
+    async with PoolBench() as bench:
+        node = await bench.node()
+        bench.session()
+        await node.opened()
+        with capture_logs() as logs:
+            await node.transport.send(b"\x92\x02garbage")
+            assert (await node.refused()).code == CloseCode.INVALID_DATA
+            await settled()
+        assert [line["node"] for line in logs if line["log_level"] == "warning"] == [node.identity.peer_id]
+        await bench.finish()
+
+
+@in_virtual_time
+async def test_a_node_that_reads_nothing_is_dropped_and_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draft_link, "MAX_WAITING", 8)
+    async with PoolBench() as bench:
+        slow = await bench.node(back=Path(capacity=2))
+        good = await bench.node()
+        bench.gate.set()
+        bench.session(count=64)
+        slow.link._reader.cancel()  # it takes nothing off the connection any more
+        opened = await good.opened()
+        async with asyncio.timeout(60):
+            verdicts = [verdict.committed_len async for verdict in good.verdicts()]
+        assert len(verdicts) == 63
+        assert opened.session == 1
+        await bench.until(lambda: bench.pool.attached == [good.identity.peer_id])
+        await bench.finish()
+
+
+@in_virtual_time
+async def test_a_node_that_detaches_is_let_go_and_its_link_closed() -> None:
+    async with PoolBench() as bench:
+        node = await bench.node()
+        runner = bench.session()
+        await node.opened()
+        with capture_logs() as logs:
+            await node.link.send(Detach(reason="its owner wants the GPU back"))
+            assert isinstance(await node.ending(), LinkClosed)
+        assert any("its owner wants the GPU back" in line.get("reason", "") for line in logs)
+        assert runner.session.drafters == {}
+        await bench.finish()
+
+
+@in_virtual_time
+async def test_a_declined_session_goes_on_without_that_node_and_the_link_stays() -> None:
+    async with PoolBench() as bench:
+        node = await bench.node()
+        first = bench.session("one")
+        opened = await node.opened()
+        await node.link.send(Decline(session=opened.session, reason="no room"))
+        await node.link.send(Decline(session=opened.session, reason="no room"))
+        await settled()
+        assert first.session.drafters == {}
+        second = bench.session("two")
+        assert (await node.opened()).id == "two"
+        assert list(second.session.drafters) == bench.pool.attached
+        await bench.finish()
+
+
+@in_virtual_time
+async def test_a_broken_link_is_gone_at_once() -> None:
+    async with PoolBench() as bench:
+        node = await bench.node()
+        runner = bench.session()
+        await node.opened()
+        node.transport.disconnect()
+        await bench.until(lambda: bench.pool.attached == [])
+        assert runner.session.drafters == {}
+        assert bench.went == 1
+        await bench.finish()
+
+
+@in_virtual_time
+async def test_a_node_that_falls_silent_is_dropped() -> None:
+    async with PoolBench() as bench:
+        node = await bench.node()
+        runner = bench.session()
+        await node.opened()
+        node.transport.partition()
+        await bench.until(lambda: bench.pool.attached == [])
+        assert bench.clock.monotonic() < limits.SILENCE_SECONDS + 5
+        assert runner.session.drafters == {}
+        node.transport.heal()
+        await bench.finish()
+
+
+class Flood:
+    """A `Link` on which another frame is always there already."""
+
+    peer, role, rtt = PeerId("n" * 32), Role.NODE, None
+
+    def __init__(self) -> None:
+        self.received = 0
+
+    async def receive(self) -> NodeToTarget:
+        self.received += 1
+        return Decline(session=1, reason="noise")
+
+    async def send(self, message: TargetToNode) -> None: ...
+
+    async def close(self, code: int = 1000, reason: str = "") -> None: ...
+
+
+@in_virtual_time
+async def test_a_flood_of_frames_leaves_everybody_else_their_turns() -> None:
+    async with PoolBench() as bench:
+        flood = Flood()
+        claims = bench.mint.claims(flood.peer)
+        link = DraftLink(flood, claims, lambda lease, node: claims, lambda *lost: None, bench.clock)
+        serving = asyncio.create_task(link.serve())
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert 0 < flood.received <= 101
+        link.end(CloseCode.NORMAL, "enough")
+        await serving
+
+
+@in_virtual_time
+async def test_round_trip_times_are_measured() -> None:
+    async with PoolBench() as bench:
+        node = await bench.node(back=Path(delay=0.25))
+        await bench.until(lambda: (link := bench.pool.link(node.identity.peer_id)) is not None and link.rtt is not None)
+        link = bench.pool.link(node.identity.peer_id)
+        assert link is not None and link.rtt == pytest.approx(0.25, abs=0.01)
+        await node.link.send(Ping(id=1, at=0.0))
+        await settled()
+        assert bench.pool.attached
+
+
+@in_virtual_time
+async def test_when_a_links_session_numbers_are_used_up_it_is_dialled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_SESSIONS", 3)
+    async with PoolBench() as bench:
+        identity = Identity.generate()
+        node = await bench.node(identity)
+        for name in "ab":
+            bench.session(name)
+            assert isinstance(await node.receive(Open), Open)
+        assert "dial again" in str(await node.ending())
+        again = await bench.node(identity)
+        assert {(await again.opened()).id for _ in "ab"} == {"a", "b"}
+        await bench.finish()

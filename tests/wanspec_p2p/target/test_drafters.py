@@ -1,0 +1,330 @@
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from tests.support.target_kit import Mint, PoolBench, target_alone
+from tests.support.virtual_time import in_virtual_time
+from wanspec_p2p.errors import CloseCode, LinkClosed
+from wanspec_p2p.protocol.node_to_target import Decline
+from wanspec_p2p.protocol.target_to_node import Close
+from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.security.leases import LEEWAY_SECONDS
+from wanspec_p2p.target import drafters
+from wanspec_p2p.target.drafters import ORPHAN_SECONDS, RENEWAL_SECONDS
+from wanspec_p2p.types import Sampling
+
+LEASE_SECONDS = 600
+
+
+async def settled() -> None:
+    await asyncio.sleep(0.5)
+
+
+# Who is admitted ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("claims", "words"),
+    [
+        ({"node": Identity.generate().peer_id}, "for another node"),
+        ({"target": Identity.generate().peer_id}, "for another target"),
+        ({"issued": 1_700_000_000, "expires": 1_700_000_600}, "has expired"),
+        ({"issued": 1_900_000_000, "expires": 1_900_000_600}, "not valid yet"),
+    ],
+)
+@in_virtual_time
+async def test_a_lease_that_does_not_admit_this_node_here_and_now_is_refused(
+    claims: dict[str, object], words: str
+) -> None:
+    async with PoolBench() as bench:
+        identity = Identity.generate()
+        node = await bench.dial(identity)
+        await node.attach(bench.mint.lease(identity.peer_id, **claims))
+        refusal = await node.refused()
+        assert refusal.code == CloseCode.LEASE_REFUSED
+        assert words in str(refusal)
+        assert bench.pool.attached == []
+        assert bench.came == bench.went == 0
+
+
+@in_virtual_time
+async def test_a_lease_of_another_coordinator_is_refused() -> None:
+    async with PoolBench() as bench:
+        identity = Identity.generate()
+        node = await bench.dial(identity)
+        await node.attach(Mint(bench.clock, bench.target).lease(identity.peer_id))
+        assert "not signed by this coordinator" in str(await node.refused())
+
+
+@in_virtual_time
+async def test_a_drafter_with_another_tokenizer_is_refused_with_both_named() -> None:
+    async with PoolBench(tokenizer="a" * 64) as bench:
+        identity = Identity.generate()
+        node = await bench.dial(identity)
+        await node.attach(bench.mint.lease(identity.peer_id, tokenizer="b" * 64))
+        refusal = await node.refused()
+        assert refusal.code == CloseCode.TOKENIZER_MISMATCH
+        assert "a" * 64 in str(refusal) and "b" * 64 in str(refusal)
+
+
+@in_virtual_time
+async def test_a_revoked_lease_ends_its_link_and_admits_nobody_again() -> None:
+    async with PoolBench() as bench:
+        identity, other = Identity.generate(), await bench.node()
+        node = await bench.node(identity, jti="bad")
+        runner = bench.session()
+        bench.pool.revoke("bad", "its owner cheats")
+        refusal = await node.refused()
+        assert (refusal.code, str(refusal)) == (CloseCode.LEASE_REFUSED, "its owner cheats")
+        await settled()
+        assert bench.pool.attached == list(runner.session.drafters) == [other.identity.peer_id]
+        again = await bench.dial(identity)
+        await again.attach(bench.mint.lease(identity.peer_id, jti="bad"))
+        assert "was revoked" in str(await again.refused())
+        await bench.finish()
+
+
+@in_virtual_time
+async def test_revocations_without_end_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drafters, "MAX_REVOKED", 4)
+    async with PoolBench() as bench:
+        for number in range(8):
+            bench.pool.revoke(f"lease-{number}", "")
+        for number, admitted in ((3, True), (4, False), (7, False)):
+            identity = Identity.generate()
+            node = await bench.dial(identity)
+            await node.attach(bench.mint.lease(identity.peer_id, jti=f"lease-{number}"))
+            await settled()
+            assert (identity.peer_id in bench.pool.attached) is admitted
+
+
+# How long -------------------------------------------------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_a_lease_that_is_not_renewed_ends() -> None:
+    async with PoolBench() as bench:
+        bench.pool.coordinator_found()
+        node = await bench.node()
+        bench.session()
+        await asyncio.sleep(LEASE_SECONDS + LEEWAY_SECONDS - 1)
+        bench.pool.close_expired()
+        await settled()
+        assert bench.pool.attached
+        await asyncio.sleep(1)
+        bench.pool.close_expired()
+        refusal = await node.refused()
+        assert (refusal.code, str(refusal)) == (CloseCode.LEASE_REFUSED, "the lease has expired")
+        await bench.finish()
+
+
+@in_virtual_time
+async def test_a_renewed_lease_goes_on_and_receipts_name_the_newest() -> None:
+    async with PoolBench() as bench:
+        bench.pool.coordinator_found()
+        identity = Identity.generate()
+        node = await bench.node(identity, jti="old")
+        runner = bench.session()
+        await node.opened()
+        assert runner.leases == {identity.peer_id: "old"}
+        await asyncio.sleep(LEASE_SECONDS - 1)
+        await node.attach(bench.mint.lease(identity.peer_id, jti="new"))
+        await asyncio.sleep(LEEWAY_SECONDS + 10)
+        bench.pool.close_expired()
+        await settled()
+        assert bench.pool.attached == [identity.peer_id]
+        assert runner.leases == {identity.peer_id: "new"}
+        await bench.finish()
+
+
+@in_virtual_time
+async def test_a_renewal_that_is_not_one_ends_the_link() -> None:
+    async with PoolBench() as bench:
+        node = await bench.node()
+        await node.attach(bench.mint.lease(Identity.generate().peer_id))
+        assert "for another node" in str(await node.refused())
+
+
+@in_virtual_time
+async def test_while_the_coordinator_is_away_an_attached_lease_is_honoured_longer() -> None:
+    async with PoolBench() as bench:
+        bench.pool.coordinator_found()
+        node = await bench.node()
+        bench.pool.coordinator_lost()
+        await asyncio.sleep(LEASE_SECONDS + ORPHAN_SECONDS - 1)
+        bench.pool.close_expired()
+        await settled()
+        assert bench.pool.attached
+        await asyncio.sleep(1)
+        bench.pool.close_expired()
+        assert (await node.refused()).code == CloseCode.LEASE_REFUSED
+
+
+@in_virtual_time
+async def test_a_coordinator_that_is_back_has_time_to_renew() -> None:
+    async with PoolBench() as bench:
+        bench.pool.coordinator_found()
+        node = await bench.node()
+        bench.pool.coordinator_lost()
+        await asyncio.sleep(LEASE_SECONDS + 300)
+        bench.pool.coordinator_found()
+        await asyncio.sleep(RENEWAL_SECONDS - 1)
+        bench.pool.close_expired()
+        await settled()
+        assert bench.pool.attached
+        await asyncio.sleep(1)
+        bench.pool.close_expired()
+        assert (await node.refused()).code == CloseCode.LEASE_REFUSED
+
+
+@in_virtual_time
+async def test_when_the_target_stops_its_nodes_are_told() -> None:
+    async with PoolBench() as bench:
+        nodes = [await bench.node(), await bench.node()]
+        bench.pool.close()
+        for node in nodes:
+            ending = await node.ending()
+            assert isinstance(ending, LinkClosed) and "the target stops" in str(ending)
+        await bench.until(lambda: bench.went == 2)
+
+
+# Who drafts where -----------------------------------------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_a_session_gets_its_drafters_as_they_come_each_in_a_lane_of_its_own() -> None:
+    async with PoolBench(per_session=2) as bench:
+        runner = bench.session()
+        await settled()
+        assert runner.session.drafters == {}
+        nodes = [await bench.node() for _ in range(3)]
+        assert runner.session.drafters == {nodes[0].identity.peer_id: 0, nodes[1].identity.peer_id: 1}
+        assert [(await node.opened()).lane for node in nodes[:2]] == [0, 1]
+        await bench.finish()
+        assert isinstance(await nodes[0].receive(object), object)
+
+
+@in_virtual_time
+async def test_a_place_that_falls_vacant_is_filled() -> None:
+    async with PoolBench(per_session=2) as bench:
+        nodes = [await bench.node() for _ in range(3)]
+        runner = bench.session()
+        await settled()
+        first, second = runner.session.drafters
+        spare = ({node.identity.peer_id for node in nodes} - {first, second}).pop()
+        next(node for node in nodes if node.identity.peer_id == first).transport.disconnect()
+        await settled()
+        assert runner.session.drafters == {second: 1, spare: 0}
+        await bench.finish()
+
+
+@in_virtual_time
+async def test_who_declines_is_replaced_and_not_asked_again_in_that_session() -> None:
+    async with PoolBench(per_session=1) as bench:
+        nodes = [await bench.node(), await bench.node()]
+        runner = bench.session()
+        await settled()
+        for node in nodes:
+            opened = await node.opened()
+            await node.link.send(Decline(session=opened.session, reason="no room"))
+            await settled()
+        assert runner.session.drafters == {}
+        late = await bench.node()
+        assert list(runner.session.drafters) == [late.identity.peer_id]
+        await bench.finish()
+
+
+@in_virtual_time
+async def test_a_node_that_dials_again_takes_its_sessions_along() -> None:
+    """The older link may be dead without anybody knowing: the session must not lose its drafter to it."""
+    async with PoolBench(per_session=1) as bench:
+        identity = Identity.generate()
+        first = await bench.node(identity)
+        runner = bench.session()
+        assert (await first.opened()).id == "s"
+        second = await bench.node(identity)
+        opened = await second.opened()
+        assert (opened.id, opened.prefix) == ("s", (1, 2, 3))
+        assert (await first.refused()).code == CloseCode.REPLACED
+        await settled()
+        assert runner.session.drafters == {identity.peer_id: 0}
+        assert bench.pool.attached == [identity.peer_id]
+        await second.draft(opened, target_alone(bench.model, (1, 2, 3), 6, Sampling()))
+        await settled()
+        await bench.finish()
+        assert runner.session.stats.won_by_peer == {identity.peer_id: 5}
+
+
+@in_virtual_time
+async def test_other_owners_then_other_sites_then_the_least_busy_are_preferred() -> None:
+    async with PoolBench(per_session=2) as bench:
+        a1 = await bench.node(owner="a", site="x")
+        a2 = await bench.node(owner="a", site="y")
+        b1 = await bench.node(owner="b", site="x")
+        b2 = await bench.node(owner="b", site="y")
+        owners = {n.identity.peer_id: n for n in (a1, a2, b1, b2)}
+        pairs = [bench.session(name) for name in ("one", "two")]
+        await settled()
+        chosen = [[owners[node] for node in runner.session.drafters] for runner in pairs]
+        assert chosen == [[a1, b2], [a2, b1]]
+        await bench.finish()
+
+
+@in_virtual_time
+async def test_nodes_take_turns_where_nothing_else_tells_them_apart() -> None:
+    async with PoolBench(per_session=1) as bench:
+        for _ in range(3):
+            await bench.node()
+        bench.gate.set()
+        asked: Counter[str] = Counter()
+        for number in range(9):
+            runner = bench.session(f"s{number}")
+            await bench.finish()
+            asked.update(runner.leases.keys())
+        assert sorted(asked.values()) == [3, 3, 3]
+
+
+@in_virtual_time
+async def test_a_session_that_is_over_is_closed_at_its_nodes_and_supplied_no_more() -> None:
+    async with PoolBench(per_session=2) as bench:
+        node = await bench.node()
+        runner = bench.session()
+        opened = await node.opened()
+        await bench.finish()
+        while not isinstance(message := await node.link.receive(), Close):
+            pass
+        assert message.session == opened.session
+        await bench.node()
+        assert runner.session.drafters == {}
+        assert bench.pool.sessions == 0
+
+
+@in_virtual_time
+async def test_a_link_that_is_being_closed_gets_no_new_session() -> None:
+    async with PoolBench(per_session=1) as bench:
+        node = await bench.node(jti="bad")
+        node.transport.partition()  # closing it takes its time
+        bench.pool.revoke("bad", "")
+        runner = bench.session()
+        await asyncio.sleep(0.1)
+        assert runner.session.drafters == {}
+        other = await bench.node()
+        assert list(runner.session.drafters) == [other.identity.peer_id]
+        await bench.finish()
+
+
+@in_virtual_time
+async def test_what_can_be_told_of_a_pool() -> None:
+    async with PoolBench() as bench:
+        node = await bench.node(owner="lab-b")
+        assert bench.pool.attached == [node.identity.peer_id]
+        link = bench.pool.link(node.identity.peer_id)
+        assert link is not None and (link.lease.owner, link.load) == ("lab-b", 0)
+        bench.session()
+        await node.opened()
+        assert (link.load, link.opened, bench.pool.sessions) == (1, 1, 1)
+        assert bench.pool.link(Identity.generate().peer_id) is None
+        await bench.finish()

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+
+from wanspec_p2p.target.recruiting import ARRIVAL_SECONDS, ASK_AGAIN_SECONDS, Recruiter
+
+
+def test_what_is_missing_is_asked_for_once() -> None:
+    recruiter = Recruiter(2)
+    assert recruiter.missing(attached=0, now=0.0) == 2
+    recruiter.asked("w1", 0.0)
+    assert recruiter.missing(attached=0, now=1.0) == 0
+
+
+def test_nothing_is_missing_when_all_are_there() -> None:
+    assert Recruiter(2).missing(attached=2, now=0.0) == 0
+    assert Recruiter(2).missing(attached=3, now=0.0) == 0
+    assert Recruiter(0).missing(attached=0, now=0.0) == 0
+
+
+def test_nodes_that_were_granted_are_given_time_to_dial() -> None:
+    recruiter = Recruiter(2)
+    recruiter.asked("w1", 0.0)
+    recruiter.answered("w1", 1, 0.5)
+    assert recruiter.missing(attached=0, now=0.5 + ASK_AGAIN_SECONDS) == 1
+    assert recruiter.missing(attached=0, now=0.5 + ARRIVAL_SECONDS + 0.1) == 2
+
+
+def test_a_node_that_attached_is_not_waited_for_any_more() -> None:
+    recruiter = Recruiter(2)
+    recruiter.asked("w1", 0.0)
+    recruiter.answered("w1", 2, 0.5)
+    recruiter.arrived()
+    later = 0.5 + ASK_AGAIN_SECONDS
+    assert recruiter.missing(attached=1, now=later) == 0
+    assert recruiter.missing(attached=0, now=later) == 1  # it left again; the other one is still expected
+
+
+def test_an_answer_that_was_not_enough_is_followed_by_a_pause() -> None:
+    recruiter = Recruiter(2)
+    recruiter.asked("w1", 0.0)
+    recruiter.answered("w1", 0, 0.5)
+    assert recruiter.missing(attached=0, now=0.6) == 0
+    assert recruiter.missing(attached=0, now=0.5 + ASK_AGAIN_SECONDS) == 2
+
+
+def test_a_question_without_an_answer_is_asked_again() -> None:
+    recruiter = Recruiter(1)
+    recruiter.asked("w1", 0.0)
+    assert recruiter.missing(attached=0, now=ARRIVAL_SECONDS - 0.1) == 0
+    assert recruiter.missing(attached=0, now=ARRIVAL_SECONDS) == 1
+
+
+@pytest.mark.parametrize("want", ["another", ""])
+def test_an_answer_to_another_question_changes_nothing(want: str) -> None:
+    recruiter = Recruiter(1)
+    recruiter.asked("w1", 0.0)
+    recruiter.answered(want, 1, 0.1)
+    assert recruiter.missing(attached=0, now=ARRIVAL_SECONDS) == 1
+
+
+def test_a_new_coordinator_link_is_asked_at_once() -> None:
+    recruiter = Recruiter(1)
+    recruiter.asked("w1", 0.0)
+    recruiter.answered("w1", 1, 0.1)
+    recruiter.reset()
+    assert recruiter.missing(attached=0, now=0.2) == 1
+
+
+def test_an_unexpected_arrival_is_no_error() -> None:
+    recruiter = Recruiter(1)
+    recruiter.arrived()
+    assert recruiter.missing(attached=1, now=0.0) == 0

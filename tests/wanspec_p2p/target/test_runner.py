@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.support.scripted_models import ScriptedModel
+from tests.support.target_kit import SEED, prefix_hash, target_alone
+from tests.support.virtual_time import in_virtual_time
+from wanspec_p2p.clock import ManualClock
+from wanspec_p2p.errors import EngineError, LocalProtocolError
+from wanspec_p2p.speculation.events import DraftArrived
+from wanspec_p2p.speculation.instructions import Emit, OpenDraft, SendVerdict
+from wanspec_p2p.speculation.target_session import SessionSpec, TargetSession
+from wanspec_p2p.target.engine import Engine
+from wanspec_p2p.target.runner import SessionRunner
+from wanspec_p2p.types import FinishReason, PeerId, Sampling, Segment, SessionId, TokenId
+
+PROMPT = (1, 2, 3)
+NODE = PeerId("n" * 32)
+
+
+@dataclass
+class Channel:
+    """A `DraftChannel` with one drafter, which joins at once and is told whatever it is told."""
+
+    said: list[object] = field(default_factory=list)
+    present: set[SessionRunner] = field(default_factory=set)
+
+    def begin(self, runner: SessionRunner) -> None:
+        self.present.add(runner)
+        runner.join(NODE, 0, "lease-1")
+
+    def end(self, runner: SessionRunner) -> None:
+        self.present.remove(runner)
+
+    def open(self, runner: SessionRunner, instruction: OpenDraft) -> None:
+        self.said.append(instruction)
+
+    def verdict(self, runner: SessionRunner, instruction: SendVerdict) -> None:
+        self.said.append(instruction)
+
+    def close_session(self, runner: SessionRunner, drafter: PeerId) -> None:
+        self.said.append(f"close {drafter}")
+
+
+class Bench:
+    """One model, its engine, and answers on it. `gate` holds passes back until it is set."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.begun = asyncio.Event()
+        self.failure: Exception | None = None
+        self.model = ScriptedModel(seed=1, before_forward=self._before)
+        self.engine = Engine(self.model, slots=4)
+        self.channel = Channel()
+
+    async def _before(self, batch: Sequence[Segment]) -> None:
+        self.begun.set()
+        await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    def runner(
+        self, name: str, emit: Callable[[Emit], None], *, count: int = 8, channel: Channel | None = None
+    ) -> SessionRunner:
+        spec = SessionSpec(SessionId(name), PROMPT, SEED, Sampling(), 256, count)
+        return SessionRunner(TargetSession(spec), self.engine, channel, emit, ManualClock())
+
+    async def answer(self, name: str) -> list[TokenId]:
+        tokens: list[TokenId] = []
+        runner = self.runner(name, lambda emit: tokens.extend(t.token for t in emit.tokens))
+        assert await runner.run() is FinishReason.LENGTH
+        return tokens
+
+    async def nothing_is_left(self) -> None:
+        """No cache is held, and the model is free."""
+        assert self.model.caches == {}
+        assert self.channel.present == set()
+        self.failure = None
+        self.gate.set()
+        async with asyncio.timeout(1):
+            assert await self.answer("another") == target_alone(self.model, PROMPT, 8, Sampling())
+        assert self.model.caches == {}
+
+
+@in_virtual_time
+async def test_the_answer_is_that_of_the_rule_and_its_cache_is_released() -> None:
+    bench = Bench()
+    assert await bench.answer("s") == target_alone(bench.model, PROMPT, 8, Sampling())
+    await bench.nothing_is_left()
+
+
+@in_virtual_time
+async def test_drafters_are_opened_told_and_closed_and_drafts_settle_several_tokens_a_round() -> None:
+    bench = Bench()
+    expected = target_alone(bench.model, PROMPT, 8, Sampling())
+    emits: list[Emit] = []
+    bench.gate.clear()
+    runner = bench.runner("s", emits.append, channel=bench.channel)
+    running = asyncio.create_task(runner.run())
+    await bench.begun.wait()
+    runner.feed(DraftArrived(NODE, 3, prefix_hash("s", PROMPT), tuple(expected[:5]), (), (), 0.0))
+    bench.gate.set()
+    assert await running is FinishReason.LENGTH
+    assert [t.token for emit in emits for t in emit.tokens] == expected
+    assert max(len(emit.tokens) for emit in emits) == 5  # four of the draft were left when it came, and one more
+    assert isinstance(bench.channel.said[0], OpenDraft)
+    assert bench.channel.said[-1] == f"close {NODE}"
+    assert sum(isinstance(word, SendVerdict) for word in bench.channel.said) == len(emits) - 1
+    assert runner.leases == {NODE: "lease-1"}
+    await bench.nothing_is_left()
+
+
+@in_virtual_time
+async def test_cancelled_in_a_pass_it_lets_go_of_model_and_cache_only_when_the_pass_is_over() -> None:
+    """However often it is cancelled: the pass writes to the cache, and the next one needs the model."""
+    bench = Bench()
+    bench.gate.clear()
+    running = asyncio.create_task(bench.runner("s", lambda emit: None, channel=bench.channel).run())
+    await bench.begun.wait()
+    for _ in range(3):
+        running.cancel()
+        await asyncio.sleep(1)
+    bench.begun.clear()
+    waiting = asyncio.create_task(bench.answer("t"))
+    await asyncio.sleep(1)
+    assert not running.done()
+    assert not bench.begun.is_set(), "two passes at once"
+    bench.gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert len(await waiting) == 8
+    await bench.nothing_is_left()
+
+
+@in_virtual_time
+async def test_a_pass_that_fails_while_its_session_is_cancelled_is_nobodys_unseen_exception() -> None:
+    bench = Bench()
+    bench.gate.clear()
+    bench.failure = EngineError("out of memory")
+    running = asyncio.create_task(bench.runner("s", lambda emit: None).run())
+    await bench.begun.wait()
+    running.cancel()
+    await asyncio.sleep(1)
+    bench.gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await bench.nothing_is_left()
+
+
+@in_virtual_time
+async def test_cancelled_before_the_pass_has_begun() -> None:
+    bench = Bench()
+    running = asyncio.create_task(bench.runner("s", lambda emit: None).run())
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await bench.nothing_is_left()
+
+
+@in_virtual_time
+async def test_cancelled_while_another_session_has_the_model() -> None:
+    bench = Bench()
+    bench.gate.clear()
+    first = asyncio.create_task(bench.answer("first"))
+    await bench.begun.wait()
+    second = asyncio.create_task(bench.runner("second", lambda emit: None, channel=bench.channel).run())
+    await asyncio.sleep(1)
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    bench.gate.set()
+    assert len(await first) == 8
+    await bench.nothing_is_left()
+
+
+@in_virtual_time
+async def test_a_cancellation_does_not_keep_the_cache_from_being_released() -> None:
+    bench = Bench()
+    releasing, may_go = asyncio.Event(), asyncio.Event()
+    release = bench.model.release
+
+    async def slow_release(cache: str) -> None:
+        releasing.set()
+        await may_go.wait()
+        await release(cache)
+
+    bench.model.release = slow_release  # type: ignore[method-assign]  # a model whose thread is busy
+    running = asyncio.create_task(bench.answer("s"))
+    await releasing.wait()
+    running.cancel()
+    await asyncio.sleep(1)
+    may_go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await bench.nothing_is_left()
+
+
+@pytest.mark.parametrize(
+    "failure", [EngineError("out of memory"), LocalProtocolError("a bug"), RuntimeError("a surprise")]
+)
+@in_virtual_time
+async def test_whatever_a_pass_fails_with_ends_the_session_and_frees_the_model(failure: Exception) -> None:
+    bench = Bench()
+    bench.failure = failure
+    with pytest.raises(type(failure), match=str(failure)):
+        await bench.runner("s", lambda emit: None, channel=bench.channel).run()
+    if isinstance(failure, EngineError):
+        assert bench.channel.said[-1] == f"close {NODE}"
+    await bench.nothing_is_left()
+
+
+@in_virtual_time
+async def test_a_session_ended_by_what_it_emits_asks_for_nothing_more() -> None:
+    """The stop string: what is left of the round's instructions must not speak, run or finish anything."""
+    bench = Bench()
+    emits: list[Emit] = []
+
+    def stop_after_two(emit: Emit) -> None:
+        emits.append(emit)
+        if len(emits) == 2:
+            runner.cancel()
+
+    runner = bench.runner("s", stop_after_two, channel=bench.channel)
+    assert await runner.run() is FinishReason.CANCELLED
+    assert len(emits) == 2
+    assert len(bench.model.batches) == 2
+    runner.cancel()
+    runner.leave(NODE)
+    runner.join(NODE, 0, "lease-2")
+    assert len(bench.model.batches) == 2
+    await bench.nothing_is_left()
+
+
+@in_virtual_time
+async def test_a_session_cancelled_by_its_very_last_tokens_has_finished() -> None:
+    bench = Bench()
+    runner = bench.runner("s", lambda emit: runner.cancel(), count=1, channel=bench.channel)
+    assert await runner.run() is FinishReason.LENGTH
+    await bench.nothing_is_left()
+
+
+@in_virtual_time
+async def test_whoever_cannot_take_the_tokens_does_not_leave_a_session_behind() -> None:
+    bench = Bench()
+
+    def broken(emit: Emit) -> None:
+        raise RuntimeError("the tokenizer failed")
+
+    with pytest.raises(RuntimeError, match="tokenizer"):
+        await bench.runner("s", broken, channel=bench.channel).run()
+    await bench.nothing_is_left()
+
+
+@in_virtual_time
+async def test_sessions_take_turns() -> None:
+    bench = Bench()
+    await asyncio.gather(*(bench.answer(name) for name in "abc"))
+    assert "".join(batch[0].cache for batch in bench.model.batches) == "abc" * 8

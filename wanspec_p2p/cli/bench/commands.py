@@ -1,0 +1,167 @@
+"""The commands of `wanspec bench`. What measures is imported when it is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wanspec_p2p.cli.output import Json, Progress, emit, progress_bars, say
+from wanspec_p2p.cli.peer_options import DtypeOption, Threads
+from wanspec_p2p.errors import ExitCode
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Measure: every figure of the documentation comes from here.", no_args_is_help=True)
+
+PromptFile = Annotated[
+    Path | None, typer.Option("--prompts", help="JSON lines with `prompt` or `turns`; tests/data/prompts.jsonl.")
+]
+Tokens = Annotated[int, typer.Option(help="Length of each answer.", min=4)]
+TargetModel = Annotated[str, typer.Option("--model", help="The target's model.")]
+DrafterModel = Annotated[str, typer.Option("--drafter", help="The honest nodes' model.")]
+
+
+@app.command()
+def exactness(
+    prompts: PromptFile = None,
+    count: Annotated[int, typer.Option(help="Prompts, spread over the file.", min=1)] = 24,
+    tokens: Tokens = 64,
+    model: TargetModel = "smollm2-135m",
+    drafter: DrafterModel = "smollm2-draft",
+    json: Json = False,
+) -> None:
+    """Compare every token with the target alone under every condition: real processes, real kills."""
+    from wanspec_p2p.cli.bench.measuring import load_prompts
+
+    chosen = load_prompts(prompts, count)
+    with progress_bars() as progress:
+        outcomes = asyncio.run(_exactness(chosen, tokens, model, drafter, progress))
+    if json:
+        emit([asdict(outcome) | {"identical": outcome.identical} for outcome in outcomes])
+    else:
+        say("| condition | temperature | answers | tokens | rounds | accepted per round | identical |")
+        say("|---|---|---|---|---|---|---|")
+        for o in outcomes:
+            said = "yes" if o.identical else f"no: {len(o.differences)} answers differ"
+            per_round = f"{o.accepted / o.rounds:.2f}" if o.rounds else "-"
+            say(f"| {o.condition} | {o.temperature:g} | {o.answers} | {o.tokens} | {o.rounds} | {per_round} | {said} |")
+    if not all(outcome.identical for outcome in outcomes):
+        raise typer.Exit(ExitCode.NOT_IDENTICAL)
+
+
+async def _exactness(prompts: list[Any], tokens: int, model: str, drafter: str, progress: Progress) -> list[Any]:
+    from wanspec_p2p.cli.bench.cluster import Cluster
+    from wanspec_p2p.cli.bench.exactness import CONDITIONS, compare
+    from wanspec_p2p.cli.processes import Fleet, wanspec_environment
+    from wanspec_p2p.client import AsyncClient
+    from wanspec_p2p.config import Paths
+
+    cache = Paths.from_environment(os.environ).cache
+    with tempfile.TemporaryDirectory(prefix="wanspec-bench-") as name:
+        directory = Path(name)
+        environment = wanspec_environment(os.environ, directory / "config")
+        async with (
+            Fleet(directory, environment) as fleet,
+            Cluster.running(
+                fleet,
+                directory,
+                environment,
+                cache=cache,
+                model=model,
+                drafter=drafter,
+                target_flags=("--drafters", "3"),
+            ) as cluster,
+            AsyncClient(cluster.url) as client,
+        ):
+            return await compare(
+                cluster,
+                client,
+                prompts,
+                tokens=tokens,
+                temperatures=(0.0, 0.8),
+                conditions=tuple(CONDITIONS),
+                progress=progress,
+                model=model,
+            )
+
+
+@app.command()
+def speed(
+    prompts: PromptFile = None,
+    count: Annotated[int, typer.Option(help="Prompts, spread over the file.", min=1)] = 8,
+    tokens: Tokens = 64,
+    model: TargetModel = "smollm2-135m",
+    drafter: DrafterModel = "smollm2-draft",
+    threads: Threads = None,
+    dtype: DtypeOption = None,
+    json: Json = False,
+) -> None:
+    """The target alone against transformers, the cost of exactness, our own time per round, bytes per drafted token."""
+    from wanspec_p2p.cli.bench.measuring import load_prompts
+    from wanspec_p2p.cli.bench.report import machine, markdown
+
+    chosen = load_prompts(prompts, count)
+    with progress_bars() as progress:
+        figures = asyncio.run(_speed(chosen, tokens, model, drafter, threads, dtype, progress))
+    report = {"machine": machine(), **figures}
+    if json:
+        emit(report)
+    else:
+        say(markdown(report))
+
+
+async def _speed(
+    prompts: list[Any], tokens: int, model: str, drafter: str, threads: int | None, dtype: Any, progress: Progress
+) -> dict[str, Any]:
+    from wanspec_p2p.cli.bench import speed as measure
+    from wanspec_p2p.cli.bench import wire
+    from wanspec_p2p.cli.settings import model_cache
+    from wanspec_p2p.models.loading import load_language_model, load_tokenizer
+    from wanspec_p2p.types import Dtype, Sampling
+
+    catalog = model_cache(progress)
+    count = threads or os.cpu_count() or 1
+    tokenizer = load_tokenizer(model, catalog=catalog)
+    directory = catalog.path(model)
+    kinds = [dtype] if dtype is not None else [Dtype.BFLOAT16, Dtype.FLOAT32]
+    figures: dict[str, Any] = {"model": model, "threads": count, "tokens": tokens, "engines": []}
+    for kind in kinds:
+        exact = await load_language_model(model, catalog=catalog, threads=count, dtype=kind)
+        fast = await load_language_model(model, catalog=catalog, threads=count, dtype=kind, fast=True)
+        against = await measure.target_against_transformers(
+            exact, tokenizer, directory, prompts, tokens=tokens, dtype=kind, threads=count, progress=progress
+        )
+        figures["engines"].append(
+            {
+                "dtype": kind.value,
+                "exactness": exact.info.exactness.value,
+                "engine": exact.info.engine,
+                "against_transformers": against.as_json(),
+                "cost_of_exactness": await measure.cost_of_exactness(exact, fast, progress),
+                "own_time": await measure.own_time(exact, tokenizer, prompts, tokens=tokens, progress=progress),
+            }
+        )
+        await fast.close()
+        if kind is kinds[0]:
+            draft = await load_language_model(drafter, catalog=catalog, threads=1, dtype=kind)
+            figures["drafter"] = drafter
+            figures["wire"] = [
+                {
+                    "temperature": temperature,
+                    **(
+                        await wire.measure(
+                            exact, draft, tokenizer, prompts, tokens=tokens, sampling=Sampling(temperature=temperature)
+                        )
+                    ).as_json(),
+                }
+                for temperature in (0.0, 0.8)
+            ]
+            await draft.close()
+        await exact.close()
+    return figures

@@ -1,0 +1,210 @@
+"""The built-in engine: `LanguageModel` over a transformers model, every pass on one thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from wanspec_p2p import __version__
+from wanspec_p2p.errors import EngineError, ModelError
+from wanspec_p2p.models.base import ModelInfo, Rows
+from wanspec_p2p.models.fingerprint import TokenizerFacts
+from wanspec_p2p.models.segments import CachedTokens, check_batch
+from wanspec_p2p.models.torch_cache import SessionCache
+from wanspec_p2p.models.torch_device import Placement, describe_device, torch_dtype
+from wanspec_p2p.models.torch_passes import Passes, attention_name
+from wanspec_p2p.models.torch_quiet import quiet_transformers
+from wanspec_p2p.models.torch_selftest import self_test
+from wanspec_p2p.types import Segment, TokenId
+
+__all__ = ["TorchModel", "Weights"]
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A model directory that was checked, and what it is called."""
+
+    name: str
+    directory: Path
+    digest: str
+    tokenizer: TokenizerFacts
+
+
+class TorchModel:
+    """One loaded model. Start it with `TorchModel.load`.
+
+    Its thread, the model thread, alone touches torch and the caches, so a pass never blocks the event loop and two
+    passes never meet. A pass whose caller was cancelled still runs to its end.
+    """
+
+    def __init__(self, info: ModelInfo, passes: Passes, thread: ThreadPoolExecutor) -> None:
+        self._info = info
+        self._passes = passes
+        self._thread = thread
+        self._tokens: dict[str, CachedTokens] = {}
+        self._caches: dict[str, SessionCache] = {}
+
+    @classmethod
+    async def load(cls, weights: Weights, placement: Placement, *, fast: bool = False) -> TorchModel:
+        """Read the weights and run the self-test.
+
+        Args:
+            fast: torch's fused attention instead of the exact one: near-tie, an operator's choice.
+
+        Raises:
+            ModelError: the directory cannot be loaded, or its architecture is not supported.
+            EngineError: out of memory.
+        """
+        thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        try:
+            info, passes = await _on(thread, lambda: _load(weights, placement, exact=not fast))
+        except BaseException:
+            thread.shutdown(wait=False)
+            raise
+        return cls(info, passes, thread)
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._info
+
+    async def forward(self, batch: Sequence[Segment]) -> list[Rows]:
+        return await _on(self._thread, lambda: self._forward(batch))
+
+    def _forward(self, batch: Sequence[Segment]) -> list[Rows]:
+        check_batch(batch, self._tokens, vocab_size=self._info.vocab_size, context=self._info.context)
+        try:
+            return [self._run(segment) for segment in batch]
+        except Exception as error:
+            for segment in batch:
+                self._forget(segment.cache)
+            raise _engine_error(error, f"a pass of {len(batch)} segments") from error
+
+    def _run(self, segment: Segment) -> Rows:
+        tokens = self._tokens.setdefault(segment.cache, CachedTokens())
+        cache = self._caches.get(segment.cache)
+        if cache is None:
+            cache = self._caches[segment.cache] = self._passes.new_cache()
+        cache.crop(segment.length)
+        cache.keep(segment.keep)
+        tokens.apply(segment)
+        return self._passes.run(cache, segment.tokens, segment.tree, segment.parents)
+
+    async def release(self, cache: str) -> None:
+        await _on(self._thread, lambda: self._forget(cache))
+
+    def _forget(self, cache: str) -> None:
+        self._tokens.pop(cache, None)
+        self._caches.pop(cache, None)
+
+    async def close(self) -> None:
+        """Free the weights and end the model thread."""
+
+        def clear() -> None:
+            self._tokens.clear()
+            self._caches.clear()
+            del self._passes
+
+        await _on(self._thread, clear)
+        self._thread.shutdown(wait=True)
+
+
+async def _on(thread: ThreadPoolExecutor, function: Callable[[], Result]) -> Result:
+    return await asyncio.get_running_loop().run_in_executor(thread, function)
+
+
+def _load(weights: Weights, placement: Placement, *, exact: bool) -> tuple[ModelInfo, Passes]:
+    """On the model thread: OpenMP's number of threads belongs to the thread that sets it."""
+    torch.set_num_threads(placement.threads)
+    try:
+        model = _read(weights, placement, attention_name(exact=exact))
+        vocab_size = weights.tokenizer.vocab_size
+        passes = Passes(model, vocab_size=vocab_size, exact=exact)
+        verdict = self_test(passes, min(vocab_size, int(model.config.vocab_size)))
+    except ModelError:
+        raise
+    except Exception as error:
+        raise _engine_error(error, f"loading {weights.name}") from error
+    engine = f"wanspec-torch {__version__} / torch {torch.__version__} / {'exact' if exact else 'fast'} attention"
+    facts = {
+        "digest": weights.digest,
+        "tokenizer": weights.tokenizer.fingerprint,
+        "dtype": placement.dtype,
+        "device": describe_device(placement.device),
+        "threads": placement.threads,
+        "engine": f"{engine} / {passes.tail.value} tail",
+        "transformers": _transformers_version(),
+    }
+    info = ModelInfo(
+        name=weights.name,
+        digest=weights.digest,
+        tokenizer=weights.tokenizer.fingerprint,
+        vocab_size=vocab_size,
+        context=_context(model.config),
+        dtype=placement.dtype,
+        device=placement.device,
+        engine=engine,
+        fingerprint=hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest(),
+        exactness=verdict.exactness,
+        eos=_eos(model),
+    )
+    return info, passes
+
+
+def _read(weights: Weights, placement: Placement, attention: str) -> Any:
+    """from_pretrained with the final number format: `.to()` afterwards would round RoPE's frequencies as well."""
+    quiet_transformers()
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            weights.directory,
+            dtype=torch_dtype(placement.dtype),
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"{weights.directory} cannot be loaded: {_first_line(error)}") from error
+    return model.eval().to(placement.device.value)
+
+
+def _transformers_version() -> str:
+    import transformers
+
+    return str(transformers.__version__)
+
+
+def _context(config: Any) -> int:
+    """A sliding window bounds the context: within it, sliding and full attention are the same."""
+    window = getattr(config, "sliding_window", None)
+    return min(int(config.max_position_embeddings), int(window or config.max_position_embeddings))
+
+
+def _eos(model: Any) -> tuple[TokenId, ...]:
+    named = getattr(model.generation_config, "eos_token_id", None)
+    if named is None:
+        named = getattr(model.config, "eos_token_id", None)
+    if named is None:
+        return ()
+    return tuple(named) if isinstance(named, list | tuple) else (int(named),)
+
+
+def _engine_error(error: Exception, doing: str) -> EngineError:
+    text = _first_line(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in text:
+        return EngineError(f"out of memory during {doing}: {text}")
+    return EngineError(f"{doing} failed: {type(error).__name__}: {text}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,110 @@
+"""What an engine may call itself: compares passes of one token with passes of many, on the model that was loaded."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from wanspec_p2p.errors import ModelError
+from wanspec_p2p.models.base import Rows
+from wanspec_p2p.models.torch_attention import CHUNK, Tail
+from wanspec_p2p.models.torch_cache import SessionCache
+from wanspec_p2p.models.torch_passes import Passes
+from wanspec_p2p.types import ExactnessClass, TokenId
+
+__all__ = ["Verdict", "self_test"]
+
+STEPS = 10
+PROMPT = CHUNK - STEPS // 2  # so that the steps cross a chunk's end
+NARROW, WIDE = 7, 59
+WRONG_MODEL = 0.1  # of the spread of a row's logits; rounding differs by about 0.02 in bfloat16
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    exactness: ExactnessClass
+    compared: int  # rows
+    largest: float  # difference of two logits that should be equal
+
+
+def self_test(passes: Passes, vocab_size: int) -> Verdict:
+    """About 16 passes. Sets `passes.tail` to a way of summing that is bit-equal, where there is one.
+
+    Raises:
+        ModelError: our passes do not compute what transformers does: the architecture is not supported.
+    """
+    draw = random.Random(0)
+    text = [draw.randrange(vocab_size) for _ in range(PROMPT + STEPS)]
+    _check_against_transformers(passes, text[:16])
+    if not passes.exact or _depends_on_length(passes):
+        return Verdict(ExactnessClass.NEAR_TIE, 0, 0.0)
+    cache = passes.new_cache()
+    passes.run(cache, text[:PROMPT])
+    single = np.concatenate([passes.run(cache, [token]) for token in text[PROMPT:]])
+    verdict = Verdict(ExactnessClass.NEAR_TIE, 0, 0.0)
+    for tail in Tail:
+        passes.tail = tail
+        verdict = _compare(single, _trees(passes, text, draw, vocab_size))
+        if verdict.exactness is ExactnessClass.BITWISE:
+            return verdict
+    passes.tail = Tail.SHARED
+    return verdict
+
+
+def _check_against_transformers(passes: Passes, text: Sequence[TokenId]) -> None:
+    theirs = passes.reference(text)[-1]
+    ours = passes.run(passes.new_cache(), text)[0]
+    known = np.isfinite(theirs)
+    if not np.abs(ours - theirs)[known].max() <= WRONG_MODEL * np.ptp(theirs[known]):
+        kind = passes.model.config.model_type
+        raise ModelError(f"models of type {kind} are not supported: our attention computes other logits for them")
+
+
+def _depends_on_length(passes: Passes) -> bool:
+    """RoPE scalings that look at the length of the text so far make a key depend on the pass that wrote it."""
+    scaling = getattr(passes.model.config, "rope_parameters", None) or {}
+    return scaling.get("rope_type") in {"dynamic", "longrope"}
+
+
+def _trees(passes: Passes, text: list[TokenId], draw: random.Random, vocab_size: int) -> Rows:
+    """The same rows out of trees of two widths, between junk, over a cache that blocks and a tree wrote."""
+    cache = passes.new_cache()
+    passes.run(cache, text[:37])
+    passes.run(cache, text[37:PROMPT])
+    rows: list[Rows] = []
+    at = PROMPT
+    for width in (NARROW, WIDE):
+        depth = min(NARROW - 2, PROMPT + STEPS - at - 1)
+        tree, parents, path = _hide(text[at + 1 : at + 1 + depth], width, draw, vocab_size)
+        found = passes.run(cache, [text[at]], tree, parents)
+        kept = depth // 2
+        rows.append(found[[0, *(node + 1 for node in path)]][: kept + 1])
+        at = _keep(cache, path[:kept], at)
+    rows.append(np.concatenate([passes.run(cache, [token]) for token in text[at:]]))
+    return np.concatenate(rows)
+
+
+def _hide(
+    path: Sequence[TokenId], width: int, draw: random.Random, vocab_size: int
+) -> tuple[list[TokenId], list[int], list[int]]:
+    """A tree of `width` nodes with `path` at random slots among random nodes: its tokens, parents, the path's nodes."""
+    slots = sorted(draw.sample(range(width), len(path)))
+    tree = [draw.randrange(vocab_size) for _ in range(width)]
+    parents = [draw.randrange(-1, node) for node in range(width)]
+    for depth, node in enumerate(slots):
+        tree[node], parents[node] = path[depth], slots[depth - 1] if depth else -1
+    return tree, parents, slots
+
+
+def _keep(cache: SessionCache, nodes: list[int], at: int) -> int:
+    cache.keep(nodes)
+    return at + 1 + len(nodes)
+
+
+def _compare(single: Rows, many: Rows) -> Verdict:
+    difference = float(np.abs(np.nan_to_num(single, neginf=0.0) - np.nan_to_num(many, neginf=0.0)).max())
+    exactness = ExactnessClass.BITWISE if np.array_equal(single, many) else ExactnessClass.NEAR_TIE
+    return Verdict(exactness, len(single), difference)
