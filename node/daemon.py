@@ -12,12 +12,13 @@ from pathlib import Path
 
 import structlog
 
-from node import hardware, logs
+from node import hardware
 from node.dialling import Dialler, find_on_local_network
 from node.limits import LendingLimits
 from node.probes import tokens_per_second
 from node.service import NodeService
 from node.settings import NodeSettings
+from wanspec_p2p import logs
 from wanspec_p2p.clock import SystemClock
 from wanspec_p2p.links import membership
 from wanspec_p2p.links.membership import Membership
@@ -49,7 +50,7 @@ async def run(
         EngineError: the model does not run on this machine.
     """
     if not structlog.is_configured():  # whoever runs us beside other services has decided
-        logs.configure(json=settings.log_json)
+        logs.ensure_configured(json=settings.log_json)
     clock = SystemClock()
     file = settings.data_dir / "coordinator.json"
     with _stop_on_signals() if stop is None else contextlib.nullcontext(stop) as stop:

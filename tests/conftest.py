@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from wanspec_p2p.config import Paths
 from wanspec_p2p.errors import ModelError
@@ -23,3 +25,10 @@ def model_cache() -> Path:
     except ModelError as error:
         pytest.skip(f"the embedded model cannot be had here: {error}")
     return cache
+
+
+@pytest.fixture(autouse=True)
+def fresh_logging() -> Iterator[None]:
+    """A test that sets up logging does so for itself: its standard error is gone afterwards."""
+    yield
+    structlog.reset_defaults()

@@ -1,16 +1,19 @@
-"""What tests of a target need: leases, nodes and a coordinator at the far end of in-memory links, the answer it owes."""
+"""What tests of a target need: leases, nodes and a coordinator at the far end of in-memory links, the right answer."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import itertools
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path as FilePath
 from typing import TypeAlias, TypeVar
 
 import msgspec
 
-from tests.support.scripted_models import SCRIPTED_TOKENIZER, ScriptedModel
+from tests.support.scripted_models import SCRIPTED_TOKENIZER, ByteTokenizer, ScriptedModel
 from tests.support.virtual_time import LoopClock
 from wanspec_p2p.clock import Clock
 from wanspec_p2p.errors import LinkClosed, PeerRefused, WanspecError
@@ -35,6 +38,8 @@ from wanspec_p2p.speculation.tree import chain_hash, session_hash
 from wanspec_p2p.target.drafters import DrafterPool
 from wanspec_p2p.target.engine import Engine
 from wanspec_p2p.target.runner import SessionRunner
+from wanspec_p2p.target.settings import TargetSettings
+from wanspec_p2p.target.wiring import Target
 from wanspec_p2p.types import FinishReason, PeerId, Role, Sampling, SessionId, TokenId
 
 __all__ = [
@@ -43,19 +48,31 @@ __all__ = [
     "Mint",
     "PoolBench",
     "Said",
+    "TargetBench",
     "dial_target",
     "names",
     "prefix_hash",
     "request",
+    "running_target",
     "target_alone",
+    "until",
 ]
 
-SECONDS = 60.0
-"""Nothing a test waits for takes longer."""
+SECONDS = 1800.0
+"""Nothing a test waits for takes longer; of virtual time, as everything here."""
 SEED = bytes(range(16))
+ADDRESS = "ws://127.0.0.1:4711/wanspec/draft"
+NOWHERE = FilePath("/nowhere")
 
 M = TypeVar("M")
 Spoken: TypeAlias = Tokens | Finished | Failed
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that nobody tells of: in virtual time looking often costs nothing."""
+    async with asyncio.timeout(SECONDS):
+        while not condition():  # noqa: ASYNC110  # see above
+            await asyncio.sleep(0.01)
 
 
 def names(word: str) -> Callable[[], str]:
@@ -106,7 +123,7 @@ class Mint:
         self._clock, self._target = clock, target
         self._jti = names("lease")
 
-    def claims(self, node: PeerId, **changes: object) -> LeaseClaims:
+    def claims(self, node: PeerId, /, **changes: object) -> LeaseClaims:
         claims = LeaseClaims(
             jti=self._jti(),
             node=node,
@@ -124,7 +141,7 @@ class Mint:
         )
         return msgspec.structs.replace(claims, **changes)
 
-    def lease(self, node: PeerId, **changes: object) -> str:
+    def lease(self, node: PeerId, /, **changes: object) -> str:
         return issue(self.identity, self.claims(node, **changes))
 
 
@@ -289,9 +306,7 @@ class PoolBench:
         node = await self.dial(identity, back=back)
         came = self.came
         await node.attach(self.mint.lease(identity.peer_id, **claims))
-        async with asyncio.timeout(SECONDS):
-            while self.came == came:
-                await asyncio.sleep(0.001)
+        await until(lambda: self.came > came)
         return node
 
     def session(self, name: str = "s", *, count: int = 8, sampling: Sampling | None = None) -> SessionRunner:
@@ -307,11 +322,6 @@ class PoolBench:
         )
         self._running.append(asyncio.create_task(runner.run()))
         return runner
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(SECONDS):
-            while not condition():
-                await asyncio.sleep(0.001)
 
     async def finish(self) -> None:
         """Let every session come to its end; all are what the target alone says."""
@@ -436,3 +446,65 @@ class CoordinatorEnd:
     async def close(self) -> None:
         for link in self._all:
             await link.close()
+
+
+class TargetBench:
+    """A whole target over in-memory links: `coordinator` is at the far end of its control link."""
+
+    def __init__(self, secret: str = "", **settings: object) -> None:
+        self.clock = LoopClock()
+        self.identity = Identity.generate()
+        self.mint = Mint(self.clock, self.identity)
+        self.coordinator = CoordinatorEnd(self.mint.identity, self.identity, self.clock)
+        self.model = ScriptedModel(seed=1)
+        self.joined: list[str] = []
+        self.stop = asyncio.Event()
+        self.target = Target(
+            TargetSettings(data_dir=NOWHERE, cache_dir=NOWHERE, **settings),  # type: ignore[arg-type]  # whatever a test gives
+            self.identity,
+            self.mint.identity.public_key,
+            self.model,
+            ByteTokenizer(),
+            self.clock,
+            dial=self.coordinator.dial,
+            rng=random.Random(1),
+            new_id=names("id"),
+        )
+        self.serving = asyncio.create_task(
+            self.target.serve(ADDRESS, None, secret, self.joined.append, self.stop), name="target"
+        )
+        self._ends: list[asyncio.Task[None]] = []
+        self._nodes: list[FakeNode] = []
+
+    async def node(self, **claims: object) -> FakeNode:
+        identity = Identity.generate()
+        node, end = await dial_target(self.target.admit, identity, self.identity.peer_id, self.clock)
+        self._ends.append(end)
+        self._nodes.append(node)
+        await node.attach(self.mint.lease(identity.peer_id, **claims))
+        return node
+
+    async def ended(self) -> None:
+        """Let the target end of itself."""
+        async with asyncio.timeout(60):
+            await self.serving
+
+    async def close(self) -> None:
+        self.serving.cancel()
+        await asyncio.gather(self.serving, return_exceptions=True)
+        await asyncio.gather(*self._ends, return_exceptions=True)
+        for node in self._nodes:
+            await node.close()
+        await self.coordinator.close()
+        assert self.target.desk.active == self.target.engine.serving == self.target.engine.queued == 0
+        assert self.model.caches == {}
+        assert self.target.pool is None or self.target.pool.attached == []
+
+
+@asynccontextmanager
+async def running_target(secret: str = "", **settings: object) -> AsyncIterator[TargetBench]:
+    bench = TargetBench(secret, **settings)
+    try:
+        yield bench
+    finally:
+        await bench.close()

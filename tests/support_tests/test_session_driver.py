@@ -8,21 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tests.support.session_driver import (
-    CreditAudit,
-    Drive,
-    HonestPeer,
-    JunkPeer,
-    LyingPeer,
-    PassModel,
-    SilentPeer,
-    check_tree,
-    decode_alone,
-    drafters_first,
-    prefix_hash,
-    scripted_rows,
-    seeded,
-)
+from tests.support.session_driver import Drive, drafters_first, seeded
+from tests.support.session_peers import CreditAudit, HonestPeer, JunkPeer, LyingPeer, SilentPeer
+from tests.support.session_rows import PassModel, check_tree, decode_alone, prefix_hash, scripted_rows
 from wanspec_p2p.speculation.events import Window
 from wanspec_p2p.speculation.instructions import OpenDraft, SendDraft, SendVerdict
 from wanspec_p2p.speculation.target_session import SessionSpec

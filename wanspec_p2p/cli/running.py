@@ -36,7 +36,7 @@ def serve(service: Service[Settings], settings: Settings, *, name: str, context:
 
     import asyncio
 
-    from node import logs
+    from wanspec_p2p import logs
 
     def ready(where: str) -> None:
         """Told the address of what listens, or the peer id of what only dials."""

@@ -22,11 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
-from node import logs
 from node.dialling import Dialler
 from node.lease_checks import Held
 from node.limits import LendingLimits
 from node.service import NodeService
+from wanspec_p2p import logs
 from wanspec_p2p.clock import SystemClock
 from wanspec_p2p.errors import WanspecError
 from wanspec_p2p.links import membership

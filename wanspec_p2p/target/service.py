@@ -8,14 +8,17 @@ import platform
 import random
 import ssl
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import structlog
 
 from wanspec_p2p.clock import Clock, SystemClock
 from wanspec_p2p.links import membership
-from wanspec_p2p.links.base import Link
+from wanspec_p2p.links.base import Link, Transport
 from wanspec_p2p.links.peer import connect
 from wanspec_p2p.links.websocket import DRAFT_PATH, dial, listen
+from wanspec_p2p.models.base import LanguageModel, Tokenizer
 from wanspec_p2p.models.catalog import Catalog
 from wanspec_p2p.models.loading import load_language_model, load_tokenizer
 from wanspec_p2p.protocol import limits
@@ -29,6 +32,9 @@ from wanspec_p2p.target.wiring import Target
 from wanspec_p2p.types import Role
 
 __all__ = ["Target", "run"]
+
+TARGET_PATH = "/wanspec/target"
+"""Where a coordinator listens for targets."""
 
 log = structlog.get_logger(__name__)
 
@@ -56,46 +62,69 @@ async def run(
     known = membership.load(settings.data_dir / "coordinator.json")
     home, secret = membership.coordinator_of(settings.join, known, role=Role.TARGET, now=clock.wall())
     certificate, context = _tls(settings, clock)
+    made: asyncio.Future[Target] = asyncio.get_running_loop().create_future()
+
+    async def admit(transport: Transport) -> None:
+        await (await asyncio.shield(made)).admit(transport)
+
+    # Before the model, which takes a while: a port in use is said at once.
+    listener = await listen(settings.host, settings.port, admit, tls=context)
+    try:
+        model, tokenizer = await _load(settings, progress)
+        try:
+            dial_home = partial(_dial, home, identity, clock)
+            target = Target(
+                settings, identity, home.coordinator, model, tokenizer, clock, dial=dial_home, rng=random.Random()
+            )
+            made.set_result(target)
+            address = settings.address or _address(settings.host, listener.port, secure=certificate is not None)
+            joined = _Joined(settings.data_dir / "coordinator.json", home, address, ready)
+            await target.serve(address, certificate, secret, joined, stop or asyncio.Event())
+        finally:
+            await model.close()
+    finally:
+        await listener.close()
+
+
+async def _load(
+    settings: TargetSettings, progress: Callable[[str, int, int], None] | None
+) -> tuple[LanguageModel, Tokenizer]:
     catalog = Catalog(settings.cache_dir, progress)
     # Loading a tokenizer reads files; the model brings its own thread.
     tokenizer = await asyncio.to_thread(load_tokenizer, settings.model, catalog=catalog)
     model = await load_language_model(
         settings.model, catalog=catalog, threads=settings.threads, dtype=settings.dtype, progress=progress
     )
-    address = settings.address or ""
-    announce = ready
+    return model, tokenizer
 
-    def joined(pool: str) -> None:
-        nonlocal announce
-        membership.store(settings.data_dir / "coordinator.json", home)
-        log.info("joined a coordinator", coordinator=home.url, pool=pool, address=address)
-        if announce is not None:
-            announce(address)
-        announce = None
 
-    async def dial_coordinator() -> Link[TargetMessage, CoordinatorToTarget]:
-        transport = await dial(f"{home.url}/wanspec/target", certificate=home.certificate)
-        return await connect(
-            transport,
-            AT_TARGET_FROM_COORDINATOR,
-            identity=identity,
-            role=Role.TARGET,
-            expect=home.peer_id,
-            clock=clock,
-        )
+async def _dial(
+    home: membership.Membership, identity: Identity, clock: Clock
+) -> Link[TargetMessage, CoordinatorToTarget]:
+    return await connect(
+        await dial(f"{home.url}{TARGET_PATH}", certificate=home.certificate),
+        AT_TARGET_FROM_COORDINATOR,
+        identity=identity,
+        role=Role.TARGET,
+        expect=home.peer_id,
+        clock=clock,
+    )
 
-    try:
-        target = Target(
-            settings, identity, home.coordinator, model, tokenizer, clock, dial=dial_coordinator, rng=random.Random()
-        )
-        listener = await listen(settings.host, settings.port, target.admit, tls=context)
-        try:
-            address = address or _address(settings.host, listener.port, secure=certificate is not None)
-            await target.serve(address, certificate, secret, joined, stop or asyncio.Event())
-        finally:
-            await listener.close()
-    finally:
-        await model.close()
+
+class _Joined:
+    """Called each time the coordinator has taken us in; remembers it, and tells whoever waits for the first time."""
+
+    def __init__(
+        self, path: Path, home: membership.Membership, address: str, ready: Callable[[str], None] | None
+    ) -> None:
+        self._path, self._home, self._address, self._ready = path, home, address, ready
+
+    def __call__(self, pool: str) -> None:
+        membership.store(self._path, self._home)
+        log.info("joined a coordinator", coordinator=self._home.url, pool=pool, address=self._address)
+        ready, self._ready = self._ready, None
+        if ready is not None:
+            ready(self._address)
 
 
 def _tls(settings: TargetSettings, clock: Clock) -> tuple[str | None, ssl.SSLContext | None]:

@@ -11,20 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.session_driver import (
-    Drive,
-    HonestPeer,
-    JunkPeer,
-    LyingPeer,
-    Peer,
-    Rows,
-    SilentPeer,
-    chosen,
-    decode_alone,
-    drafters_first,
-    scripted_rows,
-    seeded,
-)
+from tests.support.session_driver import Drive, chosen, drafters_first, seeded
+from tests.support.session_peers import HonestPeer, JunkPeer, LyingPeer, Peer, SilentPeer
+from tests.support.session_rows import Rows, decode_alone, scripted_rows
 from wanspec_p2p.speculation.events import Window
 from wanspec_p2p.speculation.policy import Policy
 from wanspec_p2p.speculation.target_session import SessionSpec

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import pytest
 
-from tests.support.session_driver import prefix_hash
+from tests.support.session_rows import prefix_hash
 from wanspec_p2p.speculation.drafter_session import DRAFTER_TRANSITIONS, DrafterSession, DrafterSpec, DrafterState
 from wanspec_p2p.speculation.events import (
     Cancelled,
@@ -183,8 +183,8 @@ def page() -> str:
         "# State machines",
         "<!-- Written by `python -m tests.wanspec_p2p.speculation.test_state_machines`; edits are lost. -->",
         fill(
-            "Every change of a session's state goes through `handle(event) -> list[Instruction]`. What may happen in which "
-            "state is a table, and the diagrams below are drawn from those tables. Any other pair raises "
+            "Every change of a session's state goes through `handle(event) -> list[Instruction]`. What may happen in "
+            "which state is a table, and the diagrams below are drawn from those tables. Any other pair raises "
             "`LocalProtocolError`: a bug of ours, never a peer's doing. In the last state of each, whatever was still "
             "under way is ignored."
         ),

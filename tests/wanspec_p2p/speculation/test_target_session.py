@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.session_driver import check_tree, prefix_hash
+from tests.support.session_rows import check_tree, prefix_hash
 from wanspec_p2p.errors import LocalProtocolError
 from wanspec_p2p.speculation.events import (
     Cancelled,

@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tests.support.session_driver import check_tree, prefix_hash
+from tests.support.session_rows import check_tree, prefix_hash
 from wanspec_p2p.speculation.tree import ROOT, DraftTree, Merge, chain_hash, session_hash
 from wanspec_p2p.types import PeerId, SessionId
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.session_driver import Rows, scripted_rows
+from tests.support.session_rows import Rows, scripted_rows
 from wanspec_p2p.speculation.sampling import Choice, Row, Sampler
 from wanspec_p2p.speculation.verify import Candidates, Step, walk
 from wanspec_p2p.types import Sampling

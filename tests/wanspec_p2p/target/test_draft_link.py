@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from tests.support.target_kit import PoolBench, prefix_hash, target_alone
+from tests.support.target_kit import PoolBench, prefix_hash, target_alone, until
 from tests.support.virtual_time import in_virtual_time
 from wanspec_p2p.errors import CloseCode, LinkClosed
 from wanspec_p2p.links.memory import Path
@@ -117,9 +117,7 @@ async def test_a_drafter_that_keeps_to_its_window_never_runs_out_of_credit() -> 
         async with asyncio.timeout(60):
             async for verdict in node.verdicts():
                 done = verdict.committed_len - 3
-                await node.draft(
-                    opened, answer_so_far[done : done + opened.window.tokens], after=answer_so_far[:done]
-                )
+                await node.draft(opened, answer_so_far[done : done + opened.window.tokens], after=answer_so_far[:done])
         assert runner.session.answer_len == 400
         assert bench.pool.attached
 
@@ -152,7 +150,7 @@ async def test_a_node_that_reads_nothing_is_dropped_and_holds_nobody_up(monkeypa
             verdicts = [verdict.committed_len async for verdict in good.verdicts()]
         assert len(verdicts) == 63
         assert opened.session == 1
-        await bench.until(lambda: bench.pool.attached == [good.identity.peer_id])
+        await until(lambda: bench.pool.attached == [good.identity.peer_id])
         await bench.finish()
 
 
@@ -193,7 +191,7 @@ async def test_a_broken_link_is_gone_at_once() -> None:
         runner = bench.session()
         await node.opened()
         node.transport.disconnect()
-        await bench.until(lambda: bench.pool.attached == [])
+        await until(lambda: bench.pool.attached == [])
         assert runner.session.drafters == {}
         assert bench.went == 1
         await bench.finish()
@@ -206,7 +204,7 @@ async def test_a_node_that_falls_silent_is_dropped() -> None:
         runner = bench.session()
         await node.opened()
         node.transport.partition()
-        await bench.until(lambda: bench.pool.attached == [])
+        await until(lambda: bench.pool.attached == [])
         assert bench.clock.monotonic() < limits.SILENCE_SECONDS + 5
         assert runner.session.drafters == {}
         node.transport.heal()
@@ -248,7 +246,7 @@ async def test_a_flood_of_frames_leaves_everybody_else_their_turns() -> None:
 async def test_round_trip_times_are_measured() -> None:
     async with PoolBench() as bench:
         node = await bench.node(back=Path(delay=0.25))
-        await bench.until(lambda: (link := bench.pool.link(node.identity.peer_id)) is not None and link.rtt is not None)
+        await until(lambda: (link := bench.pool.link(node.identity.peer_id)) is not None and link.rtt is not None)
         link = bench.pool.link(node.identity.peer_id)
         assert link is not None and link.rtt == pytest.approx(0.25, abs=0.01)
         await node.link.send(Ping(id=1, at=0.0))

@@ -51,9 +51,7 @@ class Pool(DrafterPool):
         spec = runner.session.spec
         prefix = (*spec.prompt, *spec.committed)
         draft = target_alone(self._model, prefix, 8, Sampling())
-        runner.feed(
-            DraftArrived(NODE, len(prefix), prefix_hash(spec.session, prefix), tuple(draft), (), (), at=0.0)
-        )
+        runner.feed(DraftArrived(NODE, len(prefix), prefix_hash(spec.session, prefix), tuple(draft), (), (), at=0.0))
 
 
 class Bench:

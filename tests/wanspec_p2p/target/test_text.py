@@ -175,9 +175,7 @@ def test_even_bytes_that_are_no_text_are_shown_as_they_decode(batches: list[list
     assert show(TextStream(TOKENIZER, ()), batches) == whole
 
 
-@given(
-    st.text(few, max_size=30), st.lists(st.text(few, min_size=1, max_size=4), max_size=3), st.integers(min_value=0)
-)
+@given(st.text(few, max_size=30), st.lists(st.text(few, min_size=1, max_size=4), max_size=3), st.integers(min_value=0))
 def test_an_answer_resumed_elsewhere_shows_what_was_not_shown(text: str, stops: list[str], at: int) -> None:
     ids = text.encode()
     at %= len(ids) + 1

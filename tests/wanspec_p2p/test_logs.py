@@ -5,7 +5,7 @@ import json
 import pytest
 import structlog
 
-from node import logs
+from wanspec_p2p import logs
 
 
 def test_json_lines_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""What the daemon says: to standard error, as lines for people or as JSON for machines. Never a prompt or a secret."""
+"""What the daemons say: to standard error, as lines for people or as JSON for machines. Never a prompt or a secret."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-__all__ = ["configure"]
+__all__ = ["configure", "ensure_configured"]
 
 
 def configure(*, json: bool) -> None:
@@ -37,6 +37,12 @@ def configure(*, json: bool) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+def ensure_configured(*, json: bool) -> None:
+    """As `configure`, unless whoever runs a service inside a process of their own has set up structlog."""
+    if not structlog.is_configured():
+        configure(json=json)
 
 
 def _printable(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:

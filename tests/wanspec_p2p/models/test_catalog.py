@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wanspec_p2p.errors import DigestMismatch, ModelError
+from wanspec_p2p.models import catalog as catalog_module
+from wanspec_p2p.models.catalog import DRAFTER, DRAFTER_LAYERS, DRAFTER_LAYERS_SHA256, SMOLLM2, TARGET, Catalog
+from wanspec_p2p.models.digests import sha256_file
+from wanspec_p2p.models.fingerprint import tokenizer_facts
+
+
+def test_names_are_listed_with_whether_they_are_there(tmp_path: Path) -> None:
+    assert [(entry.name, entry.ready) for entry in Catalog(tmp_path).entries()] == [(TARGET, False), (DRAFTER, False)]
+
+
+def test_a_directory_is_its_own_path_with_a_digest(tiny_directory: Path, tmp_path: Path) -> None:
+    catalog = Catalog(tmp_path)
+    assert catalog.path(str(tiny_directory)) == tiny_directory
+    manifest = catalog.verify(str(tiny_directory))
+    assert catalog.digest(str(tiny_directory)) == manifest.digest
+    assert "model.safetensors" in manifest.files
+
+
+def test_damage_is_found_by_verify_even_if_size_and_time_are_kept(tiny_directory: Path, tmp_path: Path) -> None:
+    import os
+
+    directory = Path(shutil.copytree(tiny_directory, tmp_path / "model"))
+    catalog = Catalog(tmp_path / "cache")
+    catalog.path(str(directory))
+    weights = directory / "model.safetensors"
+    stat = weights.stat()
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(DigestMismatch):
+        catalog.verify(str(directory))
+
+
+@pytest.mark.parametrize("name", ["smollm3", "", "a/b/c", "https://example.org/model"])
+def test_an_unknown_name_is_one_line_that_names_the_known_ones(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ModelError, match=f"known are {TARGET}, {DRAFTER}"):
+        Catalog(tmp_path).path(name)
+
+
+def test_hub_ids_are_fetched_and_checked(tiny_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog_module, "download_snapshot", lambda name, progress: tiny_directory)
+    assert Catalog(tmp_path).path("owner/model@v1") == tiny_directory
+
+
+def test_the_embedded_wheel_must_be_the_pinned_one(tmp_path: Path) -> None:
+    (tmp_path / SMOLLM2.wheel).write_bytes(b"another wheel")
+    with pytest.raises(DigestMismatch, match=SMOLLM2.wheel_sha256):
+        Catalog(tmp_path / "cache", wheel=tmp_path).path(TARGET)
+    assert [path.name for path in (tmp_path / "cache" / "models").iterdir()] == [f".{TARGET}.lock"]
+
+
+def test_the_variable_names_the_folder_of_wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANSPEC_WHEELS", str(tmp_path / "nowhere"))
+    with pytest.raises(ModelError, match=f"nowhere does not exist: put {SMOLLM2.wheel} there"):
+        Catalog(tmp_path).path(TARGET)
+
+
+def test_the_drafters_layers_are_packaged_and_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sha256_file(DRAFTER_LAYERS / "layers.safetensors") == DRAFTER_LAYERS_SHA256
+    assert "Apache-2.0" in (DRAFTER_LAYERS / "README.md").read_text()
+    monkeypatch.setattr(catalog_module, "DRAFTER_LAYERS_SHA256", "0" * 64)
+    with pytest.raises(DigestMismatch, match="layers.safetensors"):
+        Catalog(tmp_path).path(DRAFTER)
+
+
+def test_the_catalog_does_not_import_torch() -> None:
+    code = "import sys, wanspec_p2p.models.catalog, wanspec_p2p.models.loading; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.model
+def test_the_embedded_models_share_their_tokenizer_and_are_what_they_were(model_cache: Path) -> None:
+    catalog = Catalog(model_cache)
+    target, drafter = catalog.path(TARGET), catalog.path(DRAFTER)
+    assert tokenizer_facts(target) == tokenizer_facts(drafter)
+    assert catalog.verify(DRAFTER).digest != catalog.digest(TARGET)
+    assert all(entry.ready for entry in catalog.entries())
+
+
+@pytest.mark.model
+def test_plain_transformers_loads_what_path_names(model_cache: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    target, drafter = Catalog(model_cache).path(TARGET), Catalog(model_cache).path(DRAFTER)
+    model = AutoModelForCausalLM.from_pretrained(target)
+    small = AutoModelForCausalLM.from_pretrained(drafter)
+    assert (model.dtype, model.num_parameters()) == (torch.float32, 134_515_008)
+    embedding = model.get_input_embeddings().weight
+    assert torch.equal(small.get_input_embeddings().weight, embedding.to(torch.bfloat16))
+    assert model.get_output_embeddings().weight.data_ptr() == embedding.data_ptr()
+    assert AutoTokenizer.from_pretrained(target).decode([1]) == "<|im_start|>"

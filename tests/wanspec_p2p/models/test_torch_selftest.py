@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from wanspec_p2p.errors import ModelError
+from wanspec_p2p.models import torch_passes
+from wanspec_p2p.models.base import Rows
+from wanspec_p2p.models.torch_attention import Tail
+from wanspec_p2p.models.torch_cache import SessionCache
+from wanspec_p2p.models.torch_passes import Passes, attention_name
+from wanspec_p2p.models.torch_selftest import self_test
+from wanspec_p2p.types import ExactnessClass
+
+
+def read(directory: Path, *, exact: bool = True, **config: Any) -> Passes:
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(1)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.bfloat16, attn_implementation=attention_name(exact=exact), **config
+    )
+    return Passes(model.eval(), vocab_size=258, exact=exact)
+
+
+def test_the_engine_in_bfloat16_is_bitwise(tiny_directory: Path) -> None:
+    passes = read(tiny_directory)
+    verdict = self_test(passes, 258)
+    assert (verdict.exactness, verdict.largest, passes.tail) == (ExactnessClass.BITWISE, 0.0, Tail.SHARED)
+    assert verdict.compared >= 10
+
+
+class Leaky(Passes):
+    """Adds to every row what a product that depends on the number of rows would."""
+
+    tails = frozenset(Tail)
+
+    def run(self, cache: SessionCache, tokens: Any, tree: Any = (), parents: Any = ()) -> Rows:
+        rows = super().run(cache, tokens, tree, parents)
+        return rows + np.float32(1e-4) * len(tree) if self.tail in self.tails else rows
+
+
+def test_an_engine_whose_rows_depend_on_their_company_says_near_tie(tiny_directory: Path) -> None:
+    passes = read(tiny_directory)
+    passes.__class__ = Leaky
+    verdict = self_test(passes, 258)
+    assert verdict.exactness is ExactnessClass.NEAR_TIE
+    assert verdict.largest > 0
+    assert passes.tail is Tail.SHARED
+
+
+def test_where_shared_sums_differ_the_gathered_tail_is_taken(tiny_directory: Path) -> None:
+    passes = read(tiny_directory)
+    passes.__class__ = type("OnlyShared", (Leaky,), {"tails": frozenset({Tail.SHARED})})
+    assert self_test(passes, 258).exactness is ExactnessClass.BITWISE
+    assert passes.tail is Tail.GATHERED
+
+
+def test_the_fast_attention_is_near_tie_without_a_test(tiny_directory: Path) -> None:
+    verdict = self_test(read(tiny_directory, exact=False), 258)
+    assert (verdict.exactness, verdict.compared) == (ExactnessClass.NEAR_TIE, 0)
+
+
+def test_an_attention_that_transformers_computes_otherwise_is_refused(
+    tiny_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = read(tiny_directory)
+    honest = torch_passes.make_plan
+
+    def blind(*args: Any, **kwargs: Any) -> Any:
+        plan = honest(*args, **kwargs)
+        plan.positions[:] = 0
+        return plan
+
+    monkeypatch.setattr(torch_passes, "make_plan", blind)
+    with pytest.raises(ModelError, match="not supported"):
+        self_test(passes, 258)
+
+
+def test_rope_that_depends_on_the_length_so_far_is_near_tie(tiny_directory: Path) -> None:
+    passes = read(tiny_directory)
+    passes.model.config.rope_parameters["rope_type"] = "dynamic"
+    assert self_test(passes, 258).exactness is ExactnessClass.NEAR_TIE

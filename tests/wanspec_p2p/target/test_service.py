@@ -1,0 +1,244 @@
+"""The service on real sockets of this machine, with a model that needs no weights."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.support.scripted_models import ByteTokenizer, ScriptedModel
+from tests.support.target_kit import FakeNode, Mint, request, target_alone
+from wanspec_p2p.clock import SystemClock
+from wanspec_p2p.errors import AddressInUse, ConfigError, LinkClosed, ModelError, PeerRefused
+from wanspec_p2p.links import membership
+from wanspec_p2p.links.base import Transport
+from wanspec_p2p.links.peer import PeerLink, accept, connect
+from wanspec_p2p.links.websocket import Listener, dial, listen
+from wanspec_p2p.protocol.codec import AT_COORDINATOR_FROM_TARGET, AT_NODE_FROM_TARGET
+from wanspec_p2p.protocol.common_messages import Registered
+from wanspec_p2p.protocol.target_to_coordinator import Finished, RegisterTarget, TargetDrain, TargetMessage, Tokens
+from wanspec_p2p.security import tls
+from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.security.join_tokens import JoinToken
+from wanspec_p2p.target import service
+from wanspec_p2p.target.settings import TargetSettings
+from wanspec_p2p.types import Role, Sampling
+
+CLOCK = SystemClock()
+
+
+class Coordinator:
+    """Takes in whoever registers; `links` are the targets it has."""
+
+    def __init__(self) -> None:
+        self.identity = Identity.generate()
+        self.registered: asyncio.Queue[tuple[PeerLink[TargetMessage], RegisterTarget]] = asyncio.Queue()
+        self._listener: Listener | None = None
+
+    async def open(self) -> None:
+        self._listener = await listen("127.0.0.1", 0, self._admit, tls=None, path=service.TARGET_PATH)
+
+    async def close(self) -> None:
+        assert self._listener is not None
+        await self._listener.close()
+
+    async def _admit(self, transport: Transport) -> None:
+        link = await accept(
+            transport,
+            AT_COORDINATOR_FROM_TARGET,
+            identity=self.identity,
+            role=Role.COORDINATOR,
+            roles=frozenset({Role.TARGET}),
+            clock=CLOCK,
+        )
+        registration = await link.receive()
+        assert isinstance(registration, RegisterTarget)
+        await link.send(Registered(pool="default", heartbeat=60.0))
+        self.registered.put_nowait((link, registration))
+        await link._reader  # until the target leaves
+
+    def token(self) -> str:
+        assert self._listener is not None
+        return JoinToken(
+            url=f"ws://127.0.0.1:{self._listener.port}",
+            coordinator=self.identity.public_key,
+            certificate=None,
+            secret="s3cret",
+            role=Role.TARGET,
+            pool="default",
+            expires=int(CLOCK.wall()) + 60,
+        ).encode()
+
+
+@pytest.fixture
+async def coordinator() -> AsyncIterator[Coordinator]:
+    made = Coordinator()
+    await made.open()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> ScriptedModel:
+    """What the service loads, whatever its name."""
+    loaded = ScriptedModel(seed=1)
+
+    async def load(name: str, **how: object) -> ScriptedModel:
+        return loaded
+
+    monkeypatch.setattr(service, "load_language_model", load)
+    monkeypatch.setattr(service, "load_tokenizer", lambda name, *, catalog: ByteTokenizer())
+    return loaded
+
+
+@asynccontextmanager
+async def running(settings: TargetSettings) -> AsyncIterator[SimpleNamespace]:
+    """A target from its start to its ordered end; `address` is what it said when it was ready."""
+    ready: asyncio.Queue[str] = asyncio.Queue()
+    stop = asyncio.Event()
+    task = asyncio.create_task(service.run(settings, ready=ready.put_nowait, stop=stop))
+    try:
+        async with asyncio.timeout(20):
+            address = await ready.get()
+            yield SimpleNamespace(address=address, ready=ready)
+            stop.set()
+            await task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def heard(link: PeerLink[TargetMessage], kind: type, each: Callable[[object], None] = lambda message: None):  # type: ignore[no-untyped-def]  # of this kind
+    while not isinstance(message := await link.receive(), kind):
+        each(message)
+    return message
+
+
+async def test_from_a_join_token_to_an_answer_with_a_nodes_help_and_away_again(
+    coordinator: Coordinator, model: ScriptedModel, tmp_path: Path
+) -> None:
+    settings = TargetSettings(data_dir=tmp_path / "data", cache_dir=tmp_path, join=coordinator.token(), drafters=1)
+    async with running(settings) as target:
+        link, registration = await coordinator.registered.get()
+        assert registration.join_secret == "s3cret"
+        assert registration.addresses == (target.address,)
+        assert registration.certificate is None
+        assert registration.name
+        node_identity = Identity.generate()
+        mint = Mint(CLOCK, Identity.load_or_create(settings.data_dir / "identity.pem"))
+        mint.identity = coordinator.identity
+        transport = await dial(target.address, certificate=None)
+        node = FakeNode(
+            node_identity,
+            await connect(
+                transport,
+                AT_NODE_FROM_TARGET,
+                identity=node_identity,
+                role=Role.NODE,
+                expect=link.peer,
+                clock=CLOCK,
+            ),
+            transport,  # type: ignore[arg-type]  # a websocket's
+        )
+        await node.attach(mint.lease(node_identity.peer_id))
+        gate = asyncio.Event()
+        model.before_forward = lambda batch: gate.wait()
+        await link.send(request(max_tokens=12))
+        opened = await node.opened()
+        right = target_alone(model, (1, 2, 3), 12, Sampling())
+        await node.draft(opened, right[:6])
+        gate.set()
+        ids: list[int] = []
+        finished = await heard(
+            link, Finished, lambda message: ids.extend(message.ids if isinstance(message, Tokens) else ())
+        )
+        assert ids == right
+        assert finished.usage.completion_tokens == 12
+    assert isinstance(await heard(link, TargetDrain), TargetDrain)
+    with pytest.raises((LinkClosed, PeerRefused)):
+        await heard(link, Finished)
+    assert isinstance(await node.ending(), LinkClosed)
+    await node.close()
+    assert model.closed
+    known = membership.load(settings.data_dir / "coordinator.json")
+    assert known is not None and known.coordinator == coordinator.identity.public_key
+    assert b"s3cret" not in (settings.data_dir / "coordinator.json").read_bytes()
+
+
+async def test_the_second_start_needs_no_token(coordinator: Coordinator, model: ScriptedModel, tmp_path: Path) -> None:
+    first = TargetSettings(data_dir=tmp_path / "data", cache_dir=tmp_path, join=coordinator.token())
+    async with running(first):
+        _, before = await coordinator.registered.get()
+    model.closed = False
+    async with running(TargetSettings(data_dir=tmp_path / "data", cache_dir=tmp_path, name="atlas")):
+        _, after = await coordinator.registered.get()
+    assert (after.name, after.join_secret) == ("atlas", "")
+    assert before.model == after.model
+
+
+async def test_off_loopback_it_listens_with_tls_and_tells_the_fingerprint(
+    coordinator: Coordinator, model: ScriptedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A certificate of the operator's own is used on loopback too, which spares this test an outside address."""
+    cert, key = tls.load_or_create_certificate(tmp_path, "127.0.0.1", clock=CLOCK)
+    settings = TargetSettings(
+        data_dir=tmp_path / "data", cache_dir=tmp_path, join=coordinator.token(), tls_cert=cert, tls_key=key
+    )
+    async with running(settings) as target:
+        _, registration = await coordinator.registered.get()
+        assert target.address.startswith("wss://127.0.0.1:")
+        assert registration.certificate == tls.certificate_fingerprint(cert)
+        transport = await dial(target.address, certificate=registration.certificate)
+        await transport.close()
+
+
+async def test_a_port_in_use_is_said_before_the_model_is_loaded(
+    coordinator: Coordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def load(name: str, **how: object) -> ScriptedModel:
+        raise AssertionError("loaded in vain")
+
+    monkeypatch.setattr(service, "load_language_model", load)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        settings = TargetSettings(data_dir=tmp_path / "d", cache_dir=tmp_path, join=coordinator.token(), port=port)
+        with pytest.raises(AddressInUse, match=f"port {port}"):
+            await service.run(settings)
+
+
+async def test_without_a_token_it_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="wanspec target join TOKEN"):
+        await service.run(TargetSettings(data_dir=tmp_path / "data", cache_dir=tmp_path))
+
+
+async def test_a_model_that_cannot_be_loaded_leaves_no_port_behind(
+    coordinator: Coordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(name: str, *, catalog: object) -> ByteTokenizer:
+        raise ModelError("there is no model 'x'")
+
+    monkeypatch.setattr(service, "load_tokenizer", load)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    settings = TargetSettings(data_dir=tmp_path / "d", cache_dir=tmp_path, join=coordinator.token(), port=port)
+    with pytest.raises(ModelError, match="no model 'x'"):
+        await service.run(settings)
+    with socket.create_server(("127.0.0.1", port)) as again:
+        assert again.getsockname()[1] == port
+
+
+@pytest.mark.parametrize(
+    ("host", "secure", "address"),
+    [
+        ("127.0.0.1", False, "ws://127.0.0.1:81/wanspec/draft"),
+        ("::1", False, "ws://[::1]:81/wanspec/draft"),
+        ("target.example", True, "wss://target.example:81/wanspec/draft"),
+    ],
+)
+def test_addresses(host: str, secure: bool, address: str) -> None:
+    assert service._address(host, 81, secure=secure) == address
