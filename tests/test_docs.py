@@ -88,10 +88,9 @@ def test_commands_that_are_shown_exist_with_their_flags(page: Path) -> None:
             assert program in KNOWN_TOOLS, f"{program} is a tool nobody introduced"
             continue
         path = tuple(rest[:2]) if tuple(rest[:2]) in known else tuple(rest[:1])
-        if rest[0] != "bench":  # measured apart, and not part of every installation
-            assert path in known, f"no such command: {words}"
-            given = {word.partition("=")[0] for word in rest if word.startswith("--")}
-            assert given <= flags(known[path]) | {"--help"}, f"no such flag: {words}"
+        assert path in known, f"no such command: {words}"
+        given = {word.partition("=")[0] for word in rest if word.startswith("--")}
+        assert given <= flags(known[path]) | {"--help"}, f"no such flag: {words}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -115,8 +114,6 @@ def test_every_command_and_flag_is_in_the_reference() -> None:
     text = (ROOT / "docs/reference/cli.md").read_text(encoding="utf-8")
     sections = dict(re.findall(r"^## wanspec (\w+)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
     for path, command in commands():
-        if path[0] == "bench":
-            continue
         section = sections[path[0]]
         assert len(path) == 1 or f"`{path[1]}" in section, f"{' '.join(path)} is not described"
         missing = {flag for flag in flags(command) - {"--json"} if f"`{flag}`" not in section}

@@ -42,7 +42,7 @@ SCRIPT = (
 def _state(drafters: int) -> dict[str, Any]:
     nodes = [
         {"id": peer, "name": name, "models": [{"name": "smollm2-draft"}], "state": "active", "sessions": 1}
-        | {"owner": owner, "site": site}
+        | {"owner": owner, "site": site, "pool": "default"}
         for peer, name, owner, site in ((NODE_A, "lab-a", "ada", "north"), (NODE_B, "lab-b", "grace", "south"))
     ]
     target = {"id": TARGET, "name": "big", "model": {"name": "smollm2-135m"}, "state": "active", "sessions": 1}
@@ -67,6 +67,8 @@ class FakeCoordinator:
     empty: bool = False
     drafters: int = 2
     lies_alone: bool = False
+    node_name: str = "lab-a"
+    unmatched: str | None = None
     requests: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -158,9 +160,10 @@ class FakeCoordinator:
         )
 
     async def _state(self, request: Request) -> Response:
-        return self._refusal(request) or JSONResponse(
-            {"nodes": [], "targets": []} if self.empty else _state(self.drafters)
-        )
+        state = {"nodes": [], "targets": []} if self.empty else _state(self.drafters)
+        for node in state["nodes"][:1]:
+            node |= {"name": self.node_name, "unmatched": self.unmatched}
+        return self._refusal(request) or JSONResponse(state)
 
     async def _foreign(self, request: Request) -> Response:
         return Response("<html>502 Bad Gateway</html>", 502)

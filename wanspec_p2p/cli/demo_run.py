@@ -7,7 +7,6 @@ one prompt. Then the same target answers the same request alone; the token ids m
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import tempfile
@@ -41,8 +40,6 @@ READY_SECONDS = 180.0
 ATTACH_SECONDS = 60.0
 POLL_SECONDS = 0.1
 MOST_TARGET_THREADS = 4
-NODE_NICE = 2
-"""On this one machine the target comes first; elsewhere the nodes have machines of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,14 +147,11 @@ async def _start_peers(fleet: Fleet, directory: Path, screen: Screen) -> None:
 
     # Threads of one pass wait for each other, so a core that a node takes away would cost the target twice.
     threads = max(1, min(MOST_TARGET_THREADS, hardware.inspect().cores - 1))
-    about = ("--model", TARGET_MODEL, "--drafters", str(len(NODES)), "--threads", str(threads))
-    children = [await start("target", Role.TARGET, *about)]
+    serving = ("--model", TARGET_MODEL, "--drafters", str(len(NODES)), "--threads", str(threads))
+    children = [await start("target", Role.TARGET, *serving)]
     for node in NODES:
-        about = ("--model", node.model, "--owner", node.owner, "--site", node.site, "--threads", "1")
-        child = await start(node.name, Role.NODE, *about)
-        children.append(child)
-        with contextlib.suppress(ProcessLookupError):  # it has ended already, which will be noticed
-            os.setpriority(os.PRIO_PROCESS, child.process.pid, NODE_NICE)
+        lending = ("--model", node.model, "--owner", node.owner, "--site", node.site, "--threads", "1")
+        children.append(await start(node.name, Role.NODE, *lending))
     await fleet.while_alive(_all_ready(children))
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wanspec_p2p.cli.origins import Origins
-from wanspec_p2p.cli.output import console
+from wanspec_p2p.cli.output import console, printable
 from wanspec_p2p.client.answers import Piece
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Screen:
         """The last log lines of a process that ended before its time."""
         self._settle()
         for line in died.lines:
-            self._steps.print(Text(f"  {died.name} │ {line}", style="dim"))
+            self._steps.print(Text(f"  {died.name} │ {printable(line)}", style="dim"))
 
     def report(self, report: Report) -> None:
         answer, alone = report.together.answer, report.alone.answer

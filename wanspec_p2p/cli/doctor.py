@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from wanspec_p2p.cli.output import Json, console, emit
+from wanspec_p2p.cli.output import Json, console, emit, printable
 from wanspec_p2p.cli.settings import ApiKey, CoordinatorUrl, Fingerprint, model_cache, submitter
 from wanspec_p2p.errors import ExitCode, WanspecError
 
@@ -54,7 +54,7 @@ def doctor(
         for finding in findings:
             mark = "[green]✓[/]" if finding.ok else "[red]✗[/]"
             screen.print(f"{mark} {finding.check}: ", end="")
-            screen.print(finding.detail, markup=False)
+            screen.print(printable(finding.detail), markup=False)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(ExitCode.FAILURE)
 
@@ -89,9 +89,9 @@ def _torch() -> Iterator[Finding]:
 
 
 def _device() -> Finding:
-    from wanspec_p2p.models.torch_device import choose_placement
+    from wanspec_p2p.models.torch_device import choose_device
 
-    return Finding("device", True, choose_placement().reason)
+    return Finding("device", True, choose_device().reason)
 
 
 def _model_cache(cache: Path) -> Finding:

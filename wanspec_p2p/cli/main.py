@@ -16,7 +16,7 @@ import typer
 
 from wanspec_p2p import __version__
 from wanspec_p2p.cli import coordinator, demo, doctor, models, node, prompt, status, target
-from wanspec_p2p.cli.output import emit, say
+from wanspec_p2p.cli.output import emit, printable, say
 from wanspec_p2p.errors import ExitCode, WanspecError
 
 __all__ = ["app", "main"]
@@ -103,7 +103,7 @@ def _usage_line(error: typer.TyperException) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))
 
 
 if (benches := importlib.util.find_spec("wanspec_p2p.cli.bench")) is not None and benches.origin is not None:

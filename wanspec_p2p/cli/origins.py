@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from wanspec_p2p.cli.output import short
+from wanspec_p2p.cli.output import printable, short
 from wanspec_p2p.client.answers import Piece
 from wanspec_p2p.types import TokenOrigin
 
@@ -28,7 +28,7 @@ class Origins:
         self.counts: Counter[TokenOrigin] = Counter()
 
     def name(self, origin: TokenOrigin) -> str:
-        return "target alone" if origin is None else self._names.get(origin, short(origin))
+        return "target alone" if origin is None else printable(self._names.get(origin, short(origin)))
 
     def coloured(self, piece: Piece) -> Text:
         """The text of a piece in the colour of whoever settled it.
@@ -38,7 +38,7 @@ class Origins:
         from rich.text import Text
 
         self.counts.update(piece.origins)
-        return Text(piece.text, style=self._style(next(filter(None, piece.origins), None)))
+        return Text(printable(piece.text), style=self._style(next(filter(None, piece.origins), None)))
 
     def legend(self) -> Text:
         """One word for each origin in its colour, with the tokens it settled."""

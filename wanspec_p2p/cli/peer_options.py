@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, TypeAlias
 
 import typer
@@ -10,7 +11,18 @@ from wanspec_p2p.types import Dtype
 
 __all__ = ["DtypeOption", "JoinTokenText", "LogJson", "Model", "Name", "Owner", "Site", "Slots", "Threads"]
 
-JoinTokenText: TypeAlias = Annotated[str, typer.Argument(metavar="TOKEN", help="From the coordinator's operator.")]
+
+def _from_stdin(token: str) -> str:
+    """A token is a secret, and flags can be seen by every user of a machine."""
+    return sys.stdin.readline().strip() if token == "-" else token
+
+
+JoinTokenText: TypeAlias = Annotated[
+    str,
+    typer.Argument(
+        metavar="TOKEN", help="From the coordinator's operator; - reads it from stdin.", callback=_from_stdin
+    ),
+]
 Model: TypeAlias = Annotated[
     str | None, typer.Option("--model", help="A name of `wanspec models list`, a directory, or a hub id.")
 ]

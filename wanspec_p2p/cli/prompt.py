@@ -12,7 +12,7 @@ from wanspec_p2p.cli.settings import ApiKey, CoordinatorUrl, Fingerprint, submit
 from wanspec_p2p.types import Privacy
 
 if TYPE_CHECKING:
-    from wanspec_p2p.client import Answer, Client
+    from wanspec_p2p.client import Answer, AnswerStream, Client
     from wanspec_p2p.client.exchange import Options
 
 __all__ = ["prompt"]
@@ -54,17 +54,25 @@ def prompt(
 
 
 def _show(client: Client, message: str, model: str | None, raw: bool, options: Options) -> None:
+    with client.stream(message, model=model, raw=raw, **options) as stream:
+        if sys.stdout.isatty():
+            _coloured(stream, node_names(client.state()))
+            return
+        for piece in stream:  # to the letter: what reads it may be a program
+            sys.stdout.write(piece.text)
+            sys.stdout.flush()
+        sys.stdout.write("\n")
+
+
+def _coloured(stream: AnswerStream, names: dict[str, str]) -> None:
     from wanspec_p2p.cli.origins import Origins
 
-    screen = console()
-    origins = Origins(node_names(client.state()) if screen.is_terminal else None)
-    with client.stream(message, model=model, raw=raw, **options) as stream:
-        for piece in stream:
-            screen.print(origins.coloured(piece), end="")
-            screen.file.flush()
+    screen, origins = console(), Origins(names)
+    for piece in stream:
+        screen.print(origins.coloured(piece), end="")
+        screen.file.flush()
     screen.print()
-    if screen.is_terminal:
-        console(stderr=True).print(origins.legend())
+    console(stderr=True).print(origins.legend())
 
 
 def node_names(state: dict[str, Any]) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from wanspec_p2p.cli.output import Json, console, emit, short
+from wanspec_p2p.cli.output import Json, console, emit, printable, short
 from wanspec_p2p.cli.settings import ApiKey, CoordinatorUrl, Fingerprint, submitter
 
 if TYPE_CHECKING:
@@ -23,35 +23,32 @@ def status(
         emit(state)
         return
     screen = console()
-    screen.print(_targets(state.get("targets", [])))
+    screen.print(_table("target", state.get("targets", []), TARGET_COLUMNS))
     screen.print()
-    screen.print(_nodes(state.get("nodes", [])))
+    screen.print(_table("node", state.get("nodes", []), NODE_COLUMNS))
 
 
-def _targets(targets: list[dict[str, Any]]) -> Table:
+TARGET_COLUMNS = ("name", "id", "model", "state", "sessions", "queued", "drafters", "owner", "site")
+NODE_COLUMNS = ("name", "id", "model", "state", "sessions", "pool", "owner", "site", "unmatched")
+
+
+def _table(kind: str, peers: list[dict[str, Any]], columns: tuple[str, ...]) -> Table:
+    """Names and reasons are other people's words: neither markup nor control characters of theirs count."""
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table("target", "id", "model", "state", "sessions", "queued", "drafters", box=None, pad_edge=False)
-    for target in targets:
-        counts = (str(target.get(name, "")) for name in ("sessions", "queued", "drafters"))
-        table.add_row(target["name"], short(target["id"]), _model(target), str(target.get("state", "")), *counts)
-    if not targets:
-        table.add_row("none")
-    return table
-
-
-def _nodes(nodes: list[dict[str, Any]]) -> Table:
-    from rich.table import Table
-
-    table = Table("node", "id", "model", "state", "sessions", "owner", "site", box=None, pad_edge=False)
-    for node in nodes:
-        rest = (str(node.get(name, "")) for name in ("state", "sessions", "owner", "site"))
-        table.add_row(node["name"], short(node["id"]), _model(node), *rest)
-    if not nodes:
+    headings = [kind, *columns[1:]]
+    table = Table(*("why not used" if heading == "unmatched" else heading for heading in headings), box=None)
+    table.pad_edge = False
+    for peer in peers:
+        shown = peer | {"id": short(str(peer.get("id", ""))), "model": _model(peer)}
+        cells = ("" if shown.get(column) is None else shown[column] for column in columns)
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    if not peers:
         table.add_row("none")
     return table
 
 
 def _model(peer: dict[str, Any]) -> str:
     models = peer.get("models") or [peer.get("model") or ""]
-    return ", ".join(str(model["name"]) if isinstance(model, dict) else str(model) for model in models)
+    return ", ".join(str(model.get("name", "")) if isinstance(model, dict) else str(model) for model in models)

@@ -16,6 +16,9 @@ __all__ = ["LanguageModel", "ModelInfo", "Rows", "Tokenizer"]
 Rows: TypeAlias = NDArray[np.float32]
 """Logits, shape (1 + len(segment.tree), vocab_size), in float32 whatever the model computes in.
 
+The columns are the ids the tokenizer can produce: padding of the model's vocabulary beyond them is cut off, and an id
+that the model has no column for is minus infinity, so models with equal tokenizers give rows of equal width.
+
 A drafter that has no opinion returns a row whose entries are all equal.
 """
 

@@ -114,7 +114,7 @@ class Catalog:
         if name == DRAFTER:
             return self._store.obtain(DRAFTER, f"the drafter's layers {DRAFTER_LAYERS_SHA256}", self._make_drafter)
         path = Path(name).expanduser()
-        if path.is_dir():
+        if name and path.is_dir():
             check_directory(path)
             return path, directory_manifest(path, self._store.root / ".digests")
         if HUB_ID.fullmatch(name):

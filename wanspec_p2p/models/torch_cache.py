@@ -39,6 +39,7 @@ class SessionCache:
         self.block = self._allocate(FIRST_SLOTS)
         self._tree_start = 0
 
+    @torch.inference_mode(False)  # a block that grows during a pass is written to between passes as well
     def _allocate(self, slots: int) -> Tensor:
         # Zeros, because a masked slot's value is multiplied by zero, and zero times an uninitialised NaN is NaN.
         shape = self.shape
@@ -52,7 +53,7 @@ class SessionCache:
         held = self.block.shape[2]
         if slots > held:
             grown = self._allocate(max(slots, 2 * held))
-            grown[:, :, : self.length] = self.block[:, :, : self.length]
+            grown[:, :, :held] = self.block  # provisional rows included: a long prompt takes several passes
             self.block = grown
 
     def crop(self, length: int) -> None:

@@ -44,7 +44,7 @@ class TorchModel:
     """One loaded model. Start it with `TorchModel.load`.
 
     Its thread, the model thread, alone touches torch and the caches, so a pass never blocks the event loop and two
-    passes never meet. A pass whose caller was cancelled still runs to its end.
+    passes never meet. A pass that has begun runs to its end, even if its caller is cancelled.
     """
 
     def __init__(self, info: ModelInfo, passes: Passes, thread: ThreadPoolExecutor) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 from wanspec_p2p.errors import ModelError
 from wanspec_p2p.models.base import Rows
 from wanspec_p2p.models.torch_attention import CHUNK, Tail
-from wanspec_p2p.models.torch_cache import SessionCache
 from wanspec_p2p.models.torch_passes import Passes
 from wanspec_p2p.types import ExactnessClass, TokenId
 
@@ -19,7 +18,8 @@ __all__ = ["Verdict", "self_test"]
 
 STEPS = 10
 PROMPT = CHUNK - STEPS // 2  # so that the steps cross a chunk's end
-NARROW, WIDE = 7, 59
+WIDTHS = (7, 59, 90)  # few rows; as many as share one product; more than that
+DEPTH = 5
 WRONG_MODEL = 0.1  # of the spread of a row's logits; rounding differs by about 0.02 in bfloat16
 
 
@@ -31,7 +31,7 @@ class Verdict:
 
 
 def self_test(passes: Passes, vocab_size: int) -> Verdict:
-    """About 16 passes. Sets `passes.tail` to a way of summing that is bit-equal, where there is one.
+    """About 20 passes. Sets `passes.tail` to a way of summing that is bit-equal, where there is one.
 
     Raises:
         ModelError: our passes do not compute what transformers does: the architecture is not supported.
@@ -70,19 +70,20 @@ def _depends_on_length(passes: Passes) -> bool:
 
 
 def _trees(passes: Passes, text: list[TokenId], draw: random.Random, vocab_size: int) -> Rows:
-    """The same rows out of trees of two widths, between junk, over a cache that blocks and a tree wrote."""
+    """The same rows out of trees of several widths, between junk, over a cache that blocks and a tree wrote."""
     cache = passes.new_cache()
     passes.run(cache, text[:37])
     passes.run(cache, text[37:PROMPT])
     rows: list[Rows] = []
     at = PROMPT
-    for width in (NARROW, WIDE):
-        depth = min(NARROW - 2, PROMPT + STEPS - at - 1)
+    for width in WIDTHS:
+        depth = min(DEPTH, PROMPT + STEPS - at - 1)
         tree, parents, path = _hide(text[at + 1 : at + 1 + depth], width, draw, vocab_size)
         found = passes.run(cache, [text[at]], tree, parents)
         kept = depth // 2
         rows.append(found[[0, *(node + 1 for node in path)]][: kept + 1])
-        at = _keep(cache, path[:kept], at)
+        cache.keep(path[:kept])
+        at += 1 + kept
     rows.append(np.concatenate([passes.run(cache, [token]) for token in text[at:]]))
     return np.concatenate(rows)
 
@@ -97,11 +98,6 @@ def _hide(
     for depth, node in enumerate(slots):
         tree[node], parents[node] = path[depth], slots[depth - 1] if depth else -1
     return tree, parents, slots
-
-
-def _keep(cache: SessionCache, nodes: list[int], at: int) -> int:
-    cache.keep(nodes)
-    return at + 1 + len(nodes)
 
 
 def _compare(single: Rows, many: Rows) -> Verdict:

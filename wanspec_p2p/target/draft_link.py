@@ -114,6 +114,7 @@ class DraftLink:
             await receiver  # it knows why the link ended
         except RemoteProtocolError as error:
             log.warning("a node broke the protocol: its link is closed", node=self.node, reason=error.reason)
+            self.end(error.code, error.reason)
             self.drop_sessions()
             await self._link.close(error.code, error.reason)
         except (LinkClosed, PeerRefused) as error:

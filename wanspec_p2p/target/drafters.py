@@ -91,7 +91,6 @@ class DrafterPool:
         finally:
             if self._links.get(link.peer) is draft_link:
                 del self._links[link.peer]
-            self._supply_all()
             self._left()
 
     def begin(self, runner: SessionRunner) -> None:
@@ -149,8 +148,7 @@ class DrafterPool:
         old = self._links.get(link.node)
         self._links[link.node] = link
         if old is not None:
-            old.end(CloseCode.REPLACED, "the node attached again")
-            old.drop_sessions()
+            old.end(CloseCode.REPLACED, "the node attached again")  # its sessions lose it, and find this link
         for declined in self._sessions.values():
             declined.discard(link.node)  # it may have room by now
         self._supply_all()

@@ -36,6 +36,9 @@ __all__ = ["Answer", "RequestDesk"]
 MAX_PIECE = 1024
 """Characters of one token's text in log-probabilities."""
 
+_CATCH_UP = 64
+"""Tokens between two chances for others to run."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -119,6 +122,7 @@ class RequestDesk:
         prompt = self._prompt(request)
         wanted = self._length(request, prompt)
         answer = Answer(request, prompt, self._tokenizer, self._say)
+        await answer.catch_up()
         if (reason := self._already_over(request, answer, wanted)) is not None:
             answer.finish(reason, SessionStats(), 0.0)
             return
@@ -244,10 +248,15 @@ class Answer:
     ) -> None:
         self._request, self._prompt_tokens, self._tokenizer, self._say = request, len(prompt), tokenizer, say
         self._text = TextStream(tokenizer, request.stop, prompt)
-        for token in request.committed:  # shown already, by another target, which took them one by one too
-            self._text.add([token])
         self._position = len(request.committed)
         self._won: Counter[PeerId] = Counter()
+
+    async def catch_up(self) -> None:
+        """Take in the tokens that another target has shown, one by one as it did; a long answer takes a while."""
+        for at, token in enumerate(self._request.committed):
+            self._text.add([token])
+            if at % _CATCH_UP == _CATCH_UP - 1:
+                await asyncio.sleep(0)
 
     @property
     def stopped(self) -> bool:

@@ -125,7 +125,7 @@ class Target:
         joined: Callable[[str], None],
         stop: asyncio.Event,
     ) -> None:
-        """Until `stop` is set; then what is under way gets `DRAIN_SECONDS` to finish.
+        """Until `stop` is set; then what is under way gets `DRAIN_SECONDS` to finish. No pass runs when it returns.
 
         Args:
             address: what nodes dial.
@@ -165,7 +165,6 @@ class Target:
             for task in (controlling, stopping):
                 task.cancel()
             await asyncio.gather(controlling, stopping, return_exceptions=True)
-            await self.desk.cancel_all()  # the model may be closed after this
 
     async def _drain(self, control: Control) -> None:
         """Take nothing new; give what is under way a moment to finish."""

@@ -87,7 +87,7 @@ def test_help_loads_nothing_heavy() -> None:
         "import sys\n"
         "from wanspec_p2p.cli.main import main\n"
         "assert main(['--help']) == 0\n"
-        "heavy = {'torch', 'transformers', 'httpx2', 'asyncio', 'coordinator', 'node', 'numpy', 'rich'}\n"
+        "heavy = {'torch', 'transformers', 'httpx2', 'coordinator', 'node', 'numpy', 'rich'}\n"
         "sys.exit(f'loaded: {heavy & set(sys.modules)}' if heavy & set(sys.modules) else 0)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from wanspec_p2p.cli.output import emit, progress_bars, say, short
+from wanspec_p2p.cli.output import emit, printable, progress_bars, say, short
 
 
 class Terminal(io.StringIO):
@@ -20,6 +20,10 @@ def test_json_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_words_go_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     say("done")
     assert capsys.readouterr() == ("done\n", "")
+
+
+def test_control_characters_of_others_do_not_reach_the_terminal() -> None:
+    assert printable("a\x1b[31mb\rc\x9bd\ne\tf") == "a\ufffd[31mb\ufffdc\ufffdd\ne\tf"
 
 
 def test_ids_are_shortened_for_people() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.fake_coordinator import NODE_A, FakeCoordinator, serving
+from tests.support.fake_coordinator import NODE_A, Commit, FakeCoordinator, serving
 from tests.wanspec_p2p.cli.conftest import Run
 from wanspec_p2p.errors import ExitCode
 
@@ -21,6 +21,23 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCoordinator]:
 
 def test_piped_it_is_the_text_and_nothing_else(run: Run, fake: FakeCoordinator) -> None:
     assert run("prompt", "Why?") == (0, "The sky is blue.\n", "")
+
+
+def test_piped_text_is_passed_on_to_the_letter(run: Run, fake: FakeCoordinator) -> None:
+    fake.script = (Commit("a\x1b[1m[b]\r\n", (1,), (None,)),)
+    assert run("prompt", "Why?")[1] == "a\x1b[1m[b]\r\n\n"
+
+
+def test_on_a_terminal_the_text_is_coloured_and_cannot_command_it(
+    run: Run, fake: FakeCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    fake.script = (Commit("so\x1b[2J", (1,), (NODE_A,)),)
+    code, out, err = run("prompt", "Why?")
+    assert (code, out) == (0, "\x1b[96mso\ufffd[2J\x1b[0m\n")
+    assert err == "\x1b[96mlab-a 1\x1b[0m\n"
 
 
 def test_options_reach_the_coordinator(run: Run, fake: FakeCoordinator) -> None:

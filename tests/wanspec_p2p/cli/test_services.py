@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,12 @@ def test_node_run_keeps_what_was_joined(run: Run, served: list[Any], tmp_path: P
     assert run("node", "run", "--data-dir", str(tmp_path))[0] == 0
     (settings,) = served
     assert (settings.join, settings.data_dir, settings.model) == (None, tmp_path, "smollm2-draft")
+
+
+def test_a_token_may_come_from_stdin(run: Run, served: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("TOKEN\nmore"))
+    assert run("node", "join", "-")[0] == 0
+    assert served[0].join == "TOKEN"
 
 
 def test_target_join_and_run(run: Run, served: list[Any]) -> None:

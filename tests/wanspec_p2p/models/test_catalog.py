@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -27,8 +28,6 @@ def test_a_directory_is_its_own_path_with_a_digest(tiny_directory: Path, tmp_pat
 
 
 def test_damage_is_found_by_verify_even_if_size_and_time_are_kept(tiny_directory: Path, tmp_path: Path) -> None:
-    import os
-
     directory = Path(shutil.copytree(tiny_directory, tmp_path / "model"))
     catalog = Catalog(tmp_path / "cache")
     catalog.path(str(directory))

@@ -61,3 +61,11 @@ def test_crop_forgets_and_reserve_keeps_what_is_committed() -> None:
     assert cache.block.shape[2] == 2 * FIRST_SLOTS
     assert held(cache) == [1, 2]
     assert PassCache(cache, 2, 4).get_seq_length() == 2
+
+
+def test_growing_keeps_rows_that_are_still_provisional() -> None:
+    cache = SessionCache(SHAPE)
+    write(cache, [1, 2, 3])
+    cache.reserve(FIRST_SLOTS + 1)
+    cache.commit(3)
+    assert held(cache) == [1, 2, 3]

@@ -13,7 +13,6 @@ from wanspec_p2p.errors import ModelError
 from wanspec_p2p.models.torch_convert import assemble_drafter, convert_gguf
 
 HIDDEN, FEED, VOCAB = 32, 64, 260
-BYTES = [*range(33, 127), *range(161, 173), *range(174, 256)]
 
 
 def write_gguf(path: Path, *, architecture: str = "llama", without: str = "") -> dict[str, np.ndarray]:
@@ -30,7 +29,7 @@ def write_gguf(path: Path, *, architecture: str = "llama", without: str = "") ->
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(VOCAB)
     writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(["<|end|>", *(f"t{i}" for i in range(VOCAB - 1))])
+    writer.add_token_list(["<|end|>", "t", "1", *(f"t{i}" for i in range(VOCAB - 3))])
     writer.add_token_merges(["t 1"])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(0)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from wanspec_p2p.errors import ModelError
+from wanspec_p2p.models.torch_cache import FIRST_SLOTS
 from wanspec_p2p.models.torch_passes import PREFILL_ROWS, Passes, attention_name
 
 
@@ -36,6 +37,16 @@ def test_a_long_prompt_before_a_tree_is_prefilled_first(passes: Passes) -> None:
     rows = passes.run(passes.new_cache(), text, [1, 2, 3], [-1, -1, 0])
     for row, ending in zip(rows, ([], [1], [2], [1, 3]), strict=True):
         assert np.allclose(row, passes.reference(text + ending)[-1], atol=1e-4)
+
+
+def test_a_prompt_that_outgrows_the_first_slots_is_whole(passes: Passes) -> None:
+    text = [(11 * i) % 258 for i in range(FIRST_SLOTS + 100)]
+    cache = passes.new_cache()
+    rows = passes.run(cache, text, [1, 2, 3], [-1, -1, 1])
+    assert np.allclose(rows[0], passes.reference(text)[-1], atol=1e-4)
+    cache.keep([1, 2])
+    [after] = passes.run(cache, [4])
+    assert np.allclose(after, passes.reference([*text, 2, 3, 4])[-1], atol=1e-4)
 
 
 def test_the_reference_leaves_our_attention_in_place(passes: Passes) -> None:

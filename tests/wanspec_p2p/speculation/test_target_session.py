@@ -61,7 +61,7 @@ def says(*tokens: int) -> Verified:
     """Logits of a pass after whose rows the target says these, two ahead of everything else."""
     rows = np.zeros((len(tokens), VOCABULARY), dtype=np.float32)
     rows[np.arange(len(tokens)), tokens] = 2.0
-    return Verified(rows, AT)  # type: ignore[arg-type]
+    return Verified(list(rows), AT)
 
 
 def drafts(drafter: PeerId, base: Sequence[int], *tokens: int, parents: tuple[int, ...] = ()) -> DraftArrived:
@@ -94,6 +94,11 @@ def feed(session: TargetSession, *events: TargetEvent) -> list[TargetInstruction
         instructions = session.handle(event)
         check_tree(session.tree, SESSION)
     return instructions
+
+
+def emitted(instructions: list[TargetInstruction]) -> tuple[Committed, ...]:
+    [emit] = [i for i in instructions if isinstance(i, Emit)]
+    return emit.tokens
 
 
 def test_the_first_rounds_of_a_target_alone() -> None:
@@ -271,8 +276,7 @@ def test_end_of_sequence_goes_by_where_the_submitter_ignores_it() -> None:
 def test_end_of_sequence_is_not_chosen_before_min_tokens() -> None:
     session = session_of(sampling=Sampling(min_tokens=2))
     feed(session, Started(AT), ModelFree(AT))
-    [emit, _] = feed(session, says(STOP))
-    assert [c.token for c in emit.tokens] == [1]  # type: ignore[union-attr]
+    assert [c.token for c in emitted(feed(session, says(STOP)))] == [1]
     feed(session, ModelFree(AT), says(STOP), ModelFree(AT))
     assert feed(session, says(STOP)) == [emits(2, (STOP, None)), Finish(FinishReason.STOP)]
 
@@ -323,12 +327,12 @@ def test_log_probabilities_are_those_of_the_row_each_token_was_chosen_from() -> 
     session = session_of(top_logprobs=2)
     feed(session, Started(AT), DrafterJoined(A, 0, AT), drafts(A, PROMPT, 7), ModelFree(AT))
     event = says(7, 8)
-    emit, *_ = feed(session, event)
+    settled = emitted(feed(session, event))
     expected = []
     for row, token in zip(event.rows, (7, 8), strict=True):
         logprob, top = logprobs(row, VOCABULARY, token, 2)
         expected.append(TokenScores(logprob, tuple(top)))
-    assert [c.scores for c in emit.tokens] == expected  # type: ignore[union-attr]
+    assert [c.scores for c in settled] == expected
 
 
 CANCELLED = [CloseDraft(A), Finish(FinishReason.CANCELLED)]
@@ -363,9 +367,9 @@ def test_a_failed_pass_ends_the_answer_here() -> None:
 def test_a_pass_whose_logits_are_not_numbers_is_a_failed_pass() -> None:
     session = session_of()
     feed(session, Started(AT), DrafterJoined(A, 0, AT), drafts(A, PROMPT, 7), ModelFree(AT))
-    rows = np.array(says(7, 8).rows)
-    rows[1, 3] = math.nan
-    close, fail = feed(session, Verified(rows, AT))  # type: ignore[arg-type]
+    rows = list(says(7, 8).rows)
+    rows[1][3] = math.nan
+    close, fail = feed(session, Verified(rows, AT))
     assert (close, type(fail)) == (CloseDraft(A), Fail)
     assert session.answer_len == 0
 
@@ -377,8 +381,9 @@ def test_a_drafter_that_was_wrong_for_long_still_gets_its_chance() -> None:
     tried: list[int] = []
     for _ in range(60):
         feed(session, drafts(A, session.tree.committed, 9))
-        [pass_] = feed(session, ModelFree(AT))
-        candidates = len(pass_.segment.tree)  # type: ignore[union-attr]
+        [instruction] = feed(session, ModelFree(AT))
+        assert isinstance(instruction, RunPass)
+        candidates = len(instruction.segment.tree)
         tried.append(candidates)
         feed(session, says(*([8] * (1 + candidates))))
     assert tried[0] == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -76,7 +76,7 @@ def test_a_walk_is_decoding_one_token_at_a_time(
     assert steps[-1].candidate is None or steps[-1].token in stop or len(steps) == limit
 
 
-def chosen(*tokens: int) -> object:
+def chosen(*tokens: int) -> Callable[[Row, Sequence[int]], Choice]:
     """A target that will say these tokens, whatever the rows hold."""
 
     def choose(row: Row, path: Sequence[int]) -> Choice:
@@ -106,9 +106,9 @@ ROWS = [np.zeros(8, dtype=np.float32)] * 4
 def test_where_a_walk_ends(
     said: tuple[int, ...], stop: tuple[int, ...], limit: int, expected: list[tuple[int, int, int | None]]
 ) -> None:
-    steps = walk(CHAIN, ROWS, chosen(*said), stop, limit)  # type: ignore[arg-type]
+    steps = walk(CHAIN, ROWS, chosen(*said), stop, limit)
     assert steps == [Step(token, 1.0, row, candidate) for token, row, candidate in expected]
 
 
 def test_without_candidates_one_token_is_settled() -> None:
-    assert walk(Candidates((), (), ()), ROWS[:1], chosen(3), (), 5) == [Step(3, 1.0, 0, None)]  # type: ignore[arg-type]
+    assert walk(Candidates((), (), ()), ROWS[:1], chosen(3), (), 5) == [Step(3, 1.0, 0, None)]

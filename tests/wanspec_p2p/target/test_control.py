@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 from structlog.testing import capture_logs
 
-from tests.support.target_kit import ADDRESS, request, running_target, target_alone, until
+from tests.support.target_benches import ADDRESS, running_target
+from tests.support.target_kit import request, target_alone, until
 from tests.support.virtual_time import in_virtual_time
 from wanspec_p2p.errors import CloseCode, LinkClosed, PeerRefused, RemoteProtocolError, Unreachable
 from wanspec_p2p.protocol import limits
@@ -79,6 +80,19 @@ async def test_other_refusals_and_losses_are_tried_again_after_a_jittered_wait()
         assert len(waits) == 3 == len(set(waits))
         assert [wait <= ceiling for wait, ceiling in zip(waits, (1, 2, 4), strict=True)] == [True] * 3
         assert [line["reason"] for line in logs][-1] == "starting up"
+
+
+@in_virtual_time
+async def test_a_coordinator_that_took_us_in_is_soon_tried_again_when_it_is_lost() -> None:
+    async with running_target() as bench:
+        bench.coordinator.failures = [Unreachable("nobody answers")] * 8
+        link, _ = await bench.coordinator.taken_in()
+        with capture_logs() as logs:
+            await bench.coordinator.heard(link, TargetHeartbeat)
+            await link.close()
+            await bench.coordinator.taken_in()
+        [wait] = [line["again_in_seconds"] for line in logs if line["event"] == "no coordinator"]
+        assert wait <= 1.0
 
 
 @in_virtual_time
@@ -247,7 +261,9 @@ async def test_a_new_link_is_asked_anew() -> None:
         await bench.coordinator.heard(link, DraftersWanted)
         await link.close()
         link, _ = await bench.coordinator.taken_in()
+        begun = bench.clock.monotonic()
         await bench.coordinator.heard(link, DraftersWanted)
+        assert bench.clock.monotonic() - begun < 0.1
 
 
 @in_virtual_time

@@ -5,13 +5,14 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from tests.support.target_kit import PoolBench, prefix_hash, target_alone, until
+from tests.support.target_benches import PoolBench
+from tests.support.target_kit import prefix_hash, target_alone, until
 from tests.support.virtual_time import in_virtual_time
-from wanspec_p2p.errors import CloseCode, LinkClosed
+from wanspec_p2p.errors import CloseCode, LinkClosed, PeerRefused
 from wanspec_p2p.links.memory import Path
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.common_messages import Ping
-from wanspec_p2p.protocol.node_to_target import Decline, Detach, Draft, NodeToTarget
+from wanspec_p2p.protocol.node_to_target import Attach, Decline, Detach, Draft, NodeToTarget
 from wanspec_p2p.protocol.target_to_node import Close, Open, TargetToNode, Verdict
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.target import draft_link
@@ -133,6 +134,21 @@ async def test_a_frame_that_is_no_message_ends_the_link_and_not_the_session() ->
             assert (await node.refused()).code == CloseCode.INVALID_DATA
             await settled()
         assert [line["node"] for line in logs if line["log_level"] == "warning"] == [node.identity.peer_id]
+        await bench.finish()
+
+
+@in_virtual_time
+async def test_a_node_that_broke_the_rules_is_not_given_its_session_once_more() -> None:
+    async with PoolBench(per_session=1) as bench:
+        node = await bench.node()
+        runner = bench.session()
+        await node.opened()
+        await node.link.send(Attach(lease="no lease"))
+        await settled()
+        link = bench.pool.link(node.identity.peer_id)
+        assert link is None and runner.session.drafters == {}
+        with pytest.raises(PeerRefused):
+            await node.link.receive()
         await bench.finish()
 
 

@@ -5,9 +5,11 @@ from collections import Counter
 
 import pytest
 
-from tests.support.target_kit import Mint, PoolBench, target_alone, until
+from tests.support.target_benches import PoolBench
+from tests.support.target_kit import Mint, target_alone, until
 from tests.support.virtual_time import in_virtual_time
 from wanspec_p2p.errors import CloseCode, LinkClosed
+from wanspec_p2p.links.memory import Path
 from wanspec_p2p.protocol.node_to_target import Decline
 from wanspec_p2p.protocol.target_to_node import Close
 from wanspec_p2p.security.identity import Identity
@@ -237,6 +239,22 @@ async def test_who_declines_is_replaced_and_not_asked_again_in_that_session() ->
 
 
 @in_virtual_time
+async def test_who_declined_is_asked_again_when_it_has_attached_anew() -> None:
+    async with PoolBench(per_session=1) as bench:
+        identity = Identity.generate()
+        node = await bench.node(identity)
+        runner = bench.session()
+        opened = await node.opened()
+        await node.link.send(Decline(session=opened.session, reason="no room"))
+        await node.close()
+        await settled()
+        again = await bench.node(identity)
+        assert (await again.opened()).id == "s"
+        assert list(runner.session.drafters) == [identity.peer_id]
+        await bench.finish()
+
+
+@in_virtual_time
 async def test_a_node_that_dials_again_takes_its_sessions_along() -> None:
     """The older link may be dead without anybody knowing: the session must not lose its drafter to it."""
     async with PoolBench(per_session=1) as bench:
@@ -302,17 +320,22 @@ async def test_a_session_that_is_over_is_closed_at_its_nodes_and_supplied_no_mor
 
 
 @in_virtual_time
-async def test_a_link_that_is_being_closed_gets_no_new_session() -> None:
+async def test_a_link_that_is_being_closed_has_no_session_and_gets_none() -> None:
     async with PoolBench(per_session=1) as bench:
-        node = await bench.node(jti="bad")
-        node.transport.partition()  # closing it takes its time
-        bench.pool.revoke("bad", "")
+        back = Path()
+        node = await bench.node(jti="bad", back=back)
         runner = bench.session()
+        await node.opened()
+        back.capacity = 0  # it takes nothing any more, and closing its link takes its time
+        bench.pool.revoke("bad", "")
+        second = bench.session("second")
         await asyncio.sleep(0.1)
-        assert runner.session.drafters == {}
+        assert bench.pool.attached == [node.identity.peer_id]
+        assert runner.session.drafters == second.session.drafters == {}
         other = await bench.node()
-        assert list(runner.session.drafters) == [other.identity.peer_id]
+        assert list(runner.session.drafters) == list(second.session.drafters) == [other.identity.peer_id]
         await bench.finish()
+        await until(lambda: bench.pool.attached == [other.identity.peer_id])
 
 
 @in_virtual_time

@@ -204,6 +204,17 @@ async def test_nothing_after_a_stop_string_is_sent_or_counted() -> None:
 
 
 @in_virtual_time
+async def test_a_round_that_goes_on_past_the_stop_string_is_cut() -> None:
+    bench = Bench(Writer(WRITER))
+    assert bytes(await bench.answer(request(stop=("ne",), max_tokens=100, ignore_eos=True))) == b"one"
+    assert bench.said.text() == "o"
+    usage = (await bench.said.finished()).usage
+    assert (usage.completion_tokens, usage.rounds) == (3, 1)
+    assert usage.accepted == usage.won_by_peer[NODE] == 3
+    assert bench.receipts[0].won > 3, "what came after was the node's work all the same"
+
+
+@in_virtual_time
 async def test_held_back_text_is_shown_when_the_answer_ends_without_the_stop_string() -> None:
     bench = Bench(Writer(WRITER))
     tokens = await bench.answer(request(stop=("STOPPED",), max_tokens=15, ignore_eos=True))
@@ -240,6 +251,24 @@ async def test_a_resumed_answer_shows_only_what_was_not_shown() -> None:
     committed = "✓✓".encode()[:4]
     await bench.answer(request(stop=("STOP",), committed=tuple(committed), max_tokens=100))
     assert bench.said.text() == "✓ "
+
+
+@in_virtual_time
+async def test_a_long_answer_that_is_resumed_does_not_keep_everybody_else_waiting() -> None:
+    bench = Bench(ScriptedModel(seed=1, context=4096))
+    turns = 0
+
+    async def somebody_else() -> None:
+        nonlocal turns
+        while not bench.model.batches:
+            turns += 1
+            await asyncio.sleep(0)
+
+    bench.desk.generate(request(committed=(65,) * 4000, max_tokens=4001))
+    await somebody_else()
+    assert turns > 4000 / 100
+    assert (await bench.said.finished()).usage.completion_tokens == 4001
+    await bench.desk.idle(60)
 
 
 @pytest.mark.parametrize(

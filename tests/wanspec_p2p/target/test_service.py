@@ -119,7 +119,7 @@ async def heard(link: PeerLink[TargetMessage], kind: type, each: Callable[[objec
     return message
 
 
-async def test_from_a_join_token_to_an_answer_with_a_nodes_help_and_away_again(
+async def test_from_a_join_token_to_an_answer_that_a_node_drafts_for_and_away_again(
     coordinator: Coordinator, model: ScriptedModel, tmp_path: Path
 ) -> None:
     settings = TargetSettings(data_dir=tmp_path / "data", cache_dir=tmp_path, join=coordinator.token(), drafters=1)
@@ -181,10 +181,9 @@ async def test_the_second_start_needs_no_token(coordinator: Coordinator, model: 
     assert before.model == after.model
 
 
-async def test_off_loopback_it_listens_with_tls_and_tells_the_fingerprint(
-    coordinator: Coordinator, model: ScriptedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_with_a_certificate_it_listens_with_tls_and_tells_the_fingerprint(
+    coordinator: Coordinator, model: ScriptedModel, tmp_path: Path
 ) -> None:
-    """A certificate of the operator's own is used on loopback too, which spares this test an outside address."""
     cert, key = tls.load_or_create_certificate(tmp_path, "127.0.0.1", clock=CLOCK)
     settings = TargetSettings(
         data_dir=tmp_path / "data", cache_dir=tmp_path, join=coordinator.token(), tls_cert=cert, tls_key=key

@@ -92,6 +92,17 @@ def test_what_depends_on_the_token_before_is_decoded_with_it() -> None:
     assert show(stream, [b" a", b" ", b"b", b" c"]) == " a b c"
 
 
+def test_bytes_that_are_decoded_run_by_run() -> None:
+    """A tokenizer that calls a whole run of bytes broken while its last character is, as SentencePiece ones do."""
+
+    class RunByRun(ByteTokenizer):
+        def decode(self, ids: Sequence[int]) -> str:
+            text = super().decode(ids)
+            return "\ufffd" * len(ids) if "\ufffd" in text else text
+
+    assert show(TextStream(RunByRun(), ()), [[byte] for byte in "✓✓😀é".encode()]) == "✓✓😀é"
+
+
 def test_a_character_the_prompt_began_belongs_to_the_prompt() -> None:
     mark = "✓".encode()
     detokenizer = Detokenizer(TOKENIZER, mark[:2])

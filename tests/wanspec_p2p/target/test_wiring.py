@@ -6,7 +6,8 @@ import random
 import pytest
 
 from tests.support.scripted_models import ByteTokenizer, ScriptedModel
-from tests.support.target_kit import NOWHERE, request, running_target
+from tests.support.target_benches import NOWHERE, running_target
+from tests.support.target_kit import request
 from tests.support.virtual_time import LoopClock, in_virtual_time
 from wanspec_p2p.errors import CloseCode, ConfigError, PeerRefused, Unreachable
 from wanspec_p2p.links.memory import memory_transports
@@ -64,6 +65,21 @@ async def test_it_says_that_it_leaves_and_goes() -> None:
         await bench.coordinator.heard(link, TargetHeartbeat)
         bench.stop.set()
         assert (await bench.coordinator.heard(link, TargetDrain)).reason == "the target stops"
+        await bench.ended()
+
+
+@in_virtual_time
+async def test_what_it_has_to_say_is_sent_before_it_goes() -> None:
+    async with running_target() as bench:
+        link, _ = await bench.coordinator.taken_in()
+        await bench.coordinator.heard(link, TargetHeartbeat)
+        path = link._frames.transport._incoming.path
+        path.capacity, usual = 0, path.capacity
+        bench.stop.set()
+        await asyncio.sleep(0.5)
+        path.capacity = usual
+        link._frames.transport._incoming.changed.set()
+        assert await bench.coordinator.heard(link, TargetDrain)
         await bench.ended()
 
 
