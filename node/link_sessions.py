@@ -12,9 +12,11 @@ from node.limits import LendingLimits, Load
 from wanspec_p2p.errors import RemoteProtocolError
 from wanspec_p2p.protocol.node_to_target import Decline, Draft
 from wanspec_p2p.protocol.target_to_node import Close, Open, TargetToNode, Verdict
+from wanspec_p2p.protocol.target_to_node import Window as WireWindow
 from wanspec_p2p.speculation.drafter_session import DrafterSession, DrafterSpec
 from wanspec_p2p.speculation.events import VerdictArrived, Window
 from wanspec_p2p.speculation.instructions import SendDraft
+from wanspec_p2p.speculation.tree import chain_end
 from wanspec_p2p.types import SessionId
 
 __all__ = ["LinkSessions"]
@@ -38,6 +40,7 @@ class LinkSessions:
         self._engine, self._limits, self._say = engine, limits, say
         self.opened = self.drafted = 0
         self._seats: dict[int, Seat] = {}
+        self._wire: dict[int, _Wire] = {}
         self._declined: deque[int] = deque(maxlen=REMEMBERED_DECLINES)
 
     def __len__(self) -> int:
@@ -54,24 +57,28 @@ class LinkSessions:
                 self._open(message)
             case Verdict():
                 if (seat := self._seat(message.session)) is not None:
-                    window = Window(message.window.positions, message.window.tokens)
+                    wire = self._wire[message.session]
+                    wire.window = message.window or wire.window
+                    window = Window(wire.window.positions, wire.window.tokens)
                     event = VerdictArrived(
                         message.committed_len, message.tail, message.hash, window, self._engine.now()
                     )
                     seat.feed(event)
             case Close():
                 if (seat := self._seat(message.session)) is not None:
-                    del self._seats[message.session]
+                    del self._seats[message.session], self._wire[message.session]
                     seat.close()
 
     def close(self) -> None:
         """The link is gone, and so are its sessions."""
         seats, self._seats = self._seats, {}
+        self._wire.clear()
         for seat in seats.values():
             seat.close()
 
     def decline(self, handle: int, reason: str) -> None:
         self._seats.pop(handle, None)
+        self._wire.pop(handle, None)
         self._declined.append(handle)
         self._say(Decline(session=handle, reason=reason))
         log.debug("session declined", session=handle, reason=reason)
@@ -82,7 +89,7 @@ class LinkSessions:
             Draft(
                 session=handle,
                 base_len=draft.base_len,
-                base_hash=draft.base_hash,
+                base_hash=self._wire[handle].base_hash(draft),
                 tokens=draft.tokens,
                 parents=draft.parents,
                 confidences=draft.confidences,
@@ -124,7 +131,22 @@ class LinkSessions:
         )
         outlet = _Outlet(self, message.session)
         self.opened += 1
+        self._wire[message.session] = _Wire(message.window)
         self._seats[message.session] = self._engine.seat(DrafterSession(spec), cache, outlet)
+
+
+class _Wire:
+    """What need not be said again about one session: its window, and where our last draft ended."""
+
+    def __init__(self, window: WireWindow) -> None:
+        self.window = window
+        self._end: tuple[int, bytes] | None = None
+
+    def base_hash(self, draft: SendDraft) -> bytes:
+        base = (draft.base_len, draft.base_hash)
+        goes_on = base == self._end
+        self._end = None if draft.parents else chain_end(*base, draft.tokens)
+        return b"" if goes_on else draft.base_hash
 
 
 class _Outlet:

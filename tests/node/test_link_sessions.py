@@ -10,6 +10,7 @@ from node.limits import LendingLimits
 from node.link_sessions import LinkSessions
 from tests.support.fake_draft_target import FakeDraftTarget
 from tests.support.scripted_models import ScriptedModel
+from tests.support.session_rows import prefix_hash
 from wanspec_p2p.clock import ManualClock
 from wanspec_p2p.errors import RemoteProtocolError
 from wanspec_p2p.protocol.node_to_target import Decline, Draft
@@ -144,3 +145,33 @@ async def test_a_lost_link_frees_every_slot(desk: Desk) -> None:
     assert desk.engine.sessions == 0
     assert desk.said == []
     assert desk.model.caches == {}
+
+
+async def test_a_draft_that_goes_on_where_the_last_one_ended_names_no_hash(desk: Desk) -> None:
+    desk.sessions.handle(opened(1, (1, 2), name="s"))
+    await desk.draft()
+    first, second = (message for message in desk.said if isinstance(message, Draft))
+    assert (first.base_len, first.base_hash) == (2, prefix_hash("s", (1, 2)))
+    assert (second.base_len, second.base_hash) == (2 + len(first.tokens), b"")
+
+
+async def test_after_a_correction_the_hash_is_named_again(desk: Desk) -> None:
+    desk.sessions.handle(opened(1, (1, 2), name="s"))
+    await desk.draft()
+    wrong = (int(desk.model.row((1, 2)).argmax()) + 1) % 256
+    desk.said.clear()
+    desk.sessions.handle(verdict(1, (1, 2, wrong), 1, name="s"))
+    await desk.draft()
+    first = desk.said[0]
+    assert isinstance(first, Draft)
+    assert (first.base_len, first.base_hash) == (3, prefix_hash("s", (1, 2, wrong)))
+
+
+async def test_a_verdict_without_a_window_leaves_it_as_it_was(desk: Desk) -> None:
+    desk.sessions.handle(opened(1, (1, 2), name="s", window=2))
+    await desk.draft()
+    right = int(desk.model.row((1, 2)).argmax())
+    agrees = msgspec.structs.replace(verdict(1, (1, 2, right), 0, name="s"), window=None)
+    desk.sessions.handle(agrees)
+    await desk.draft()
+    assert desk.sessions.drafted == 3  # two ahead of the prompt, then two ahead of its first token

@@ -80,9 +80,10 @@ def _agree(message: Any) -> Any:
     """Change the fields that must fit the others until they do."""
     change = msgspec.structs.replace
     match message:
-        case Draft(tokens=tokens, parents=parents, confidences=confidences):
+        case Draft(tokens=tokens, parents=parents, confidences=confidences, base_hash=base):
             own = tuple(min(parent, i - 1) for i, parent in enumerate(_fit(parents, len(tokens))))
-            return change(message, parents=own, confidences=_fit(confidences, len(tokens)))
+            base = base.ljust(8, b"-") if base else b""
+            return change(message, parents=own, confidences=_fit(confidences, len(tokens)), base_hash=base)
         case Open(prefix=prefix, prompt_len=length, lanes=lanes, lane=lane):
             return change(message, prompt_len=length % (len(prefix) + 1), lane=lane % lanes)
         case Verdict(tail=tail, committed_len=length):

@@ -49,7 +49,7 @@ class CreditAudit:
         self._session = session
         self._committed = opened.prefix
         self._outstanding: set[tuple[TokenId, ...]] = set()
-        self._window = opened.window
+        self._granted = opened.window
         self.most_positions = self.most_tokens = 0
 
     def verdict(self, verdict: SendVerdict) -> None:
@@ -59,7 +59,10 @@ class CreditAudit:
         [self._committed] = [p for p in ends if prefix_hash(self._session, p) == verdict.hash]
         length = len(self._committed)
         self._outstanding = {p for p in self._outstanding if p[:length] == self._committed and len(p) > length}
-        self._window = verdict.window
+        # Credit once given is not taken back from what was drafted under it.
+        self._granted = Window(
+            max(self._granted.positions, verdict.window.positions), max(self._granted.tokens, verdict.window.tokens)
+        )
 
     def draft(self, draft: SendDraft) -> None:
         places = [p for p in (*self._prefixes(), *self._outstanding) if len(p) == draft.base_len]
@@ -73,8 +76,8 @@ class CreditAudit:
         self._outstanding.update(paths)
         self.most_positions = max(self.most_positions, *(len(p) - len(self._committed) for p in paths))
         self.most_tokens = max(self.most_tokens, len(self._outstanding))
-        assert self.most_positions <= self._window.positions, "window of positions exceeded"
-        assert self.most_tokens <= self._window.tokens, "window of tokens exceeded"
+        assert self.most_positions <= self._granted.positions, "window of positions exceeded"
+        assert self.most_tokens <= self._granted.tokens, "window of tokens exceeded"
 
     def _prefixes(self) -> Iterator[tuple[TokenId, ...]]:
         return (self._committed[:length] for length in range(len(self._committed) + 1))

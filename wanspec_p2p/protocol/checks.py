@@ -24,6 +24,8 @@ def check(message: object) -> str | None:
 
 def _draft(message: Draft) -> str | None:
     count = len(message.tokens)
+    if len(message.base_hash) not in (0, 8):
+        return f"base_hash has {len(message.base_hash)} bytes, not 8 or none"
     if len(message.parents) not in (0, count):
         return f"parents has {len(message.parents)} entries for {count} tokens"
     if len(message.confidences) not in (0, count):

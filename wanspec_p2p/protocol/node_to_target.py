@@ -25,6 +25,9 @@ class Attach(DraftLinkMessage, frozen=True, tag=1):
 class Draft(DraftLinkMessage, frozen=True, tag=2):
     """Token ids that may follow the prefix (base_len, base_hash).
 
+    An empty `base_hash` says: the place where the chain of my last Draft in this session ends. Links keep their order,
+    so that is no guess, and a run-ahead drafter says nothing else between two corrections.
+
     `parents[i]` is -1 (the base) or < i; an empty list means a chain (`parents[i] = i - 1`).
     `confidences` are quantised to 0..127 (one byte) by `speculation.sampling.quantise`; an empty list means none are
     reported.
@@ -32,7 +35,7 @@ class Draft(DraftLinkMessage, frozen=True, tag=2):
 
     session: SessionHandle
     base_len: Count
-    base_hash: PrefixHash
+    base_hash: Annotated[bytes, msgspec.Meta(max_length=8)]
     tokens: Annotated[tuple[Token, ...], msgspec.Meta(min_length=1, max_length=limits.MAX_DRAFT_TOKENS)]
     parents: Annotated[
         tuple[Annotated[int, msgspec.Meta(ge=-1, lt=limits.MAX_DRAFT_TOKENS)], ...],

@@ -45,7 +45,7 @@ class Verdict(DraftLinkMessage, frozen=True, tag=2):
     committed_len: Count
     tail: Annotated[tuple[Token, ...], msgspec.Meta(max_length=limits.MAX_TOKENS_PER_ROUND)]
     hash: PrefixHash
-    window: Window
+    window: Window | None = None  # None: as it was
 
 
 class Close(DraftLinkMessage, frozen=True, tag=3):

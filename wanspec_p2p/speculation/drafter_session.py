@@ -37,7 +37,7 @@ from wanspec_p2p.speculation.instructions import (
     StartFlushTimer,
 )
 from wanspec_p2p.speculation.sampling import Sampler
-from wanspec_p2p.speculation.tree import ROOT, DraftTree, chain_hash
+from wanspec_p2p.speculation.tree import ROOT, DraftTree, chain_end
 from wanspec_p2p.types import PeerId, Sampling, Segment, SessionId, TokenId
 
 __all__ = ["DRAFTER_TRANSITIONS", "DrafterSession", "DrafterSpec", "DrafterState"]
@@ -185,9 +185,7 @@ class DrafterSession:
         for node in [ROOT, *iter(self.tree)]:
             node_length, node_hash = self.tree.place(node)
             if node_length == length:
-                for token in event.tail:
-                    node_hash = chain_hash(node_hash, token)
-                if node_hash == event.hash:
+                if chain_end(node_length, node_hash, event.tail) == (event.committed_len, event.hash):
                     return node
         return None
 

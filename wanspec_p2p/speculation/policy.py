@@ -6,6 +6,7 @@ First form: the likeliest candidates up to a fixed width. Draft length, fan-out,
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,14 +18,18 @@ from wanspec_p2p.types import PeerId
 __all__ = ["Policy", "select"]
 
 
+MIN_POSITIONS = 2
+"""Even a drafter that was always wrong gets so much, to show that it is right again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """Knobs of a target session.
 
     Args:
         width: candidates in one pass. With the root's row they fill a multiple of four rows.
-        window: credit of each drafter.
-        floor: a candidate less likely than this to be walked is not worth its row.
+        window: the most credit any drafter gets.
+        floor: a candidate less likely than this to be walked is not worth its row, nor is drafting it.
         retry_rounds: every so many rounds one candidate below the floor is verified all the same, so that a drafter
             that was wrong for a while can show that it is right again.
     """
@@ -33,6 +38,18 @@ class Policy:
     window: Window = Window(positions=16, tokens=32)
     floor: float = 0.02
     retry_rounds: int = 16
+
+    def credit(self, acceptance: float) -> Window:
+        """How far a drafter of this acceptance may run ahead: as deep as a path still has a chance above the floor.
+
+        What lies deeper will be thrown away, at whatever distance the drafter is: it only warms its processor.
+        """
+        most = self.window
+        if acceptance >= 1.0 or self.floor <= 0.0:
+            return most
+        deep = math.ceil(math.log(self.floor) / math.log(acceptance))
+        positions = min(most.positions, max(MIN_POSITIONS, deep))
+        return Window(positions, -(-most.tokens * positions // max(1, most.positions)))
 
 
 def select(

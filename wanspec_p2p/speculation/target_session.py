@@ -23,6 +23,7 @@ from wanspec_p2p.speculation.events import (
     Started,
     TargetEvent,
     Verified,
+    Window,
 )
 from wanspec_p2p.speculation.instructions import (
     CloseDraft,
@@ -172,7 +173,7 @@ class TargetSession:
             return [emit, *self._finish(FinishReason.LENGTH)]
         self.state = TargetState.WAITING
         length, prefix_hash = self.tree.committed_len, self.tree.hash
-        verdicts = [SendVerdict(d, length, tail, prefix_hash, self.policy.window) for d, tail in tails.items()]
+        verdicts = [SendVerdict(d, length, tail, prefix_hash, self._credit(d)) for d, tail in tails.items()]
         return [emit, RequestModel(), *verdicts]
 
     def _committed(self, step: Step, candidates: Candidates, rows: Sequence[Row]) -> Committed:
@@ -198,8 +199,10 @@ class TargetSession:
             return []
         self.drafters[event.drafter] = event.lane
         self.tree.disown(event.drafter)  # of an earlier stay, if any: it no longer knows what it drafted then
-        self.stats.of(event.drafter)
-        return [OpenDraft(event.drafter, tuple(self.tree.committed), self.policy.window, event.lane)]
+        return [OpenDraft(event.drafter, tuple(self.tree.committed), self._credit(event.drafter), event.lane)]
+
+    def _credit(self, drafter: PeerId) -> Window:
+        return self.policy.credit(self.stats.of(drafter).acceptance)
 
     def _leave(self, event: DrafterLeft) -> list[TargetInstruction]:
         self.drafters.pop(event.drafter, None)
@@ -215,6 +218,7 @@ class TargetSession:
                 event.parents,
                 event.confidences,
                 vocab_size=self.spec.vocab_size,
+                # Drafts under an earlier, larger credit may still be on their way.
                 max_positions=self.policy.window.positions,
                 max_tokens=self.policy.window.tokens,
             )

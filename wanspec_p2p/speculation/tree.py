@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from wanspec_p2p.types import PeerId, SessionId, TokenId
 
-__all__ = ["HASH_BYTES", "ROOT", "DraftTree", "Merge", "Node", "chain_hash", "session_hash"]
+__all__ = ["HASH_BYTES", "ROOT", "DraftTree", "Merge", "Node", "chain_end", "chain_hash", "session_hash"]
 
 HASH_BYTES = 8
 ROOT = -1
@@ -29,6 +29,13 @@ def session_hash(session: SessionId) -> bytes:
 
 def chain_hash(before: bytes, token: TokenId) -> bytes:
     return blake2b(before + token.to_bytes(4, "little"), digest_size=HASH_BYTES, person=b"wanspec.prefix").digest()
+
+
+def chain_end(length: int, prefix_hash: bytes, tokens: Sequence[TokenId]) -> tuple[int, bytes]:
+    """The place where a chain of `tokens` after the place (length, hash) ends."""
+    for token in tokens:
+        prefix_hash = chain_hash(prefix_hash, token)
+    return length + len(tokens), prefix_hash
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 
@@ -23,6 +24,7 @@ from wanspec_p2p.protocol.target_to_node import Window as WireWindow
 from wanspec_p2p.security.leases import LeaseClaims
 from wanspec_p2p.speculation.events import DraftArrived, Window
 from wanspec_p2p.speculation.instructions import OpenDraft, SendVerdict
+from wanspec_p2p.speculation.tree import chain_end
 from wanspec_p2p.target.runner import SessionRunner
 from wanspec_p2p.types import PeerId
 
@@ -58,6 +60,26 @@ async def attach(link: Link[TargetToNode, NodeToTarget], check: CheckLease) -> L
     return check(message.lease, link.peer)
 
 
+@dataclass(slots=True)
+class _Session:
+    """One session on one link, and what need not be said again about it."""
+
+    runner: SessionRunner
+    window: Window
+    end: tuple[int, bytes] | None = None  # the place where its last draft ended
+
+    def base_hash(self, draft: Draft) -> bytes:
+        """The hash that names the draft's base; an empty one stands for the end of the draft before it."""
+        if draft.base_hash:
+            base_hash = draft.base_hash
+        elif self.end is not None and self.end[0] == draft.base_len:
+            base_hash = self.end[1]
+        else:
+            raise RemoteProtocolError("a draft without base_hash must go on where the one before it ended")
+        self.end = None if draft.parents else chain_end(draft.base_len, base_hash, draft.tokens)
+        return base_hash
+
+
 class DraftLink:
     """Args:
     lease: what the node showed to be admitted.
@@ -78,7 +100,7 @@ class DraftLink:
         self.opened = 0  # sessions so far
         self._link, self._check, self._lost, self._clock = link, check, lost, clock
         self._handles = itertools.count(1)
-        self._sessions: dict[int, SessionRunner] = {}
+        self._sessions: dict[int, _Session] = {}
         self._by_runner: dict[SessionRunner, int] = {}
         self._credit = 0  # tokens it may send
         self._waiting: asyncio.Queue[TargetToNode] = asyncio.Queue(MAX_WAITING)
@@ -131,7 +153,7 @@ class DraftLink:
         spec = runner.session.spec
         handle = next(self._handles)
         self.opened += 1
-        self._sessions[handle] = runner
+        self._sessions[handle] = _Session(runner, instruction.window)
         self._by_runner[runner] = handle
         self._say(
             Open(
@@ -153,13 +175,17 @@ class DraftLink:
     def verdict(self, runner: SessionRunner, instruction: SendVerdict) -> None:
         handle = self._by_runner.get(runner)
         if handle is not None:
+            session = self._sessions[handle]
+            window = self._grant(instruction.window)
+            changed = instruction.window != session.window
+            session.window = instruction.window
             self._say(
                 Verdict(
                     session=handle,
                     committed_len=instruction.committed_len,
                     tail=instruction.tail,
                     hash=instruction.hash,
-                    window=self._grant(instruction.window),
+                    window=window if changed else None,
                 )
             )
 
@@ -178,9 +204,9 @@ class DraftLink:
         """They lose this node now, whenever its link is closed."""
         sessions, self._sessions = list(self._sessions.values()), {}
         self._by_runner.clear()
-        for runner in sessions:
-            runner.leave(self.node)
-            self._lost(runner, self.node, False)
+        for session in sessions:
+            session.runner.leave(self.node)
+            self._lost(session.runner, self.node, False)
 
     def _grant(self, window: Window) -> WireWindow:
         self._credit = min(self._credit + ALLOWANCE * window.tokens, MAX_CREDIT * len(self._sessions))
@@ -217,14 +243,14 @@ class DraftLink:
         self._credit -= len(draft.tokens)
         if self._credit < 0:
             raise RemoteProtocolError("more tokens were drafted than the window allows", CloseCode.POLICY_VIOLATION)
-        runner = self._sessions.get(draft.session)
-        if runner is None:
+        session = self._sessions.get(draft.session)
+        if session is None:
             return  # it crossed our Close
-        runner.feed(
+        session.runner.feed(
             DraftArrived(
                 drafter=self.node,
                 base_len=draft.base_len,
-                base_hash=draft.base_hash,
+                base_hash=session.base_hash(draft),
                 tokens=draft.tokens,
                 parents=draft.parents,
                 confidences=draft.confidences,
@@ -232,9 +258,10 @@ class DraftLink:
             )
         )
 
-    def _decline(self, session: int, reason: str) -> None:
-        runner = self._sessions.pop(session, None)
-        if runner is not None:
+    def _decline(self, handle: int, reason: str) -> None:
+        session = self._sessions.pop(handle, None)
+        if session is not None:
+            runner = session.runner
             log.info("a node declined a session", node=self.node, reason=reason)
             del self._by_runner[runner]
             runner.leave(self.node)
@@ -242,5 +269,5 @@ class DraftLink:
 
     def _renew(self, lease: LeaseClaims) -> None:
         self.lease = lease
-        for runner in self._sessions.values():
-            runner.leases[self.node] = lease.jti
+        for session in self._sessions.values():
+            session.runner.leases[self.node] = lease.jti

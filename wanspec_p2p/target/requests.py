@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
 import structlog
 
@@ -264,14 +265,18 @@ class Answer:
         return self._text.stopped
 
     def take(self, emit: Emit, runner: SessionRunner) -> None:
-        shown: list[Committed] = []
-        pieces: list[str] = []
-        for committed in emit.tokens:
-            shown.append(committed)
-            pieces.append(self._text.add([committed.token]))
+        # A message for each run of one origin, so that whoever colours text knows whose it is.
+        for _, run in groupby(emit.tokens, key=lambda committed: committed.origin):
+            shown: list[Committed] = []
+            text = ""
+            for committed in run:
+                shown.append(committed)
+                text += self._text.add([committed.token])
+                if self.stopped:
+                    break
+            self._send(shown, text)
             if self.stopped:
                 break
-        self._send(shown, "".join(pieces))
         if self.stopped:
             runner.cancel()
 

@@ -103,7 +103,7 @@ def test_our_own_frames_are_bounded() -> None:
         (DRAFT_LINK, _draft(tokens=["a"]), "Draft: Expected `int`, got `str` at `$.tokens[0]`", 1007),
         (DRAFT_LINK, _draft(tokens=[-1]), "Draft: Expected `int` >= 0 at `$.tokens[0]`", 1007),
         (DRAFT_LINK, _draft(tokens=[]), "Draft: Expected `array` of length >= 1 at `$.tokens`", 1007),
-        (DRAFT_LINK, _draft(base_hash=b"7 bytes"), "Draft: Expected `bytes` of length >= 8 at `$.base_hash`", 1007),
+        (DRAFT_LINK, _draft(base_hash=b"7 bytes"), "Draft: base_hash has 7 bytes, not 8 or none", 1002),
         (DRAFT_LINK, _draft(more=0), "Draft: Expected `array` of at most length 6, got 7", 1007),
         (DRAFT_LINK, _draft(parents=[0]), "Draft: parents names a token that does not come before its child", 1002),
         (DRAFT_LINK, _draft(parents=[-1, 0]), "Draft: parents has 2 entries for 1 tokens", 1002),

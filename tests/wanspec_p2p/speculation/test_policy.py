@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wanspec_p2p.speculation.events import Window
 from wanspec_p2p.speculation.policy import Policy, select
 from wanspec_p2p.speculation.tree import ROOT, DraftTree
 from wanspec_p2p.speculation.verify import Candidates
@@ -110,3 +112,17 @@ def test_any_selection_is_a_tree_within_its_bounds(
         assert parent < i
         assert node.parent == (ROOT if parent < 0 else candidates.nodes[parent])
         assert node.length - tree.committed_len <= positions
+
+
+@pytest.mark.parametrize(
+    ("acceptance", "positions"), [(0.0001, 2), (0.1, 2), (0.35, 4), (0.5, 6), (0.8, 16), (1.0, 16)]
+)
+def test_a_drafter_may_run_as_far_ahead_as_its_path_has_a_chance(acceptance: float, positions: int) -> None:
+    policy = Policy(window=Window(positions=16, tokens=32), floor=0.02)
+    assert policy.credit(acceptance) == Window(positions, 2 * positions)
+
+
+def test_credit_stays_within_the_window_of_the_operator() -> None:
+    assert Policy(window=Window(positions=1, tokens=1)).credit(0.5) == Window(1, 1)
+    assert Policy(window=Window(positions=0, tokens=0)).credit(0.5) == Window(0, 0)
+    assert Policy(window=Window(positions=3, tokens=2)).credit(0.9) == Window(3, 2)

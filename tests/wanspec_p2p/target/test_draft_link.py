@@ -283,3 +283,49 @@ async def test_when_a_links_session_numbers_are_used_up_it_is_dialled_again(monk
         again = await bench.node(identity)
         assert {(await again.opened()).id for _ in "ab"} == {"a", "b"}
         await bench.finish()
+
+
+@in_virtual_time
+async def test_a_draft_without_a_hash_goes_on_where_the_one_before_it_ended() -> None:
+    async with PoolBench() as bench:
+        node = await bench.node()
+        runner = bench.session()
+        opened = await node.opened()
+        right = answer(bench)
+        await node.draft(opened, right[:3])
+        await node.link.send(Draft(session=opened.session, base_len=6, base_hash=b"", tokens=tuple(right[3:6])))
+        await settled()
+        await bench.finish()
+        assert runner.session.stats.won_by_peer == {node.identity.peer_id: 5}
+        assert runner.session.stats.of(node.identity.peer_id).unknown == 0
+
+
+@pytest.mark.parametrize("first", [True, False])
+@in_virtual_time
+async def test_a_draft_without_a_hash_that_goes_on_from_nowhere_is_refused(first: bool) -> None:
+    async with PoolBench() as bench:
+        node = await bench.node()
+        bench.session()
+        opened = await node.opened()
+        if not first:
+            await node.draft(opened, answer(bench)[:3])
+        await node.link.send(Draft(session=opened.session, base_len=5, base_hash=b"", tokens=(1,)))
+        refusal = await node.refused()
+        assert refusal.code == CloseCode.PROTOCOL_ERROR
+        await bench.finish()
+
+
+@in_virtual_time
+async def test_a_window_is_told_when_it_changes() -> None:
+    async with PoolBench() as bench:
+        node = await bench.node()
+        bench.session()
+        opened = await node.opened()
+        right = answer(bench)
+        await node.draft(opened, [right[0], right[1] ^ 1])  # the second is wrong, and verified in the second pass
+        await settled()
+        await bench.finish()
+        windows = [(await node.receive(Verdict)).window for _ in range(4)]
+        told = [window for window in windows if window is not None]
+        assert told[0].positions < opened.window.positions
+        assert len(told) < len(windows)
