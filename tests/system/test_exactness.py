@@ -30,7 +30,6 @@ async def test_every_condition_gives_the_tokens_of_the_target_alone(
             cache=model_cache,
             model="smollm2-135m",
             drafter="smollm2-draft",
-            target_flags=("--drafters", "3", "--threads", "1"),
         ) as cluster,
         AsyncClient(cluster.url) as client,
     ):

@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import enum
 import hashlib
+import json
 import os
 import random
 import signal
@@ -161,7 +162,7 @@ async def run(kind: Kind, *, join: str, data_dir: Path, cache_dir: Path, model: 
         enrolled=False,
         dial_coordinator=dialler.coordinator,
         dial_target=dial_target,
-        joined=lambda pool: print('{"event":"ready"}', flush=True),  # noqa: T201  # the harness reads this line
+        joined=lambda pool: _say_ready(identity.peer_id),
         clock=clock,
         rng=random.Random(),
     )
@@ -171,9 +172,15 @@ async def run(kind: Kind, *, join: str, data_dir: Path, cache_dir: Path, model: 
         await language_model.close()
 
 
+def _say_ready(peer: PeerId) -> None:
+    """The line whoever started this waits for; the same as `wanspec node`'s."""
+    sys.stdout.write(json.dumps({"event": "ready", "peer": peer}) + "\n")
+    sys.stdout.flush()
+
+
 async def _model(kind: Kind, name: str, catalog: Catalog) -> LanguageModel:
     if kind in (Kind.HONEST, Kind.ECHO):
-        return await load_language_model(name, catalog=catalog, threads=1, dtype=None)
+        return await load_language_model(name, catalog=catalog, threads=1, dtype=None, fast=True)
     # Only the vocabulary matters to those who do not compute: the n-gram drafter loads no weights.
     honest = await load_language_model("ngram:smollm2-135m", catalog=catalog, threads=1, dtype=None)
     return LiarModel(honest.info) if kind is Kind.LIAR else SilentModel(honest.info)
@@ -188,6 +195,7 @@ async def _main() -> None:
     parser.add_argument("--model", default="smollm2-draft")
     arguments = parser.parse_args()
     logs.configure(json=False)
+    os.nice(1)  # on one machine the target comes first
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)

@@ -10,7 +10,6 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 from wanspec_p2p.cli.processes import Child, Fleet, wanspec_command
 from wanspec_p2p.client import AsyncClient
@@ -28,11 +27,20 @@ class Cluster:
     """Made by `Cluster.running`."""
 
     def __init__(
-        self, fleet: Fleet, directory: Path, environment: Mapping[str, str], url: str, cache: Path, drafter: str
+        self,
+        fleet: Fleet,
+        directory: Path,
+        environment: Mapping[str, str],
+        *,
+        url: str,
+        cache: Path,
+        drafter: str,
+        drafters: int,
     ) -> None:
         self._fleet, self._directory, self._environment = fleet, directory, dict(environment)
-        self._cache, self._drafter = cache, drafter
+        self._cache, self._drafter, self._drafters = cache, drafter, drafters
         self._numbers = itertools.count(1)
+        self._peers: dict[str, str] = {}
         self.url = url
         self.nodes: dict[str, Child] = {}
 
@@ -47,22 +55,28 @@ class Cluster:
         cache: Path,
         model: str,
         drafter: str,
-        target_flags: Sequence[str] = (),
+        drafters: int = 3,
     ) -> AsyncIterator[Cluster]:
-        """A coordinator and a target that has joined it; they end with the fleet."""
+        """A coordinator and a target that has joined it; they end with the fleet.
+
+        Args:
+            drafter: the honest nodes' model.
+            drafters: nodes for one session; more of them wait for their turn.
+        """
         home = directory / "coordinator"
         coordinator = await fleet.start(
             "coordinator",
             wanspec_command("coordinator", "run", "--port", "0", "--data-dir", str(home), "--json", "--with-parent"),
         )
         url = str((await coordinator.ready(READY_SECONDS))["url"])
-        cluster = cls(fleet, directory, environment, url, cache, drafter)
+        cluster = cls(fleet, directory, environment, url=url, cache=cache, drafter=drafter, drafters=drafters)
         token = await cluster.token("target")
         target = await fleet.start(
             "target",
             wanspec_command(
                 *("target", "join", token, "--model", model, "--data-dir", str(directory / "target")),
-                *("--json", "--with-parent", *target_flags),
+                # One thread: the nodes need the rest of this machine.
+                *("--drafters", str(drafters), "--threads", "1", "--json", "--with-parent"),
             ),
         )
         await fleet.while_alive(target.ready(READY_SECONDS))
@@ -94,7 +108,7 @@ class Cluster:
             ],
         )
         self.nodes[name] = child
-        await child.ready(READY_SECONDS)
+        self._peers[name] = str((await child.ready(READY_SECONDS))["peer"])
         return child
 
     async def have(self, kinds: Sequence[Kind], client: AsyncClient) -> None:
@@ -108,10 +122,17 @@ class Cluster:
                 await child.stop()
                 del self.nodes[name]
         await asyncio.gather(*(self.start_node(kind) for kind in wanted))
-        await self.attached(len(kinds), client)
+        await self.attached(client)
 
-    async def attached(self, count: int, client: AsyncClient) -> None:
-        """Wait until the target has exactly so many drafters."""
+    async def kill_a_drafter(self, client: AsyncClient) -> None:
+        """SIGKILL to a node that drafts for the target now."""
+        leased = {lease["node"] for lease in (await client.state())["leases"]}
+        name = next(name for name in self.nodes if self._peers[name] in leased)
+        self.nodes.pop(name).kill()
+
+    async def attached(self, client: AsyncClient) -> None:
+        """Wait until the target has as many drafters as there are nodes, or as it takes."""
+        count = min(len(self.nodes), self._drafters)
         drafters = -1
         try:
             async with asyncio.timeout(ATTACH_SECONDS):
@@ -120,9 +141,6 @@ class Cluster:
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
             raise WanspecError(f"the target has {drafters} drafters after {ATTACH_SECONDS:g} s, not {count}") from None
-
-    async def state(self, client: AsyncClient) -> dict[str, Any]:
-        return await client.state()
 
     async def stop_nodes(self) -> None:
         await asyncio.gather(*(child.stop() for child in self.nodes.values()))

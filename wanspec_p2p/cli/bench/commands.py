@@ -75,7 +75,6 @@ async def _exactness(prompts: list[Any], tokens: int, model: str, drafter: str, 
                 cache=cache,
                 model=model,
                 drafter=drafter,
-                target_flags=("--drafters", "3", "--threads", "1"),
             ) as cluster,
             AsyncClient(cluster.url) as client,
         ):

@@ -20,6 +20,8 @@ from wanspec_p2p.types import TokenId
 __all__ = ["CONDITIONS", "Condition", "Outcome", "compare"]
 
 KILL_AFTER_TOKENS = 5
+SPARES = 6
+"""Nodes that wait for one to be killed: starting them together is quicker than one after the other."""
 CROWD = 4
 
 
@@ -103,7 +105,7 @@ async def compare(
                 seen += len(piece.token_ids)
                 if kill and seen >= KILL_AFTER_TOKENS:
                     kill = False
-                    next(iter(cluster.nodes.values())).kill()
+                    await cluster.kill_a_drafter(client)
             return stream.answer
 
     alone: dict[_Question, Sequence[TokenId]] = {}
@@ -122,11 +124,13 @@ async def compare(
         for start in range(0, len(questions), together):
             progress(condition.value, start, len(questions))
             group = questions[start : start + together]
+            if kill and start % SPARES == 0:
+                await cluster.have((*kinds, *[Kind.HONEST] * min(SPARES, len(questions) - start - 1)), client)
             answers = await asyncio.gather(*(ask(question, network=True, kill=kill) for question in group))
             for question, answer in zip(group, answers, strict=True):
                 _count(by_temperature[question.temperature], question, answer, alone[question])
             if kill:
-                await cluster.have(kinds, client)
+                await cluster.attached(client)  # a spare has taken its place
         outcomes += by_temperature.values()
     return outcomes
 
