@@ -4,7 +4,7 @@
 # make clean  removes what these commands made; models stay in the user's cache
 #
 # Another interpreter: make demo PYTHON=python3.12
-# Another build of torch: make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+# Another build of torch, such as PyTorch's CPU index: make demo TORCH="torch==2.13.0 --index-url URL"
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0

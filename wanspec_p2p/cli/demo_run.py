@@ -156,9 +156,12 @@ async def _start_peers(fleet: Fleet, directory: Path, screen: Screen) -> None:
 
 
 async def _all_ready(children: list[Child]) -> None:
-    async with asyncio.TaskGroup() as group:
-        for child in children:
-            group.create_task(child.ready(READY_SECONDS))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for child in children:
+                group.create_task(child.ready(READY_SECONDS))
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None  # one line for the person who waits, about the first that failed
 
 
 async def _ask_twice(client: AsyncClient, screen: Screen, prompt: str, options: Options) -> Report:

