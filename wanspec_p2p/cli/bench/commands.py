@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wanspec_p2p.cli.output import Json, Progress, emit, progress_bars, say
 from wanspec_p2p.cli.peer_options import DtypeOption, Threads
-from wanspec_p2p.errors import ExitCode
+from wanspec_p2p.errors import ConfigError, ExitCode
+
+if TYPE_CHECKING:
+    from wanspec_p2p.cli.bench.exactness import Condition, Outcome
+    from wanspec_p2p.cli.bench.measuring import Prompt
 
 __all__ = ["app"]
 
@@ -34,14 +39,17 @@ def exactness(
     tokens: Tokens = 64,
     model: TargetModel = "smollm2-135m",
     drafter: DrafterModel = "smollm2-draft",
+    condition: Annotated[list[str] | None, typer.Option(help="Only this one; may be given again.")] = None,
     json: Json = False,
 ) -> None:
     """Compare every token with the target alone under every condition: real processes, real kills."""
+    from wanspec_p2p.cli.bench.exactness import Condition
     from wanspec_p2p.cli.bench.measuring import load_prompts
 
+    conditions = tuple(Condition) if condition is None else tuple(_condition(text) for text in condition)
     chosen = load_prompts(prompts, count)
     with progress_bars() as progress:
-        outcomes = asyncio.run(_exactness(chosen, tokens, model, drafter, progress))
+        outcomes = asyncio.run(_exactness(chosen, tokens, model, drafter, conditions, progress))
     if json:
         emit([asdict(outcome) | {"identical": outcome.identical} for outcome in outcomes])
     else:
@@ -55,9 +63,25 @@ def exactness(
         raise typer.Exit(ExitCode.NOT_IDENTICAL)
 
 
-async def _exactness(prompts: list[Any], tokens: int, model: str, drafter: str, progress: Progress) -> list[Any]:
+def _condition(text: str) -> Condition:
+    from wanspec_p2p.cli.bench.exactness import Condition
+
+    try:
+        return Condition(text)
+    except ValueError:
+        raise ConfigError(f"--condition {text!r} is none of: {', '.join(Condition)}") from None
+
+
+async def _exactness(
+    prompts: list[Prompt],
+    tokens: int,
+    model: str,
+    drafter: str,
+    conditions: Sequence[Condition],
+    progress: Progress,
+) -> list[Outcome]:
     from wanspec_p2p.cli.bench.cluster import Cluster
-    from wanspec_p2p.cli.bench.exactness import CONDITIONS, compare
+    from wanspec_p2p.cli.bench.exactness import compare
     from wanspec_p2p.cli.processes import Fleet, wanspec_environment
     from wanspec_p2p.client import AsyncClient
     from wanspec_p2p.config import Paths
@@ -84,7 +108,7 @@ async def _exactness(prompts: list[Any], tokens: int, model: str, drafter: str, 
                 prompts,
                 tokens=tokens,
                 temperatures=(0.0, 0.8),
-                conditions=tuple(CONDITIONS),
+                conditions=conditions,
                 progress=progress,
                 model=model,
             )
@@ -116,7 +140,7 @@ def speed(
 
 
 async def _speed(
-    prompts: list[Any], tokens: int, model: str, drafter: str, threads: int | None, dtype: Any, progress: Progress
+    prompts: list[Prompt], tokens: int, model: str, drafter: str, threads: int | None, dtype: Any, progress: Progress
 ) -> dict[str, Any]:
     from wanspec_p2p.cli.bench import speed as measure
     from wanspec_p2p.cli.bench import wire

@@ -28,11 +28,11 @@ CROWD = 4
 class Condition(enum.StrEnum):
     NO_NODE = "no node"
     HONEST = "three honest nodes"
+    CROWD = "four sessions at once"
+    KILLED = "a node killed with SIGKILL mid-answer"
     LIAR = "a node lying in every token"
     SILENT = "a node that never answers"
-    KILLED = "a node killed with SIGKILL mid-answer"
     ECHO = "duplicated and late drafts"
-    CROWD = "four sessions at once"
 
 
 CONDITIONS: dict[Condition, tuple[Kind, ...]] = {
@@ -44,7 +44,7 @@ CONDITIONS: dict[Condition, tuple[Kind, ...]] = {
     Condition.SILENT: (Kind.HONEST, Kind.SILENT),
     Condition.ECHO: (Kind.HONEST, Kind.ECHO),
 }
-"""In an order that starts few processes."""
+"""The order of `Condition` starts few processes."""
 
 
 @dataclass(frozen=True, slots=True)
