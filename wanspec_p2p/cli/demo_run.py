@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import tempfile
-from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from coordinator.admin import create_api_key, issue_join_token
 from coordinator.settings import CoordinatorSettings
 from node import hardware
 from wanspec_p2p.cli.demo_report import Report, Run
 from wanspec_p2p.cli.demo_screen import Screen
-from wanspec_p2p.cli.processes import Child, ChildDied, Fleet, wanspec_command, wanspec_environment
+from wanspec_p2p.cli.processes import Child, ChildDied, Fleet, until_signal, wanspec_command, wanspec_environment
 from wanspec_p2p.cli.prompt import node_names
 from wanspec_p2p.cli.settings import model_cache
 from wanspec_p2p.client import AsyncClient
@@ -30,8 +27,6 @@ from wanspec_p2p.errors import WanspecError
 from wanspec_p2p.types import Role
 
 __all__ = ["NODES", "run_demo"]
-
-T = TypeVar("T")
 
 TARGET_MODEL = "smollm2-135m"
 DRAFTER_MODEL = "smollm2-draft"
@@ -70,39 +65,12 @@ async def run_demo(screen: Screen, prompt: str, options: Options) -> Report:
         directory = Path(name)
         async with Fleet(directory, wanspec_environment(os.environ, directory / "config")) as fleet:
             try:
-                return await _until_signal(fleet, _demo(fleet, directory, screen, prompt, options))
+                return await until_signal(fleet, _demo(fleet, directory, screen, prompt, options))
             except ChildDied as died:
                 screen.last_words(died)
                 raise
             finally:
                 screen.step("ending every process")
-
-
-async def _until_signal(fleet: Fleet, work: Awaitable[T]) -> T:
-    """The first signal ends the work in order, the second one every child at once.
-
-    Raises:
-        KeyboardInterrupt: there was a signal.
-    """
-    loop = asyncio.get_running_loop()
-    task = asyncio.ensure_future(work)
-    received = False
-
-    def interrupt() -> None:
-        nonlocal received
-        if received:
-            fleet.kill()
-        received = True
-        task.cancel()
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, interrupt)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        if received:
-            raise KeyboardInterrupt from None
-        raise
 
 
 async def _demo(fleet: Fleet, directory: Path, screen: Screen, prompt: str, options: Options) -> Report:

@@ -23,7 +23,7 @@ from wanspec_p2p.errors import WanspecError
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["STOP_SECONDS", "Child", "ChildDied", "Fleet", "wanspec_command", "wanspec_environment"]
+__all__ = ["STOP_SECONDS", "Child", "ChildDied", "Fleet", "until_signal", "wanspec_command", "wanspec_environment"]
 
 T = TypeVar("T")
 
@@ -186,3 +186,30 @@ class Fleet:
         # The coordinator started first and ends last: the others say goodbye to it.
         await asyncio.gather(*(child.stop() for child in self._children[1:]))
         await asyncio.gather(*(child.stop() for child in self._children[:1]))
+
+
+async def until_signal(fleet: Fleet, work: Awaitable[T]) -> T:
+    """The first signal ends the work in order, the second one every child at once.
+
+    Raises:
+        KeyboardInterrupt: there was a signal.
+    """
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(work)
+    received = False
+
+    def interrupt() -> None:
+        nonlocal received
+        if received:
+            fleet.kill()
+        received = True
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, interrupt)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if received:
+            raise KeyboardInterrupt from None
+        raise

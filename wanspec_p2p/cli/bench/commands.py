@@ -82,7 +82,7 @@ async def _exactness(
 ) -> list[Outcome]:
     from wanspec_p2p.cli.bench.cluster import Cluster
     from wanspec_p2p.cli.bench.exactness import compare
-    from wanspec_p2p.cli.processes import Fleet, wanspec_environment
+    from wanspec_p2p.cli.processes import Fleet, until_signal, wanspec_environment
     from wanspec_p2p.client import AsyncClient
     from wanspec_p2p.config import Paths
 
@@ -90,28 +90,27 @@ async def _exactness(
     with tempfile.TemporaryDirectory(prefix="wanspec-bench-") as name:
         directory = Path(name)
         environment = wanspec_environment(os.environ, directory / "config")
-        async with (
-            Fleet(directory, environment) as fleet,
-            Cluster.running(
-                fleet,
-                directory,
-                environment,
-                cache=cache,
-                model=model,
-                drafter=drafter,
-            ) as cluster,
-            AsyncClient(cluster.url) as client,
-        ):
-            return await compare(
-                cluster,
-                client,
-                prompts,
-                tokens=tokens,
-                temperatures=(0.0, 0.8),
-                conditions=conditions,
-                progress=progress,
-                model=model,
-            )
+        async with Fleet(directory, environment) as fleet:
+
+            async def work() -> list[Outcome]:
+                async with (
+                    Cluster.running(
+                        fleet, directory, environment, cache=cache, model=model, drafter=drafter
+                    ) as cluster,
+                    AsyncClient(cluster.url) as client,
+                ):
+                    return await compare(
+                        cluster,
+                        client,
+                        prompts,
+                        tokens=tokens,
+                        temperatures=(0.0, 0.8),
+                        conditions=conditions,
+                        progress=progress,
+                        model=model,
+                    )
+
+            return await until_signal(fleet, work())
 
 
 @app.command()
