@@ -43,7 +43,9 @@ def wanspec_environment(environ: Mapping[str, str], config: Path) -> dict[str, s
     child = {name: value for name, value in environ.items() if not name.startswith("WANSPEC_") or name in kept}
     root = str(Path(wanspec_p2p.__file__).parents[1])
     path = os.pathsep.join(filter(None, (root, environ.get("PYTHONPATH"))))
-    return child | {"XDG_CONFIG_HOME": str(config), "PYTHONPATH": path}
+    # torch may make a folder for compiled kernels where temporary files go, and never removes it.
+    compiled = str(config.parent / "torchinductor")
+    return child | {"XDG_CONFIG_HOME": str(config), "PYTHONPATH": path, "TORCHINDUCTOR_CACHE_DIR": compiled}
 
 
 class ChildDied(WanspecError):
