@@ -101,7 +101,7 @@ def _operations(executor: Executor, keys: ApiKeys) -> list[Route]:
 
     async def state(request: Request) -> Response:
         await keys.check(request.headers)
-        return json_response(snapshot(executor))
+        return json_response(snapshot(executor, await executor.ledger.acceptance(now=executor.clock.wall())))
 
     return [
         Route("/health", health, methods=["GET"]),

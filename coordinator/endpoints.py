@@ -202,7 +202,8 @@ class _Connection:
             return
         self._outbox.put(ReceiptsStored(batch.batch))
         executor.metrics.receipts(new)
-        executor.post(ReceiptsKept(executor.clock.monotonic(), self._number, new))
+        receipts = [receipt for receipt, _ in new]
+        executor.post(ReceiptsKept(executor.clock.monotonic(), self._number, receipts))
 
 
 _EVENTS: dict[type, Callable[[float, LinkId, Any], Event]] = {

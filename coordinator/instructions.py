@@ -16,7 +16,11 @@ __all__ = ["Close", "Instruction", "LeaseTerms", "OfferLease", "RenewLease", "Se
 
 @dataclass(frozen=True, slots=True)
 class LeaseTerms:
-    """What a lease permits; the executor adds the times and the signature."""
+    """What a lease permits; the executor adds the times and the signature.
+
+    `model` and `digest` are the drafter's; `target_model` and `target_digest`, which the signed lease does not name,
+    are for the ledger.
+    """
 
     jti: str
     node: PeerId
@@ -29,6 +33,8 @@ class LeaseTerms:
     tokenizer: str
     addresses: tuple[str, ...]
     certificate: str | None
+    target_model: str
+    target_digest: str
 
 
 @dataclass(frozen=True, slots=True)

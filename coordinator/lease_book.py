@@ -240,4 +240,6 @@ def _terms(lease: LeaseRecord, node: NodeRecord, target: TargetRecord) -> LeaseT
         tokenizer=lease.model.tokenizer,
         addresses=target.addresses,
         certificate=target.certificate,
+        target_model=target.model.name,
+        target_digest=target.model.digest,
     )

@@ -9,13 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from coordinator.acceptance import Acceptance, ModelPair
 from coordinator.instructions import LeaseTerms
 from coordinator.records import Tally
 from wanspec_p2p.errors import WanspecError
 from wanspec_p2p.protocol.target_to_coordinator import Receipt
 from wanspec_p2p.types import PeerId, Role
 
-__all__ = ["Applicant", "Enrolment", "Ledger", "LedgerError"]
+__all__ = ["MAX_PAIRS", "Applicant", "Enrolment", "Ledger", "LedgerError"]
+
+MAX_PAIRS = 100
+"""Pairs of models anybody is shown at once: their names come from peers, who could make up any number."""
 
 
 class LedgerError(WanspecError):
@@ -71,8 +75,18 @@ class Ledger(Protocol):
 
     async def record_lease(self, terms: LeaseTerms, *, now: float) -> None: ...
 
-    async def store_receipts(self, target: PeerId, receipts: Sequence[Receipt], *, now: float) -> Sequence[Receipt]:
-        """Those that were new; a receipt whose id is known is left as it was."""
+    async def store_receipts(
+        self, target: PeerId, receipts: Sequence[Receipt], *, now: float
+    ) -> Sequence[tuple[Receipt, ModelPair | None]]:
+        """Those that were new, each with the models of its lease; a receipt whose id is known is left as it was.
+
+        What a new one says of acceptance is counted in the same transaction, if its lease is one that was recorded
+        for this node and this target.
+        """
+        ...
+
+    async def acceptance(self, *, now: float) -> Sequence[Acceptance]:
+        """Of the pairs of models with the most positions, these first; at most `MAX_PAIRS`."""
         ...
 
     async def tallies(self) -> Mapping[PeerId, Tally]:

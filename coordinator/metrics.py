@@ -1,7 +1,8 @@
 """Every Prometheus name of the coordinator, in one place (docs/reference/http-api.md).
 
 The speculation names run parallel to vLLM's `vllm:spec_decode_*`. Nothing is labelled by node: nodes come and go, and
-each would leave its series behind; `/api/state` has them one by one.
+each would leave its series behind; `/api/state` has them one by one. Names of models are labels, but peers choose
+them, so only so many are told apart.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from coordinator.acceptance import ModelPair
+from coordinator.ledger import MAX_PAIRS
 from coordinator.records import PeerState
 from wanspec_p2p.protocol.target_to_coordinator import Receipt, Usage
 
@@ -20,6 +23,8 @@ __all__ = ["Metrics", "Population"]
 
 Population = Callable[[], tuple[Iterable[PeerState], Iterable[PeerState], int, int]]
 """States of nodes, states of targets, number of leases, number of answers under way; read when scraped."""
+_OTHER = ("other", "other")
+"""Labels of all pairs of models after the first `MAX_PAIRS` of this process."""
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 
@@ -47,6 +52,10 @@ class Metrics:
         self._tokens = Counter("wanspec_tokens", "Tokens by kind.", ["kind"], registry=registry)
         self._resumed = Counter("wanspec_resumed_answers", "Answers continued by another target.", registry=registry)
         self._near_ties = Counter("wanspec_near_ties", "Positions decided within the margin.", registry=registry)
+        models = ("target_model", "drafter_model")
+        self._reached = Counter("wanspec_acceptance_reached", "Drafted positions judged.", models, registry=registry)
+        self._right = Counter("wanspec_acceptance_right", "Of these, those drafted rightly.", models, registry=registry)
+        self._pairs: set[tuple[str, str]] = set()
 
     def answered(self, usage: Usage, *, resumes: int) -> None:
         self._requests.labels("ok").inc()
@@ -69,10 +78,20 @@ class Metrics:
         """`code` is an OpenAI error code or `cancelled`: a closed set, so that labels stay few."""
         self._requests.labels(code).inc()
 
-    def receipts(self, receipts: Iterable[Receipt]) -> None:
-        for receipt in receipts:
+    def receipts(self, receipts: Iterable[tuple[Receipt, ModelPair | None]]) -> None:
+        for receipt, pair in receipts:
             if receipt.rtt is not None:
                 self._rtt.observe(receipt.rtt)
+            if pair is not None and receipt.by_depth:
+                labels = self._labels(pair)
+                self._reached.labels(*labels).inc(sum(reached for reached, _ in receipt.by_depth))
+                self._right.labels(*labels).inc(sum(right for _, right in receipt.by_depth))
+
+    def _labels(self, pair: ModelPair) -> tuple[str, str]:
+        if pair.names not in self._pairs and len(self._pairs) >= MAX_PAIRS:
+            return _OTHER
+        self._pairs.add(pair.names)
+        return pair.names
 
     def render(self) -> bytes:
         """Text exposition format 0.0.4."""

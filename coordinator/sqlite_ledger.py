@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from coordinator import statements
+from coordinator.acceptance import Acceptance, ModelPair
 from coordinator.instructions import LeaseTerms
 from coordinator.ledger import Applicant, Enrolment, LedgerError
 from coordinator.records import Tally
@@ -73,8 +74,13 @@ class SqliteLedger:
     async def record_lease(self, terms: LeaseTerms, *, now: float) -> None:
         await self._run(lambda database: statements.record_lease(database, terms, now))
 
-    async def store_receipts(self, target: PeerId, receipts: Sequence[Receipt], *, now: float) -> Sequence[Receipt]:
+    async def store_receipts(
+        self, target: PeerId, receipts: Sequence[Receipt], *, now: float
+    ) -> Sequence[tuple[Receipt, ModelPair | None]]:
         return await self._run(lambda database: statements.store_receipts(database, target, receipts, now))
+
+    async def acceptance(self, *, now: float) -> Sequence[Acceptance]:
+        return await self._run(lambda database: statements.acceptance(database, now))
 
     async def tallies(self) -> Mapping[PeerId, Tally]:
         return await self._run(statements.tallies)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from coordinator.acceptance import Acceptance, Positions
 from coordinator.executor import Executor
 from coordinator.records import LeaseRecord, NodeRecord, Tally, TargetRecord
 
 __all__ = ["snapshot"]
 
 
-def snapshot(executor: Executor) -> dict[str, Any]:
+def snapshot(executor: Executor, acceptance: Sequence[Acceptance]) -> dict[str, Any]:
+    """`acceptance` is the ledger's."""
     now, registry = executor.clock.monotonic(), executor.registry
     return {
         "name": executor.settings.name,
@@ -22,6 +25,7 @@ def snapshot(executor: Executor) -> dict[str, Any]:
         "targets": [_target(executor, target, now) for target in registry.targets.values()],
         "leases": [_lease(lease, now) for lease in registry.leases.values()],
         "totals": {peer: _tally(tally) for peer, tally in registry.tallies.items()},
+        "acceptance": [_acceptance(figures) for figures in acceptance],
     }
 
 
@@ -72,6 +76,28 @@ def _lease(lease: LeaseRecord, now: float) -> dict[str, Any]:
         "model": lease.model.name,
         "state": "held" if lease.held else "offered",
         "expires_in": round(lease.expires_at - now, 3),
+    }
+
+
+def _acceptance(figures: Acceptance) -> dict[str, Any]:
+    pair = figures.pair
+    return {
+        "target": {"name": pair.target, "digest": pair.target_digest},
+        "drafter": {"name": pair.drafter, "digest": pair.drafter_digest},
+        **_positions(figures.total),
+        "recent": _positions(figures.recent),
+        "before": _positions(figures.before),
+        "by_depth": [{"depth": depth, **_positions(at)} for depth, at in sorted(figures.by_depth.items())],
+        "misfit": figures.misfit,  # why the drafter may no longer fit, in words; null where nothing speaks for it
+    }
+
+
+def _positions(positions: Positions) -> dict[str, Any]:
+    alpha = positions.alpha
+    return {
+        "reached": positions.reached,
+        "right": positions.right,
+        "alpha": None if alpha is None else round(alpha, 4),
     }
 
 

@@ -6,14 +6,16 @@ import hashlib
 import sqlite3
 from collections.abc import Mapping, Sequence
 
+from coordinator.acceptance import DAYS_KEPT, RECENT_DAYS, Acceptance, ModelPair, Positions, by_pair, day_of
 from coordinator.instructions import LeaseTerms
-from coordinator.ledger import Applicant, Enrolment
+from coordinator.ledger import MAX_PAIRS, Applicant, Enrolment
 from coordinator.records import Tally
 from wanspec_p2p.errors import CloseCode, ConfigError, RemoteProtocolError
 from wanspec_p2p.protocol.target_to_coordinator import Receipt
 from wanspec_p2p.types import PeerId, Role
 
 __all__ = [
+    "acceptance",
     "add_api_key",
     "add_join_secret",
     "admit",
@@ -103,8 +105,17 @@ def api_key_name(database: sqlite3.Connection, key: str) -> str | None:
 
 
 def record_lease(database: sqlite3.Connection, terms: LeaseTerms, now: float) -> None:
-    row = (terms.jti, terms.node, terms.target, terms.pool, terms.model, now)
-    database.execute("INSERT INTO leases VALUES (?, ?, ?, ?, ?, ?)", row)
+    pair = (terms.target_model, terms.target_digest, terms.model, terms.digest)
+    database.execute(
+        "INSERT INTO model_pairs (target, target_digest, drafter, drafter_digest) VALUES (?, ?, ?, ?) "
+        "ON CONFLICT DO NOTHING",
+        pair,
+    )
+    (number,) = database.execute(
+        "SELECT id FROM model_pairs WHERE (target, target_digest, drafter, drafter_digest) = (?, ?, ?, ?)", pair
+    ).fetchone()
+    row = (terms.jti, terms.node, terms.target, terms.pool, terms.model, now, number)
+    database.execute("INSERT INTO leases VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
 
 def add_api_key(database: sqlite3.Connection, name: str, key: str, now: float) -> None:
@@ -116,8 +127,9 @@ def add_api_key(database: sqlite3.Connection, name: str, key: str, now: float) -
 
 def store_receipts(
     database: sqlite3.Connection, target: PeerId, receipts: Sequence[Receipt], now: float
-) -> Sequence[Receipt]:
-    new: list[Receipt] = []
+) -> Sequence[tuple[Receipt, ModelPair | None]]:
+    new: list[tuple[Receipt, ModelPair | None]] = []
+    day = day_of(now)
     for receipt in receipts:
         counts = (receipt.drafted, receipt.verified, receipt.accepted, receipt.won, receipt.rtt)
         cursor = database.execute(
@@ -125,8 +137,40 @@ def store_receipts(
             (receipt.id, target, receipt.node, receipt.jti, receipt.session, *counts, now),
         )
         if cursor.rowcount:
-            new.append(receipt)
+            new.append((receipt, _count_positions(database, target, receipt, day)))
+    database.execute("DELETE FROM acceptance WHERE day <= ?", (day - DAYS_KEPT,))
     return new
+
+
+def _count_positions(database: sqlite3.Connection, target: PeerId, receipt: Receipt, day: int) -> ModelPair | None:
+    """The models of the receipt's lease; None where no lease of this name was recorded for these two peers."""
+    lease = database.execute(
+        "SELECT pair, model_pairs.target, target_digest, drafter, drafter_digest "
+        "FROM leases JOIN model_pairs ON id = pair WHERE jti = ? AND node = ? AND leases.target = ?",
+        (receipt.jti, receipt.node, target),
+    ).fetchone()
+    if lease is None:
+        return None
+    pair, *models = lease
+    database.executemany(
+        "INSERT INTO acceptance VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
+        "SET reached = reached + excluded.reached, agreed = agreed + excluded.agreed",
+        [(day, pair, depth, *counts) for depth, counts in enumerate(receipt.by_depth, 1) if counts[0]],
+    )
+    return ModelPair(*models)
+
+
+def acceptance(database: sqlite3.Connection, now: float) -> Sequence[Acceptance]:
+    rows = database.execute(
+        "SELECT target, target_digest, drafter, drafter_digest, depth, day > ? AS recent, "
+        "sum(reached), sum(agreed) FROM acceptance JOIN model_pairs ON id = pair GROUP BY pair, depth, recent",
+        (day_of(now) - RECENT_DAYS,),
+    )
+    sums = (
+        (ModelPair(*models), depth, bool(recent), Positions(reached, right))
+        for *models, depth, recent, reached, right in rows
+    )
+    return by_pair(sums)[:MAX_PAIRS]
 
 
 def tallies(database: sqlite3.Connection) -> Mapping[PeerId, Tally]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from wanspec_p2p.config import check_length, check_range
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.types import Dtype
 
@@ -51,14 +52,9 @@ class NodeSettings:
 
     def __post_init__(self) -> None:
         for field in ("name", "owner", "site"):
-            value = getattr(self, field)
-            if value is not None and not 1 <= len(value) <= limits.MAX_NAME:
-                raise ValueError(f"{field} must have between 1 and {limits.MAX_NAME} characters")
-        if not 1 <= self.slots <= MAX_SLOTS:
-            raise ValueError(f"slots must be between 1 and {MAX_SLOTS}, not {self.slots}")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads must be 1 or more, not {self.threads}")
-        if self.max_prefix is not None and self.max_prefix < 1:
-            raise ValueError(f"max_prefix must be 1 or more, not {self.max_prefix}")
+            check_length(self, field, limits.MAX_NAME)
+        check_range(self, "slots", 1, MAX_SLOTS)
+        check_range(self, "threads", 1)
+        check_range(self, "max_prefix", 1)
         if not self.model:
             raise ValueError("model must name a model")

@@ -11,7 +11,7 @@ PUBLIC = {
         "Answer", "AnswerStream", "AsyncAnswerStream", "AsyncClient", "Client", "Model", "Piece", "Speculation",
         "Usage",
     },
-    "wanspec_p2p.config": {"CONFIG_FILE", "Paths", "load_settings", "read_section"},
+    "wanspec_p2p.config": {"CONFIG_FILE", "Paths", "check_length", "check_range", "load_settings", "read_section"},
     "wanspec_p2p.clock": {"Clock", "ManualClock", "SystemClock"},
     "wanspec_p2p.errors": {
         "AddressInUse", "CloseCode", "ConfigError", "ContextTooLong", "DigestMismatch", "EngineError", "ExitCode",
@@ -21,8 +21,8 @@ PUBLIC = {
         "WanspecError", "request_error",
     },
     "wanspec_p2p.types": {
-        "Device", "Dtype", "ExactnessClass", "FinishReason", "PeerId", "Privacy", "RequestId", "Role", "Sampling",
-        "Segment", "SessionId", "TokenId", "TokenOrigin",
+        "Device", "Dtype", "ExactnessClass", "FinishReason", "GREEDY_BELOW", "PeerId", "Privacy", "RequestId", "Role",
+        "Sampling", "Segment", "SessionId", "TokenId", "TokenOrigin",
     },
 }  # fmt: skip
 

@@ -17,7 +17,7 @@ import msgspec
 
 from wanspec_p2p.errors import ConfigError
 
-__all__ = ["CONFIG_FILE", "Paths", "load_settings", "read_section"]
+__all__ = ["CONFIG_FILE", "Paths", "check_length", "check_range", "load_settings", "read_section"]
 
 CONFIG_FILE = "wanspec.toml"
 
@@ -121,6 +121,21 @@ def load_settings(
         return kind(**values)
     except ValueError as error:
         raise ConfigError(f"[{section}]: {error}") from error
+
+
+def check_length(settings: object, field: str, longest: int) -> None:
+    """Raises ValueError unless the text of a field, where it is set, has between 1 and `longest` characters."""
+    value = getattr(settings, field)
+    if value is not None and not 1 <= len(value) <= longest:
+        raise ValueError(f"{field} must have between 1 and {longest} characters")
+
+
+def check_range(settings: object, field: str, low: int, high: int | None = None) -> None:
+    """Raises ValueError unless the number of a field, where it is set, is `low` or more, and at most `high`."""
+    value = getattr(settings, field)
+    if value is not None and not (low <= value and (high is None or value <= high)):
+        wanted = f"{low} or more" if high is None else f"between {low} and {high}"
+        raise ValueError(f"{field} must be {wanted}, not {value}")
 
 
 def _converted(value: object, hint: Any, source: str, *, strict: bool) -> object:

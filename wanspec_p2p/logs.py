@@ -11,8 +11,12 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 __all__ = ["configure", "ensure_configured"]
 
 
-def configure(*, json: bool) -> None:
-    """Set up structlog for this process. Standard output stays free for what a command prints."""
+def configure(*, json: bool, level: int = logging.INFO) -> None:
+    """Set up structlog for this process. Standard output stays free for what a command prints.
+
+    Args:
+        level: of the `logging` module; what is below it is not said.
+    """
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -34,7 +38,7 @@ def configure(*, json: bool) -> None:
         ]
     structlog.configure(
         processors=[*shared, *rendered],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
 

@@ -10,6 +10,7 @@ from typing import Annotated, NewType, TypeAlias
 import msgspec
 
 __all__ = [
+    "GREEDY_BELOW",
     "Device",
     "Dtype",
     "ExactnessClass",
@@ -77,6 +78,10 @@ class FinishReason(enum.StrEnum):
     CANCELLED = "cancelled"
 
 
+GREEDY_BELOW = 1e-5
+"""Temperatures below this are as good as 0 (docs/decisions/0009-next-to-no-temperature-is-none.md)."""
+
+
 class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """How a token is chosen from logits (docs/topics/exactness.md). The defaults are greedy decoding.
 
@@ -86,7 +91,7 @@ class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         ValueError: a value outside its range; the message names the field and the range.
     """
 
-    temperature: float = 0.0
+    temperature: float = 0.0  # below GREEDY_BELOW: greedy
     top_k: int = 0  # 0: off
     top_p: float = 1.0
     repetition_penalty: float = 1.0  # over prompt and answer
@@ -114,7 +119,8 @@ class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 
     @property
     def greedy(self) -> bool:
-        return self.temperature == 0.0
+        """Peers ask this, never the number, so that target and drafter draw the line at the same place."""
+        return self.temperature < GREEDY_BELOW
 
     @property
     def plain(self) -> bool:

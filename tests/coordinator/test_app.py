@@ -50,5 +50,5 @@ async def test_state_shows_who_is_here_and_why_nobody_matches(rig: Any) -> None:
     assert "tokenizer mismatch" in state["nodes"][0]["unmatched"]
     assert state["targets"][0]["id"] == target.peer_id
     assert state["targets"][0]["model"]["name"] == "big"
-    assert (state["leases"], state["answers"], state["totals"]) == ([], 0, {})
+    assert (state["leases"], state["answers"], state["totals"], state["acceptance"]) == ([], 0, {}, [])
     assert "secret" not in str(state)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from coordinator import endpoints
@@ -68,6 +69,61 @@ async def test_receipts_are_acknowledged_when_they_are_on_disk(rig: Any) -> None
         node.peer_id: {"drafted": 4, "verified": 3, "accepted": 2, "won": 1}
     }
     assert "wanspec_draft_rtt_seconds_count 1.0" in (await rig.http.get("/metrics")).text
+
+
+async def lent(rig: Any) -> tuple[Any, Any, str]:
+    """A target, a node that drafts for it, and the `jti` of the lease."""
+    target, node = await rig.target(), await rig.node()
+    await target.send(DraftersWanted("w", 1))
+    offer = await node.expect(LeaseOffer)
+    await node.send(LeaseAnswer(offer.jti, True))
+    await target.expect(Drafters)
+    return target, node, offer.jti
+
+
+async def test_what_receipts_say_of_acceptance_is_shown_by_pair_of_models(rig: Any) -> None:
+    target, node, jti = await lent(rig)
+    await node.close()  # a receipt may come when its lease is over
+    await target.expect(LeaseRevoked)
+    for number, by_depth in enumerate([((600, 300), (300, 90)), ((300, 60), (60, 0))]):
+        receipt = Receipt(f"r{number}", node.peer_id, jti, "s", 1000, 900, 400, 1, by_depth=by_depth)
+        rig.clock.advance(2 * 86400.0)
+        for batch in ("b1", "b2"):  # sent again, as after a crash
+            await target.send(Receipts(f"{batch} {number}", (receipt,)))
+            await target.expect(ReceiptsStored)
+    assert (await rig.http.get("/api/state")).json()["acceptance"] == [
+        {
+            "target": {"name": "big", "digest": "d" * 64},
+            "drafter": {"name": "small", "digest": "e" * 64},
+            "reached": 1260,
+            "right": 450,
+            "alpha": 0.3571,
+            "recent": {"reached": 360, "right": 60, "alpha": 0.1667},
+            "before": {"reached": 900, "right": 390, "alpha": 0.4333},
+            "by_depth": [
+                {"depth": 1, "reached": 900, "right": 360, "alpha": 0.4},
+                {"depth": 2, "reached": 360, "right": 90, "alpha": 0.25},
+            ],
+            "misfit": "recent acceptance 0.17, before 0.43: this drafter may no longer fit its target; "
+            "see docs/how-to/train-a-drafter.md",
+        }
+    ]
+    shown = (await rig.http.get("/metrics")).text
+    assert 'wanspec_acceptance_reached_total{drafter_model="small",target_model="big"} 1260.0' in shown
+    assert 'wanspec_acceptance_right_total{drafter_model="small",target_model="big"} 450.0' in shown
+
+
+@pytest.mark.parametrize("by_depth", [((1, 2),), ((4, 1),), ((3, 3),)], ids=["right", "reached", "accepted"])
+async def test_counts_that_cannot_be_end_the_targets_link(rig: Any, by_depth: tuple[tuple[int, int], ...]) -> None:
+    target, node, jti = await lent(rig)
+    lie = Receipt("r", node.peer_id, jti, "s", drafted=4, verified=3, accepted=2, won=1, by_depth=by_depth)
+    # Past our own codec, which would not encode it.
+    await target.link._frames.transport.send(msgspec.json.encode(Receipts("b", (lie,))).decode())
+    refusal = await target.refusal()
+    assert refusal.code == CloseCode.PROTOCOL_ERROR
+    assert refusal.reason.startswith("Receipts: by_depth has more")
+    assert await rig.executor.ledger.acceptance(now=rig.clock.wall()) == []
+    assert await rig.executor.ledger.tallies() == {}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
+from coordinator import metrics as module
+from coordinator.acceptance import ModelPair
 from coordinator.metrics import Metrics
 from coordinator.records import PeerState
 from wanspec_p2p.protocol.target_to_coordinator import Receipt, Usage
@@ -11,6 +17,13 @@ USAGE = Usage(
 )
 
 
+PAIR = ModelPair("big", "b" * 64, "small", "d" * 64)
+
+
+def receipt(**fields: Any) -> Receipt:
+    return Receipt("r", NODE, "j", "s", 8, 8, 4, 1, **fields)
+
+
 def lines(metrics: Metrics) -> set[str]:
     return set(metrics.render().decode().splitlines())
 
@@ -20,7 +33,7 @@ def test_an_answer_is_counted_under_the_documented_names() -> None:
     metrics.answered(USAGE, resumes=1)
     metrics.first_token(0.2)
     metrics.failed("no_target")
-    metrics.receipts([Receipt("r", NODE, "j", "s", 1, 1, 1, 1, rtt=0.03), Receipt("q", NODE, "j", "s", 1, 1, 1, 1)])
+    metrics.receipts([(receipt(rtt=0.03), None), (receipt(by_depth=((5, 3), (3, 1))), PAIR), (receipt(), PAIR)])
     assert {
         "wanspec_spec_decode_num_drafts_total 4.0",
         "wanspec_spec_decode_num_draft_tokens_total 12.0",
@@ -34,6 +47,8 @@ def test_an_answer_is_counted_under_the_documented_names() -> None:
         "wanspec_round_seconds_sum 0.5",
         "wanspec_first_token_seconds_count 1.0",
         "wanspec_draft_rtt_seconds_count 1.0",
+        'wanspec_acceptance_reached_total{drafter_model="small",target_model="big"} 8.0',
+        'wanspec_acceptance_right_total{drafter_model="small",target_model="big"} 4.0',
         'wanspec_nodes{state="active"} 1.0',
         'wanspec_nodes{state="silent"} 1.0',
         'wanspec_targets{state="draining"} 1.0',
@@ -46,6 +61,19 @@ def test_nodes_are_never_labels() -> None:
     metrics = Metrics(lambda: ([], [], 0, 0))
     metrics.answered(USAGE, resumes=0)
     assert NODE not in metrics.render().decode()
+
+
+def test_models_beyond_so_many_share_one_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PAIRS", 2)
+    metrics = Metrics(lambda: ([], [], 0, 0))
+    for name in ("a", 'b"}\n# x', "c", "d", "a"):
+        metrics.receipts([(receipt(by_depth=((1, 0),)), ModelPair("big", "b" * 64, name, "d" * 64))])
+    found = {line for line in lines(metrics) if line.startswith("wanspec_acceptance_reached_total")}
+    assert found == {
+        'wanspec_acceptance_reached_total{drafter_model="a",target_model="big"} 2.0',
+        'wanspec_acceptance_reached_total{drafter_model="b\\"}\\n# x",target_model="big"} 1.0',
+        'wanspec_acceptance_reached_total{drafter_model="other",target_model="other"} 2.0',
+    }
 
 
 def test_two_coordinators_do_not_share_counters() -> None:

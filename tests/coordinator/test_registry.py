@@ -189,6 +189,7 @@ def test_a_want_becomes_an_offer_an_answer_and_a_grant(registry: Registry) -> No
     assert (offer.link, offer.seconds) == (NODE, 600.0)
     terms = offer.terms
     assert (terms.jti, terms.node, terms.target, terms.model) == ("jti-1", peer("a"), T, "small")
+    assert (terms.target_model, terms.target_digest) == (SERVED.name, SERVED.digest)
     assert terms.addresses == ("ws://127.0.0.1:9/wanspec/draft",)
     assert answer(registry, "jti-1") == [Send(TARGET, Drafters("w", (granted("a", "jti-1"),)))]
     assert registry.leases["jti-1"].held

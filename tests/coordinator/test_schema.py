@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from coordinator.schema import migrations, open_database
+from coordinator.statements import acceptance, store_receipts, tallies
 from wanspec_p2p.errors import ConfigError
+from wanspec_p2p.protocol.target_to_coordinator import Receipt
+from wanspec_p2p.types import PeerId
 
 
 def version(path: Path) -> int:
@@ -35,6 +38,21 @@ def test_an_older_file_is_brought_up_step_by_step_and_keeps_its_rows(tmp_path: P
     database = open_database(path, steps)
     assert database.execute("SELECT x, y FROM a").fetchall() == [(1, "a;b")]
     assert version(path) == 2
+    database.close()
+
+
+def test_a_ledger_of_before_acceptance_keeps_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    database = open_database(path, migrations()[:1])
+    database.execute("INSERT INTO leases VALUES ('jti', 'node', 'target', 'pool', 'model', 1.0)")
+    database.execute("INSERT INTO receipts VALUES ('id', 'target', 'node', 'jti', 'session', 4, 3, 2, 1, NULL, 1.0)")
+    database.close()
+    database = open_database(path)
+    assert database.execute("SELECT jti, model, pair FROM leases").fetchall() == [("jti", "model", None)]
+    receipts = [Receipt(id, PeerId("node"), "jti", "session", 4, 3, 2, 1, by_depth=((3, 2),)) for id in ("id", "id 2")]
+    assert store_receipts(database, PeerId("target"), receipts, 2.0) == [(receipts[1], None)]
+    assert acceptance(database, 2.0) == [], "nobody knows the models of a lease of before"
+    assert tallies(database)[PeerId("node")].drafted == 8
     database.close()
 
 

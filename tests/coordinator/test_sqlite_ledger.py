@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from coordinator import statements
+from coordinator.acceptance import ModelPair, Positions
 from coordinator.instructions import LeaseTerms
 from coordinator.ledger import Applicant, LedgerError
 from coordinator.records import Tally
@@ -19,14 +21,23 @@ from wanspec_p2p.protocol.target_to_coordinator import Receipt
 from wanspec_p2p.types import PeerId, Role
 
 T = PeerId("t" * 32)
+DAY = 86400.0
 
 
 def applicant(name: str = "a", secret: str = "", role: Role = Role.NODE) -> Applicant:
     return Applicant(PeerId(name * 32), b"k" * 32, role, "name", "owner", "site", secret)
 
 
-def receipt(id: str, node: str = "a") -> Receipt:
-    return Receipt(id, PeerId(node * 32), "jti", "session", drafted=4, verified=3, accepted=2, won=1, rtt=0.1)
+def receipt(id: str, node: str = "a", jti: str = "jti", by_depth: tuple[tuple[int, int], ...] = ()) -> Receipt:
+    return Receipt(id, PeerId(node * 32), jti, "session", 4, 3, 2, won=1, rtt=0.1, by_depth=by_depth)
+
+
+def terms(jti: str = "jti", node: str = "a", digest: str = "d" * 64) -> LeaseTerms:
+    peers = PeerId(node * 32), T
+    return LeaseTerms(jti, *peers, "o", "s", "p", "small", digest, "t" * 64, ("ws://x",), None, "big", "b" * 64)
+
+
+PAIR = ModelPair("big", "b" * 64, "small", "d" * 64)
 
 
 def everything_in(directory: Path) -> bytes:
@@ -112,24 +123,81 @@ async def test_api_keys(ledger: SqliteLedger) -> None:
 
 async def test_a_receipt_sent_twice_is_stored_once(ledger: SqliteLedger) -> None:
     assert await ledger.store_receipts(T, [receipt("1"), receipt("2", "b")], now=0.0) == [
-        receipt("1"),
-        receipt("2", "b"),
+        (receipt("1"), None),
+        (receipt("2", "b"), None),
     ]
-    assert await ledger.store_receipts(T, [receipt("1"), receipt("3")], now=1.0) == [receipt("3")]
+    assert await ledger.store_receipts(T, [receipt("1"), receipt("3")], now=1.0) == [(receipt("3"), None)]
     assert await ledger.tallies() == {PeerId("a" * 32): Tally(8, 6, 4, 2), PeerId("b" * 32): Tally(4, 3, 2, 1)}
 
 
 async def test_one_calls_failure_leaves_the_others_of_its_batch_alone(ledger: SqliteLedger) -> None:
-    terms = LeaseTerms("j", PeerId("a" * 32), T, "o", "s", "p", "m", "d" * 64, "t" * 64, ("ws://x",), None)
     outcomes = await asyncio.gather(
-        ledger.record_lease(terms, now=0.0),
-        ledger.record_lease(terms, now=0.0),
+        ledger.record_lease(terms(), now=0.0),
+        ledger.record_lease(terms(), now=0.0),
         ledger.store_receipts(T, [receipt("1")], now=0.0),
         return_exceptions=True,
     )
     assert isinstance(outcomes[1], LedgerError)
-    assert outcomes[2] == [receipt("1")]
+    assert outcomes[2] == [(receipt("1"), PAIR)]
     assert len(await ledger.tallies()) == 1
+
+
+async def test_acceptance_is_counted_once_by_the_models_of_the_lease(ledger: SqliteLedger) -> None:
+    await ledger.record_lease(terms(), now=0.0)
+    await ledger.record_lease(terms("jti-2", "b"), now=0.0)  # another node with the same model
+    await ledger.record_lease(terms("jti-3", digest="e" * 64), now=0.0)  # the model's successor
+    first = receipt("1", by_depth=((3, 2), (0, 0), (1, 0)))
+    successors = [receipt("3", jti="jti-3", by_depth=((1, 1),))]
+    batch = [first, first, receipt("2", "b", "jti-2", ((2, 2), (2, 1))), *successors]
+    for _ in range(2):  # sent again, as after a crash
+        await ledger.store_receipts(T, batch, now=0.0)
+    known, successor = await ledger.acceptance(now=0.0)
+    assert known.pair == PAIR
+    assert known.by_depth == {1: Positions(5, 4), 2: Positions(2, 1), 3: Positions(1, 0)}
+    assert (known.total, known.recent, known.before) == (Positions(8, 5), Positions(8, 5), Positions())
+    assert (successor.pair.drafter_digest, successor.total) == ("e" * 64, Positions(1, 1))
+
+
+async def test_a_receipt_counts_only_under_a_lease_of_its_node_and_target(ledger: SqliteLedger) -> None:
+    await ledger.record_lease(terms(), now=0.0)
+    counts = ((3, 2),)
+    assert await ledger.store_receipts(T, [receipt("1", jti="unknown", by_depth=counts)], now=0.0)
+    assert await ledger.store_receipts(T, [receipt("2", "b", by_depth=counts)], now=0.0)  # node a's lease
+    assert await ledger.store_receipts(PeerId("u" * 32), [receipt("3", by_depth=counts)], now=0.0)  # target T's
+    assert await ledger.acceptance(now=0.0) == []
+    assert (await ledger.tallies())[PeerId("a" * 32)].drafted == 8, "as contributions they all count"
+
+
+async def test_today_and_yesterday_are_recent_and_old_days_are_forgotten(ledger: SqliteLedger) -> None:
+    await ledger.record_lease(terms(), now=0.0)
+    for day in range(100):
+        await ledger.store_receipts(T, [receipt(str(day), by_depth=((2, 1),))], now=DAY * (day + 0.999))
+    (known,) = await ledger.acceptance(now=DAY * 99)
+    assert (known.recent, known.before) == (Positions(4, 2), Positions(176, 88))
+    (known,) = await ledger.acceptance(now=DAY * 101)
+    assert (known.recent, known.total) == (Positions(), Positions(180, 90))
+
+
+async def test_acceptance_survives_a_restart(tmp_path: Path, ledger: SqliteLedger) -> None:
+    await ledger.record_lease(terms(), now=0.0)
+    await ledger.store_receipts(T, [receipt("1", by_depth=((3, 2),))], now=0.0)
+    before = await ledger.acceptance(now=0.0)
+    await ledger.close()
+    again = SqliteLedger(tmp_path / "ledger.sqlite3")
+    await again.store_receipts(T, [receipt("1", by_depth=((3, 2),))], now=0.0)
+    assert await again.acceptance(now=0.0) == before != []
+    await again.store_receipts(T, [receipt("2", by_depth=((1, 1),))], now=0.0)  # under the lease of before
+    assert (await again.acceptance(now=0.0))[0].total == Positions(4, 3)
+    await again.close()
+
+
+async def test_of_very_many_pairs_the_busiest_are_shown(ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statements, "MAX_PAIRS", 2)
+    for number in range(3):
+        await ledger.record_lease(terms(str(number), digest=f"{number:064}"), now=0.0)
+        counts = ((number + 1, 0),)
+        await ledger.store_receipts(T, [receipt(str(number), jti=str(number), by_depth=counts)], now=0.0)
+    assert [known.total.reached for known in await ledger.acceptance(now=0.0)] == [3, 2]
 
 
 async def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
@@ -151,6 +219,7 @@ async def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None
 _CHILD = """
 import asyncio, sys
 from pathlib import Path
+from coordinator.instructions import LeaseTerms
 from coordinator.ledger import Applicant
 from coordinator.sqlite_ledger import SqliteLedger
 from wanspec_p2p.protocol.target_to_coordinator import Receipt
@@ -160,9 +229,12 @@ async def main():
     ledger = SqliteLedger(Path(sys.argv[1]))
     await ledger.add_join_secret("s", role=Role.NODE, pool="p", expires=9e9, uses=1, now=0.0)
     await ledger.admit(Applicant("a" * 32, b"k" * 32, Role.NODE, "n", "o", "s", "s"), now=0.0)
+    terms = ("o", "s", "p", "m", "d" * 64, "t" * 64, ("ws://x",), None, "big", "b" * 64)
+    await ledger.record_lease(LeaseTerms("j", "a" * 32, "t" * 32, *terms), now=0.0)
     number = 0
     while True:
-        receipt = Receipt(str(number), "a" * 32, "j", "s", drafted=1, verified=1, accepted=1, won=1)
+        counts = dict(drafted=1, verified=1, accepted=1, won=1, by_depth=((1, 1),))
+        receipt = Receipt(str(number), "a" * 32, "j", "s", **counts)
         await ledger.store_receipts("t" * 32, [receipt], now=0.0)
         print(number, flush=True)  # acknowledged
         number += 1
@@ -187,6 +259,8 @@ async def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
     acknowledged = int(rest[-1]) + 1 if rest else 51
     ledger = SqliteLedger(path)
     tallies = await ledger.tallies()
-    assert tallies[PeerId("a" * 32)].drafted >= acknowledged
+    stored = tallies[PeerId("a" * 32)].drafted
+    assert stored >= acknowledged
+    assert (await ledger.acceptance(now=0.0))[0].total == Positions(stored, stored), "of the same transactions"
     assert (await ledger.admit(applicant(), now=0.0)).pool == "p"
     await ledger.close()

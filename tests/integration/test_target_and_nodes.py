@@ -472,6 +472,28 @@ async def test_honest_drafts_make_an_answer_come_in_fewer_passes() -> None:
         await nodes_idle(made)
 
 
+@pytest.mark.parametrize("drift", [0.1, 0.3, 1.0])
+@in_virtual_time
+async def test_the_acceptance_that_is_measured_is_that_of_the_two_models(drift: float) -> None:
+    async with world(drafters=1) as made:
+        drafter = made.honest(drift).model
+        assert isinstance(drafter, ScriptedModel)
+        await made.attached(1)
+        await made.ask(Sampling(), *PROMPTS)
+        await made.hear_receipts(len(PROMPTS))
+        agreed = [
+            int(drafter.row([*prompt, *made.answers[name][:at]]).argmax()) == made.answers[name][at]
+            for name, prompt in PROMPTS.items()
+            for at in range(TOKENS)
+        ]
+        counts = [pair for receipt in made.receipts for pair in receipt.by_depth]
+        reached, right = (sum(column) for column in zip(*counts, strict=True))
+        assert 0.7 * len(agreed) < reached <= len(agreed), "a position is judged once, however deep"
+        assert right / reached == pytest.approx(sum(agreed) / len(agreed), abs=0.05)
+        assert max(len(receipt.by_depth) for receipt in made.receipts) > 1
+        await nodes_idle(made)
+
+
 @in_virtual_time
 async def test_a_target_that_stops_takes_its_sessions_off_the_nodes() -> None:
     made = World()

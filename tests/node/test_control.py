@@ -108,7 +108,7 @@ async def settle() -> None:
 
 
 async def test_first_contact_shows_the_secret(bench: Bench) -> None:
-    _, registration = await bench.coordinator.next_link()
+    _, registration = await bench.coordinator.registered()
     assert registration.join_secret == "s3cret"
 
 
@@ -142,7 +142,7 @@ async def test_a_broken_link_is_dialled_again_without_the_secret(bench: Bench) -
     expected = Backoff(random.Random(1)).next()
     assert bench.waits.asked == [2.0, expected]
     await bench.waits.end()
-    _, registration = await bench.coordinator.next_link()
+    _, registration = await bench.coordinator.registered()
     assert registration.join_secret == ""
 
 
@@ -177,7 +177,7 @@ async def test_the_coordinator_says_when_to_come_back(bench: Bench, code: int) -
 
 @pytest.mark.parametrize("code", [CloseCode.JOIN_REFUSED, CloseCode.TOKENIZER_MISMATCH, CloseCode.REPLACED])
 async def test_a_final_refusal_is_raised_in_the_coordinators_words(bench: Bench, code: CloseCode) -> None:
-    link, _ = await bench.coordinator.next_link()
+    link, _ = await bench.coordinator.registered()
     await link.close(code, "this token has been used")
     with pytest.raises(PeerRefused, match="this token has been used") as refusal:
         await bench.result()
@@ -199,7 +199,7 @@ async def test_a_member_that_finds_an_impostor_tries_again() -> None:
     bench.start()
     await settle()
     await bench.waits.end()
-    _, registration = await bench.coordinator.next_link()
+    _, registration = await bench.coordinator.registered()
     assert registration.join_secret == ""
     await bench.close()
 
@@ -207,7 +207,7 @@ async def test_a_member_that_finds_an_impostor_tries_again() -> None:
 async def test_a_message_out_of_turn_closes_the_link_with_the_reason() -> None:
     bench = Bench(enrolled=True)
     bench.start()
-    link, _ = await bench.coordinator.next_link()
+    link, _ = await bench.coordinator.registered()
     await link.send(LeaseOffer(jti="x", lease="y"))
     with pytest.raises(PeerRefused, match="LeaseOffer is not expected while registering"):
         async with asyncio.timeout(5):

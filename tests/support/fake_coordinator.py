@@ -69,6 +69,7 @@ class FakeCoordinator:
     lies_alone: bool = False
     node_name: str = "lab-a"
     unmatched: str | None = None
+    acceptance: list[dict[str, Any]] | None = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -163,6 +164,8 @@ class FakeCoordinator:
         state = {"nodes": [], "targets": []} if self.empty else _state(self.drafters)
         for node in state["nodes"][:1]:
             node |= {"name": self.node_name, "unmatched": self.unmatched}
+        if self.acceptance is not None:
+            state["acceptance"] = self.acceptance
         return self._refusal(request) or JSONResponse(state)
 
     async def _foreign(self, request: Request) -> Response:

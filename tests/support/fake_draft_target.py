@@ -6,75 +6,38 @@ import asyncio
 from collections.abc import Sequence
 
 from node.lease_checks import Held
+from tests.support.dialled_links import DialledLinks
+from tests.support.session_rows import prefix_hash
 from wanspec_p2p.clock import Clock
-from wanspec_p2p.errors import WanspecError
-from wanspec_p2p.links.memory import memory_transports
-from wanspec_p2p.links.peer import PeerLink, accept, connect
+from wanspec_p2p.links.peer import PeerLink
 from wanspec_p2p.protocol.codec import AT_NODE_FROM_TARGET, AT_TARGET_FROM_NODE
 from wanspec_p2p.protocol.node_to_target import Attach, Draft, NodeToTarget
 from wanspec_p2p.protocol.target_to_node import Close, Open, TargetToNode, Verdict, Window
 from wanspec_p2p.security.identity import Identity
-from wanspec_p2p.speculation.tree import chain_hash, session_hash
 from wanspec_p2p.types import Role, Sampling, TokenId
 
-__all__ = ["FakeDraftTarget", "prefix_hash"]
+__all__ = ["FakeDraftTarget"]
 
 SECONDS = 5.0
 
 
-def prefix_hash(session: str, tokens: Sequence[TokenId]) -> bytes:
-    """The chain hash by which both sides name a prefix."""
-    value = session_hash(session)  # type: ignore[arg-type]  # a SessionId is a str
-    for token in tokens:
-        value = chain_hash(value, token)
-    return value
-
-
-class FakeDraftTarget:
-    """`dial` is what a draft link is given to reach it; `next_link` gives the far end of what was dialled.
+class FakeDraftTarget(DialledLinks[NodeToTarget]):
+    """`dial` is what a draft link is given to reach it.
 
     Attributes:
         dialled: (jti of the lease, address) of every attempt.
-        failures: raised by the next attempts, one each, before anything is accepted.
     """
 
     def __init__(self, identity: Identity, node: Identity, clock: Clock) -> None:
-        self._identity, self._node, self._clock = identity, node, clock
+        super().__init__(AT_TARGET_FROM_NODE, identity=identity, role=Role.TARGET, clock=clock, seconds=SECONDS)
+        self._node = node
         self.dialled: list[tuple[str, str]] = []
-        self.failures: list[WanspecError] = []
-        self._links: asyncio.Queue[PeerLink[NodeToTarget]] = asyncio.Queue()
-        self._all: list[PeerLink[NodeToTarget]] = []
 
     async def dial(self, lease: Held, address: str) -> PeerLink[TargetToNode]:
         self.dialled.append((lease.claims.jti, address))
-        if self.failures:
-            raise self.failures.pop(0)
-        here, there = memory_transports()
-        far, near = await asyncio.gather(
-            accept(
-                there,
-                AT_TARGET_FROM_NODE,
-                identity=self._identity,
-                role=Role.TARGET,
-                roles=frozenset({Role.NODE}),
-                clock=self._clock,
-            ),
-            connect(
-                here,
-                AT_NODE_FROM_TARGET,
-                identity=self._node,
-                role=Role.NODE,
-                expect=lease.claims.target,
-                clock=self._clock,
-            ),
+        return await self.connected(
+            AT_NODE_FROM_TARGET, identity=self._node, role=Role.NODE, expect=lease.claims.target
         )
-        self._all.append(far)
-        self._links.put_nowait(far)
-        return near
-
-    async def next_link(self) -> PeerLink[NodeToTarget]:
-        async with asyncio.timeout(SECONDS):
-            return await self._links.get()
 
     async def attached(self) -> tuple[PeerLink[NodeToTarget], str]:
         """The next link, and the lease it was attached with."""
@@ -83,10 +46,6 @@ class FakeDraftTarget:
             message = await link.receive()
         assert isinstance(message, Attach), message
         return link, message.lease
-
-    async def close(self) -> None:
-        for link in self._all:
-            await link.close()
 
     @staticmethod
     def open(session: int, prefix: Sequence[TokenId], *, name: str = "s", window: int = 8) -> Open:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TypeVar
 
+from tests.support.dialled_links import DialledLinks
 from wanspec_p2p.clock import Clock
-from wanspec_p2p.errors import WanspecError
-from wanspec_p2p.links.memory import memory_transports
-from wanspec_p2p.links.peer import PeerLink, accept, connect
+from wanspec_p2p.links.peer import PeerLink
 from wanspec_p2p.protocol.codec import AT_COORDINATOR_FROM_NODE, AT_NODE_FROM_COORDINATOR
 from wanspec_p2p.protocol.common_messages import Registered
 from wanspec_p2p.protocol.coordinator_to_node import CoordinatorToNode
@@ -30,60 +29,31 @@ async def expect(link: PeerLink[NodeMessage], kind: type[M]) -> M:
     return message
 
 
-class FakeNodeCoordinator:
-    """`dial` is what a control link is given to reach it; `next_link` gives the far end of what was dialled.
+class FakeNodeCoordinator(DialledLinks[NodeMessage]):
+    """`dial` is what a control link is given to reach it.
 
     Attributes:
         dialled: number of attempts.
-        failures: raised by the next attempts, one each, before anything is accepted.
     """
 
     def __init__(self, identity: Identity, node: Identity, clock: Clock) -> None:
-        self._identity, self._node, self._clock = identity, node, clock
+        super().__init__(
+            AT_COORDINATOR_FROM_NODE, identity=identity, role=Role.COORDINATOR, clock=clock, seconds=SECONDS
+        )
+        self._node = node
         self.dialled = 0
-        self.failures: list[WanspecError] = []
-        self._links: asyncio.Queue[PeerLink[NodeMessage]] = asyncio.Queue()
-        self._all: list[PeerLink[NodeMessage]] = []
 
     async def dial(self) -> PeerLink[CoordinatorToNode]:
         self.dialled += 1
-        if self.failures:
-            raise self.failures.pop(0)
-        here, there = memory_transports()
-        far, near = await asyncio.gather(
-            accept(
-                there,
-                AT_COORDINATOR_FROM_NODE,
-                identity=self._identity,
-                role=Role.COORDINATOR,
-                roles=frozenset({Role.NODE}),
-                clock=self._clock,
-            ),
-            connect(
-                here,
-                AT_NODE_FROM_COORDINATOR,
-                identity=self._node,
-                role=Role.NODE,
-                expect=self._identity.peer_id,
-                clock=self._clock,
-            ),
-        )
-        self._all.append(far)
-        self._links.put_nowait(far)
-        return near
+        return await self.connected(AT_NODE_FROM_COORDINATOR, identity=self._node, role=Role.NODE)
 
-    async def next_link(self) -> tuple[PeerLink[NodeMessage], RegisterNode]:
-        """What was dialled, and how the node introduced itself."""
-        async with asyncio.timeout(SECONDS):
-            link = await self._links.get()
+    async def registered(self) -> tuple[PeerLink[NodeMessage], RegisterNode]:
+        """The next link, and how the node introduced itself on it."""
+        link = await self.next_link()
         return link, await expect(link, RegisterNode)
 
     async def admitted(self, heartbeat: float = 2.0) -> PeerLink[NodeMessage]:
         """The next link, its node taken in."""
-        link, _ = await self.next_link()
+        link, _ = await self.registered()
         await link.send(Registered(pool="default", heartbeat=heartbeat))
         return link
-
-    async def close(self) -> None:
-        for link in self._all:
-            await link.close()

@@ -10,7 +10,7 @@ from msgspec import inspect
 
 from wanspec_p2p.protocol.coordinator_to_target import Generate
 from wanspec_p2p.protocol.node_to_target import Draft
-from wanspec_p2p.protocol.target_to_coordinator import Tokens
+from wanspec_p2p.protocol.target_to_coordinator import Receipt, Receipts, Tokens
 from wanspec_p2p.protocol.target_to_node import Open, Verdict
 from wanspec_p2p.types import Sampling
 
@@ -94,7 +94,19 @@ def _agree(message: Any) -> Any:
             return change(
                 message, origins=(*origins, *[None] * len(ids))[: len(ids)], logprobs=_fit(logprobs, len(ids))
             )
+        case Receipts(receipts=receipts):
+            return change(message, receipts=tuple(map(_plausible, receipts)))
     return message
+
+
+def _plausible(receipt: Receipt) -> Receipt:
+    by_depth = tuple((max(pair), min(pair)) for pair in receipt.by_depth)
+    return msgspec.structs.replace(
+        receipt,
+        by_depth=by_depth,
+        verified=max(receipt.verified, sum(reached for reached, _ in by_depth)),
+        accepted=max(receipt.accepted, sum(right for _, right in by_depth)),
+    )
 
 
 def _fit(values: tuple[Any, ...], count: int) -> tuple[Any, ...]:

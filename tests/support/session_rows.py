@@ -59,9 +59,9 @@ def decode_alone(spec: SessionSpec, rows: Rows) -> list[TokenId]:
     return answer
 
 
-def prefix_hash(session: SessionId, tokens: Sequence[TokenId]) -> bytes:
+def prefix_hash(session: str, tokens: Sequence[TokenId]) -> bytes:
     """h_n, from nothing but the definition."""
-    chained = session_hash(session)
+    chained = session_hash(SessionId(session))
     for token in tokens:
         chained = chain_hash(chained, token)
     return chained

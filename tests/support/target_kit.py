@@ -10,11 +10,13 @@ from typing import TypeAlias, TypeVar
 
 import msgspec
 
+from tests.support.dialled_links import DialledLinks
 from tests.support.scripted_models import SCRIPTED_TOKENIZER, ScriptedModel
+from tests.support.session_rows import prefix_hash
 from wanspec_p2p.clock import Clock
-from wanspec_p2p.errors import LinkClosed, PeerRefused, WanspecError
+from wanspec_p2p.errors import LinkClosed, PeerRefused
 from wanspec_p2p.links.memory import MemoryTransport, Path, memory_transports
-from wanspec_p2p.links.peer import PeerLink, accept, connect
+from wanspec_p2p.links.peer import PeerLink, connect
 from wanspec_p2p.protocol.codec import (
     AT_COORDINATOR_FROM_TARGET,
     AT_NODE_FROM_TARGET,
@@ -28,8 +30,7 @@ from wanspec_p2p.protocol.target_to_node import Open, TargetToNode, Verdict
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.security.leases import LeaseClaims, issue
 from wanspec_p2p.speculation.sampling import Sampler
-from wanspec_p2p.speculation.tree import chain_hash, session_hash
-from wanspec_p2p.types import PeerId, Role, Sampling, SessionId, TokenId
+from wanspec_p2p.types import PeerId, Role, Sampling, TokenId
 
 __all__ = [
     "CoordinatorEnd",
@@ -38,7 +39,6 @@ __all__ = [
     "Said",
     "dial_target",
     "names",
-    "prefix_hash",
     "request",
     "target_alone",
     "until",
@@ -89,14 +89,6 @@ def target_alone(
         sampler.commit([token])
         answer.append(token)
     return answer
-
-
-def prefix_hash(session: str, tokens: Sequence[TokenId]) -> bytes:
-    """The chain hash by which both sides name a prefix."""
-    value = session_hash(SessionId(session))
-    for token in tokens:
-        value = chain_hash(value, token)
-    return value
 
 
 class Mint:
@@ -251,50 +243,23 @@ class Said:
         return end
 
 
-class CoordinatorEnd:
+class CoordinatorEnd(DialledLinks[TargetMessage]):
     """Coordinators a target dials, one a connection: `dial` is the target's, `next_link` and `taken_in` the test's.
 
     Attributes:
-        failures: raised by the next attempts to dial, one each.
+        dialled: number of attempts.
     """
 
     def __init__(self, identity: Identity, target: Identity, clock: Clock) -> None:
-        self._identity, self._target, self._clock = identity, target, clock
-        self.failures: list[WanspecError] = []
+        super().__init__(
+            AT_COORDINATOR_FROM_TARGET, identity=identity, role=Role.COORDINATOR, clock=clock, seconds=SECONDS
+        )
+        self._target = target
         self.dialled = 0
-        self._links: asyncio.Queue[PeerLink[TargetMessage]] = asyncio.Queue()
-        self._all: list[PeerLink[TargetMessage]] = []
 
     async def dial(self) -> PeerLink[CoordinatorToTarget]:
         self.dialled += 1
-        if self.failures:
-            raise self.failures.pop(0)
-        here, there = memory_transports()
-        far, near = await asyncio.gather(
-            accept(
-                there,
-                AT_COORDINATOR_FROM_TARGET,
-                identity=self._identity,
-                role=Role.COORDINATOR,
-                roles=frozenset({Role.TARGET}),
-                clock=self._clock,
-            ),
-            connect(
-                here,
-                AT_TARGET_FROM_COORDINATOR,
-                identity=self._target,
-                role=Role.TARGET,
-                expect=self._identity.peer_id,
-                clock=self._clock,
-            ),
-        )
-        self._all.append(far)
-        self._links.put_nowait(far)
-        return near
-
-    async def next_link(self) -> PeerLink[TargetMessage]:
-        async with asyncio.timeout(SECONDS):
-            return await self._links.get()
+        return await self.connected(AT_TARGET_FROM_COORDINATOR, identity=self._target, role=Role.TARGET)
 
     async def taken_in(self, heartbeat: float = 2.0) -> tuple[PeerLink[TargetMessage], RegisterTarget]:
         """The next link, after the target has registered on it."""
@@ -310,7 +275,3 @@ class CoordinatorEnd:
             while not isinstance(message := await link.receive(), kind):
                 pass
         return message
-
-    async def close(self) -> None:
-        for link in self._all:
-            await link.close()

@@ -45,6 +45,6 @@ async def test_another_message_than_expected_fails_the_test() -> None:
     near = await coordinator.dial()
     await near.send(Heartbeat(sessions=1))
     with pytest.raises(AssertionError):
-        await coordinator.next_link()
+        await coordinator.registered()
     await near.close()
     await coordinator.close()

@@ -5,14 +5,13 @@ import asyncio
 import pytest
 
 from tests.support.scripted_models import ScriptedModel
-from tests.support.target_kit import Mint, Said, names, prefix_hash, request, target_alone
+from tests.support.target_kit import Mint, Said, names, request, target_alone
 from tests.support.virtual_time import LoopClock, in_virtual_time
 from wanspec_p2p.errors import RemoteProtocolError
 from wanspec_p2p.protocol.target_to_coordinator import Failed, Finished, Tokens, Usage
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.security.leases import check
-from wanspec_p2p.speculation.tree import DraftTree
-from wanspec_p2p.types import FinishReason, Sampling, SessionId
+from wanspec_p2p.types import FinishReason, Sampling
 
 
 def tokens(position: int, *ids: int, text: str = "") -> Tokens:
@@ -29,10 +28,6 @@ def test_the_target_alone_is_greedy_where_it_should_be_and_stops() -> None:
     assert target_alone(model, (1, 2), 5, Sampling(), stop_tokens=answer[2:3]) == answer[:3]
     warm = target_alone(model, (1, 2), 5, Sampling(temperature=1.0))
     assert warm == target_alone(model, (1, 2), 5, Sampling(temperature=1.0)) != answer
-
-
-def test_prefixes_are_named_as_the_tree_names_them() -> None:
-    assert prefix_hash("s", (4, 5, 6)) == DraftTree(SessionId("s"), (4, 5, 6)).hash
 
 
 def test_requests_differ_as_they_are_told_to() -> None:

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from wanspec_p2p.config import Paths, load_settings, read_section
+from wanspec_p2p.config import Paths, check_length, check_range, load_settings, read_section
 from wanspec_p2p.errors import ConfigError
 from wanspec_p2p.types import Dtype
 
@@ -110,3 +111,28 @@ def test_a_field_that_nobody_set_says_how_to_set_it(file: Path) -> None:
 def test_a_file_that_cannot_be_read_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         read_section(tmp_path, "example")
+
+
+@pytest.mark.parametrize("name", ["a", "abc", None])
+def test_a_text_as_long_as_it_may_be(name: str | None) -> None:
+    check_length(SimpleNamespace(name=name), "name", 3)
+
+
+@pytest.mark.parametrize("name", ["", "abcd"])
+def test_a_text_of_another_length_is_named(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^name must have between 1 and 3 characters$"):
+        check_length(SimpleNamespace(name=name), "name", 3)
+
+
+@pytest.mark.parametrize(("slots", "high"), [(1, 4), (4, 4), (10**9, None), (None, 4)])
+def test_a_number_within_its_range(slots: int | None, high: int | None) -> None:
+    check_range(SimpleNamespace(slots=slots), "slots", 1, high)
+
+
+@pytest.mark.parametrize(
+    ("slots", "high", "says"),
+    [(0, 4, "between 1 and 4, not 0"), (5, 4, "between 1 and 4, not 5"), (0, None, "1 or more, not 0")],
+)
+def test_a_number_outside_its_range_is_named(slots: int, high: int | None, says: str) -> None:
+    with pytest.raises(ValueError, match=f"^slots must be {says}$"):
+        check_range(SimpleNamespace(slots=slots), "slots", 1, high)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 import structlog
@@ -27,6 +28,15 @@ def test_lines_for_people_have_no_colours_without_a_terminal(capsys: pytest.Capt
     assert "pool=default" in err
     assert "\x1b[" not in err
     assert "session declined" not in err
+
+
+def test_a_command_may_say_less(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(json=False, level=logging.WARNING)
+    structlog.get_logger("node").info("joined")
+    structlog.get_logger("node").warning("a node was not admitted")
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "a node was not admitted" in err
 
 
 @pytest.mark.parametrize("as_json", [True, False])

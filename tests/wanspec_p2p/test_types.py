@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import math
+
 import msgspec
 import pytest
 from hypothesis import given
 
 from tests.support.messages import samplings
-from wanspec_p2p.types import Role, Sampling, Segment
+from wanspec_p2p.types import GREEDY_BELOW, Role, Sampling, Segment
 
 
 def test_the_defaults_are_greedy_and_plain() -> None:
@@ -14,6 +16,13 @@ def test_the_defaults_are_greedy_and_plain() -> None:
     assert msgspec.json.encode(sampling) == b"{}"
     assert not Sampling(temperature=0.1).greedy
     assert Sampling(temperature=0.8, top_k=50, top_p=0.9).plain
+
+
+def test_next_to_no_temperature_is_greedy_and_travels_as_it_was_asked() -> None:
+    for temperature in (5e-324, 1e-306, 1e-10, math.nextafter(GREEDY_BELOW, 0.0)):
+        assert Sampling(temperature=temperature).greedy
+        assert msgspec.json.decode(msgspec.json.encode(Sampling(temperature=temperature)))["temperature"] == temperature
+    assert not Sampling(temperature=GREEDY_BELOW).greedy
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from wanspec_p2p.cli.output import Json
-from wanspec_p2p.cli.peer_options import DtypeOption, JoinTokenText, LogJson, Model, Name, Owner, Site, Slots, Threads
+from wanspec_p2p.cli.peer_options import (
+    DtypeOption,
+    JoinTokenText,
+    LogJson,
+    Model,
+    Name,
+    Owner,
+    Site,
+    Slots,
+    Threads,
+    without_joining,
+)
 from wanspec_p2p.cli.running import WithParent, serve
 from wanspec_p2p.cli.settings import DataDir, prepare_model, service_settings
 
@@ -38,30 +49,12 @@ def join(
     with_parent: WithParent = False,
 ) -> None:
     """Join the coordinator of TOKEN, and draft until told to stop."""
-    _serve(context)
-
-
-@app.command()
-def run(
-    context: typer.Context,
-    model: Model = None,
-    slots: Slots = None,
-    threads: Threads = None,
-    dtype: DtypeOption = None,
-    discover: Discover = None,
-    data_dir: DataDir = None,
-    log_json: LogJson = None,
-    json: Json = False,
-    with_parent: WithParent = False,
-) -> None:
-    """Draft for the coordinator that was joined before, until told to stop."""
-    _serve(context)
-
-
-def _serve(context: typer.Context) -> None:
     from node import daemon
     from node.settings import NodeSettings
 
     settings = service_settings(NodeSettings, "node", context.params)
     prepare_model(settings.model, settings.cache_dir)
     serve(daemon.run, settings, name="node", context=context)
+
+
+app.command("run", help="Draft for the coordinator that was joined before, until told to stop.")(without_joining(join))

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
+from collections.abc import Callable
 from typing import Annotated, TypeAlias
 
 import typer
 
 from wanspec_p2p.types import Dtype
 
-__all__ = ["DtypeOption", "JoinTokenText", "LogJson", "Model", "Name", "Owner", "Site", "Slots", "Threads"]
+__all__ = [
+    "DtypeOption",
+    "JoinTokenText",
+    "LogJson",
+    "Model",
+    "Name",
+    "Owner",
+    "Site",
+    "Slots",
+    "Threads",
+    "without_joining",
+]
+
+SAID_IN_JOINING = ("join", "name", "owner", "site")
+"""Parameters of a `join` command that its `run` does not have."""
 
 
 def _from_stdin(token: str) -> str:
@@ -33,3 +50,17 @@ Slots: TypeAlias = Annotated[int | None, typer.Option("--slots", help="Sessions 
 Threads: TypeAlias = Annotated[int | None, typer.Option("--threads", help="CPU threads of the model.", min=1)]
 DtypeOption: TypeAlias = Annotated[Dtype | None, typer.Option("--dtype", help="What the model computes in.")]
 LogJson: TypeAlias = Annotated[bool | None, typer.Option("--log-json", help="Logs as JSON lines.")]
+
+
+def without_joining(join: Callable[..., None]) -> Callable[..., None]:
+    """The `run` that goes with a `join` command: the same flags but for what is said in joining."""
+
+    @functools.wraps(join)
+    def run(**given: object) -> None:
+        join(**dict.fromkeys(SAID_IN_JOINING), **given)
+
+    # typer reads a command's flags from its signature; one that is set is taken as it is, so its types are resolved.
+    signature = inspect.signature(join, eval_str=True)
+    left = [parameter for name, parameter in signature.parameters.items() if name not in SAID_IN_JOINING]
+    run.__signature__ = signature.replace(parameters=left)  # type: ignore[attr-defined]  # functions may have one
+    return run

@@ -1,4 +1,4 @@
-"""`wanspec status`: who is there."""
+"""`wanspec status`: who is there, and how well each drafter model fits its target."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from wanspec_p2p.cli.settings import ApiKey, CoordinatorUrl, Fingerprint, submit
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 __all__ = ["status"]
 
@@ -16,7 +17,9 @@ __all__ = ["status"]
 def status(
     coordinator: CoordinatorUrl = None, api_key: ApiKey = None, fingerprint: Fingerprint = None, json: Json = False
 ) -> None:
-    """Show a coordinator's targets and nodes."""
+    """Show a coordinator's targets and nodes, and how often drafters are right."""
+    from rich.text import Text
+
     with submitter(coordinator, api_key, fingerprint).client() as client:
         state = client.state()
     if json:
@@ -26,10 +29,19 @@ def status(
     screen.print(_table("target", state.get("targets", []), TARGET_COLUMNS))
     screen.print()
     screen.print(_table("node", state.get("nodes", []), NODE_COLUMNS))
+    screen.print()
+    acceptance = state.get("acceptance", [])
+    screen.print(_acceptance(acceptance))
+    for pair in acceptance:
+        if pair.get("misfit"):
+            names = f"{_name(pair, 'drafter')} for {_name(pair, 'target')}"
+            screen.print(Text(f"{names}: {_line(pair['misfit'])}"))
 
 
 TARGET_COLUMNS = ("name", "id", "model", "state", "sessions", "queued", "drafters", "owner", "site")
 NODE_COLUMNS = ("name", "id", "model", "state", "sessions", "pool", "owner", "site", "unmatched")
+DEPTHS, NAME_CELLS = (1, 2, 3), 27
+"""With these the table of acceptance fits 100 columns."""
 
 
 def _table(kind: str, peers: list[dict[str, Any]], columns: tuple[str, ...]) -> Table:
@@ -52,3 +64,40 @@ def _table(kind: str, peers: list[dict[str, Any]], columns: tuple[str, ...]) -> 
 def _model(peer: dict[str, Any]) -> str:
     models = peer.get("models") or [peer.get("model") or ""]
     return ", ".join(str(model.get("name", "")) if isinstance(model, dict) else str(model) for model in models)
+
+
+def _acceptance(pairs: list[dict[str, Any]]) -> Table:
+    """The share of drafted positions that were right: of all that are kept, of the last days, at each depth."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("target model", "drafter model", box=None, pad_edge=False)
+    for heading in ("positions", "α", "recent", *(f"α{'₀₁₂₃'[depth]}" for depth in DEPTHS)):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for pair in pairs:
+        at = {entry.get("depth"): entry for entry in pair.get("by_depth", [])}
+        shares = (_share(figures) for figures in (pair, pair.get("recent", {}), *(at.get(d, {}) for d in DEPTHS)))
+        positions = Text(printable(pair.get("reached", "")))
+        table.add_row(_name(pair, "target"), _name(pair, "drafter"), positions, *shares)
+    if not pairs:
+        table.add_row("none")
+    return table
+
+
+def _name(pair: dict[str, Any], role: str) -> Text:
+    """The digest goes first: it tells a model from its successor of the same name, however long that is."""
+    from rich.text import Text
+
+    model = pair.get(role, {})
+    name = Text(f"{short(_line(model.get('digest', '')))} {_line(model.get('name', ''))}")
+    name.truncate(NAME_CELLS, overflow="ellipsis")
+    return name
+
+
+def _line(words: object) -> str:
+    return " ".join(printable(words).split())
+
+
+def _share(figures: dict[str, Any]) -> str:
+    alpha = figures.get("alpha")
+    return f"{alpha:.2f}" if isinstance(alpha, int | float) else "–"

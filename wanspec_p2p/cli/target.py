@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from wanspec_p2p.cli.output import Json
-from wanspec_p2p.cli.peer_options import DtypeOption, JoinTokenText, LogJson, Model, Name, Owner, Site, Slots, Threads
+from wanspec_p2p.cli.peer_options import (
+    DtypeOption,
+    JoinTokenText,
+    LogJson,
+    Model,
+    Name,
+    Owner,
+    Site,
+    Slots,
+    Threads,
+    without_joining,
+)
 from wanspec_p2p.cli.running import WithParent, serve
 from wanspec_p2p.cli.settings import DataDir, prepare_model, service_settings
 
@@ -49,36 +60,12 @@ def join(
     with_parent: WithParent = False,
 ) -> None:
     """Join the coordinator of TOKEN, and serve until told to stop."""
-    _serve(context)
-
-
-@app.command()
-def run(
-    context: typer.Context,
-    model: Model = None,
-    host: Host = None,
-    port: Port = None,
-    address: Address = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-    slots: Slots = None,
-    drafters: Drafters = None,
-    network: Network = None,
-    threads: Threads = None,
-    dtype: DtypeOption = None,
-    data_dir: DataDir = None,
-    log_json: LogJson = None,
-    json: Json = False,
-    with_parent: WithParent = False,
-) -> None:
-    """Serve for the coordinator that was joined before, until told to stop."""
-    _serve(context)
-
-
-def _serve(context: typer.Context) -> None:
     from wanspec_p2p.target import service
     from wanspec_p2p.target.settings import TargetSettings
 
     settings = service_settings(TargetSettings, "target", context.params)
     prepare_model(settings.model, settings.cache_dir)
     serve(service.run, settings, name="target", context=context)
+
+
+app.command("run", help="Serve for the coordinator that was joined before, until told to stop.")(without_joining(join))

@@ -55,14 +55,7 @@ class Client:
     ) -> None:
         endpoint = Endpoint(url.rstrip("/"), api_key, fingerprint)
         self.url = endpoint.url
-        self._http = httpx2.Client(
-            base_url=endpoint.url,
-            headers=endpoint.headers,
-            verify=endpoint.verify,
-            timeout=endpoint.timeout(timeout),
-            trust_env=endpoint.trust_env,
-            transport=transport,
-        )
+        self._http = httpx2.Client(**endpoint.http_options(timeout), transport=transport)
 
     def generate(
         self, prompt: str | Messages, *, model: str | None = None, raw: bool = False, **options: Unpack[Options]

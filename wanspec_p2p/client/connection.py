@@ -7,6 +7,7 @@ import ipaddress
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypedDict
 from urllib.parse import urlsplit
 
 import httpx2
@@ -30,6 +31,14 @@ __all__ = ["DEFAULT_TIMEOUT", "Endpoint", "only_model", "translated"]
 DEFAULT_TIMEOUT = 120.0
 """Seconds without a byte from the coordinator after which a request has failed; a queue may be in front of a target."""
 CONNECT_TIMEOUT = 10.0
+
+
+class HttpOptions(TypedDict):
+    base_url: str
+    headers: Mapping[str, str]
+    verify: ssl.SSLContext | bool
+    timeout: httpx2.Timeout
+    trust_env: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +86,15 @@ class Endpoint:
         """Whether proxy variables count; a proxy cannot reach this machine's own loopback."""
         return not self.loopback
 
-    def timeout(self, seconds: float) -> httpx2.Timeout:
-        return httpx2.Timeout(seconds, connect=min(CONNECT_TIMEOUT, seconds))
+    def http_options(self, timeout: float) -> HttpOptions:
+        """What either kind of HTTP client is made with."""
+        return {
+            "base_url": self.url,
+            "headers": self.headers,
+            "verify": self.verify,
+            "timeout": httpx2.Timeout(timeout, connect=min(CONNECT_TIMEOUT, timeout)),
+            "trust_env": self.trust_env,
+        }
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 
 from wanspec_p2p.protocol.coordinator_to_target import Generate
 from wanspec_p2p.protocol.node_to_target import Draft
-from wanspec_p2p.protocol.target_to_coordinator import Tokens
+from wanspec_p2p.protocol.target_to_coordinator import Receipts, Tokens
 from wanspec_p2p.protocol.target_to_node import Open, Verdict
 
 __all__ = ["check"]
@@ -61,10 +61,22 @@ def _tokens(message: Tokens) -> str | None:
     return None
 
 
+def _receipts(message: Receipts) -> str | None:
+    for receipt in message.receipts:
+        if any(right > reached for reached, right in receipt.by_depth):
+            return "by_depth has more right positions than were reached"
+        if sum(reached for reached, _ in receipt.by_depth) > receipt.verified:
+            return "by_depth has more positions than verified tokens"
+        if sum(right for _, right in receipt.by_depth) > receipt.accepted:
+            return "by_depth has more right positions than accepted tokens"
+    return None
+
+
 _RULES: dict[type, Callable[[Any], str | None]] = {
     Draft: _draft,
     Open: _open,
     Verdict: _verdict,
     Generate: _generate,
     Tokens: _tokens,
+    Receipts: _receipts,
 }

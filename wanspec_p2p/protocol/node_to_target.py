@@ -29,8 +29,8 @@ class Draft(DraftLinkMessage, frozen=True, tag=2):
     so that is no guess, and a run-ahead drafter says nothing else between two corrections.
 
     `parents[i]` is -1 (the base) or < i; an empty list means a chain (`parents[i] = i - 1`).
-    `confidences` are quantised to 0..127 (one byte) by `speculation.sampling.quantise`; an empty list means none are
-    reported.
+    `confidences[i]` says how sure the drafter is of `tokens[i]`, 0..127 (`speculation.sampling.Ranking.confidence`); an
+    empty list means none are reported.
     """
 
     session: SessionHandle

@@ -82,8 +82,15 @@ class DraftersWanted(ControlMessage, frozen=True):
     exclude: Annotated[tuple[Peer, ...], msgspec.Meta(max_length=1024)] = ()
 
 
+Positions: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=limits.MAX_PROMPT_TOKENS)]
+"""Of one session and one depth: a round decides at most one, and settles at least one token of the context."""
+
+
 class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one drafter did for one session, counted from the target's own samples."""
+    """What one drafter did for one session, counted from the target's own samples. `by_depth[k - 1]` counts
+    positions that lay k tokens beyond what was committed when they were verified: those it had drafted for below a
+    right token, and of these, those it was right about.
+    """
 
     id: Name  # unique; a receipt sent twice is stored once
     node: Peer
@@ -94,6 +101,7 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accepted: Count  # positions it drafted rightly, whoever came first
     won: Count  # of these, positions it was first with
     rtt: Seconds | None = None
+    by_depth: Annotated[tuple[tuple[Positions, Positions], ...], msgspec.Meta(max_length=limits.MAX_WINDOW)] = ()
 
 
 class Receipts(ControlMessage, frozen=True):

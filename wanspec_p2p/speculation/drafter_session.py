@@ -166,15 +166,13 @@ class DrafterSession:
         if any(token >= self.spec.vocab_size for token in tokens):
             return self._abandon("the verdict holds a token outside the vocabulary")
         self.window = event.window
-        sent_with = self.tree.path(self._tip)
+        agreed = self.tree.path(self._tip)[: len(tokens)] == tokens
         self.tree.commit(tokens)
         self.sampler.commit(tokens)
         self._unsent = [node for node in self._unsent if node in self.tree]
-        if sent_with[: len(tokens)] != tokens:
-            self._tip = self._deepest()
-            self._exhausted = False
-        elif len(sent_with) == len(tokens):
+        if self._tip not in self.tree:  # settled or contradicted; what it drafts is one path, so nothing is left of it
             self._tip = ROOT
+        self._exhausted = self._exhausted and agreed
         if self.state is DrafterState.IDLE:
             return self._proceed()
         return []
@@ -188,14 +186,6 @@ class DrafterSession:
                 if chain_end(node_length, node_hash, event.tail) == (event.committed_len, event.hash):
                     return node
         return None
-
-    def _deepest(self) -> int:
-        """Where to go on after a fork: the end of the longest path already drafted."""
-        deepest = ROOT
-        for node in self.tree:
-            if self.tree.place(node)[0] > self.tree.place(deepest)[0]:
-                deepest = node
-        return deepest
 
     def _flush_due(self, event: FlushDue) -> list[DrafterInstruction]:
         self._timer = False

@@ -29,6 +29,8 @@ class DrafterStats:
     surplus: int = 0
     hits: float = 0.0
     decisions: float = 0.0
+    reached: Counter[int] = field(default_factory=Counter)  # by depth: positions it drafted for below a right token
+    right: Counter[int] = field(default_factory=Counter)  # by depth: of these, positions it was right about
 
     def decided(self, hit: bool) -> None:
         self.hits = DECAY * self.hits + hit
@@ -38,6 +40,19 @@ class DrafterStats:
     def acceptance(self) -> float:
         """Recent share of right tokens among those whose parent was right; 0.5 before anything is known."""
         return (self.hits + 0.25) / (self.decisions + 0.5)
+
+    def judged(self, depth: int, right: bool) -> None:
+        """Count a position that lay `depth` tokens beyond the committed prefix (1: the very next) when it was decided.
+
+        right / reached is vLLM's acceptance per position, given that the position before it was right.
+        """
+        self.reached[depth] += 1
+        self.right[depth] += right
+
+    @property
+    def by_depth(self) -> tuple[tuple[int, int], ...]:
+        """(reached, right) for depths 1, 2, … down to the deepest that was reached."""
+        return tuple((self.reached[k], self.right[k]) for k in range(1, max(self.reached, default=0) + 1))
 
 
 @dataclass(slots=True)
@@ -79,14 +94,18 @@ class SessionStats:
         self.accepted += len(right)
         self.histogram[len(right)] += 1
         self.near_ties += sum(step.margin < NEAR_TIE_MARGIN for step in steps)
-        walked = {step.row - 1 for step in steps}
+        depths = {step.row - 1: depth for depth, step in enumerate(steps, 1)}  # of what hangs below that candidate
+        positions: dict[tuple[PeerId, int], bool] = {}  # one, however many candidates a drafter had for it
         for i, (node_id, parent) in enumerate(zip(candidates.nodes, candidates.parents, strict=True)):
             node = tree[node_id]
             for drafter in node.drafters:
                 own = self.of(drafter)
                 own.verified += 1
                 own.accepted += i in right
-                if parent in walked:
+                if (depth := depths.get(parent)) is not None:
                     own.decided(i in right)
+                    positions[drafter, depth] = i in right or positions.get((drafter, depth), False)
             if i in right:
                 self.of(node.origin).won += 1
+        for (drafter, depth), hit in positions.items():
+            self.of(drafter).judged(depth, hit)

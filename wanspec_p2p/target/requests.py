@@ -221,6 +221,7 @@ class RequestDesk:
                 accepted=stats.accepted,
                 won=stats.won,
                 rtt=self._rtt(node),
+                by_depth=stats.by_depth[: limits.MAX_WINDOW],
             )
             for node, stats in runner.session.stats.drafters.items()
             if stats.drafted

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from wanspec_p2p.config import check_length, check_range
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.speculation.events import Window
 from wanspec_p2p.speculation.policy import Policy
@@ -62,23 +63,15 @@ class TargetSettings:
 
     def __post_init__(self) -> None:
         for field in ("name", "owner", "site"):
-            value = getattr(self, field)
-            if value is not None and not 1 <= len(value) <= limits.MAX_NAME:
-                raise ValueError(f"{field} must have between 1 and {limits.MAX_NAME} characters")
-        for field, low, high in (
-            ("port", 0, 65535),
-            ("slots", 1, 4096),
-            ("queue", 0, 65536),
-            ("drafters", 0, limits.MAX_DRAFTERS),
-            ("width", 1, limits.MAX_WINDOW - 1),
-            ("positions", 1, limits.MAX_WINDOW),
-            ("tokens", 1, limits.MAX_WINDOW),
-        ):
-            value = getattr(self, field)
-            if not low <= value <= high:
-                raise ValueError(f"{field} must be between {low} and {high}, not {value}")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads must be 1 or more, not {self.threads}")
+            check_length(self, field, limits.MAX_NAME)
+        check_range(self, "port", 0, 65535)
+        check_range(self, "slots", 1, 4096)
+        check_range(self, "queue", 0, 65536)
+        check_range(self, "drafters", 0, limits.MAX_DRAFTERS)
+        check_range(self, "width", 1, limits.MAX_WINDOW - 1)
+        check_range(self, "positions", 1, limits.MAX_WINDOW)
+        check_range(self, "tokens", 1, limits.MAX_WINDOW)
+        check_range(self, "threads", 1)
         if self.address is not None and not re.fullmatch(r"wss?://[!-~]{1,500}", self.address):
             raise ValueError(f"address must be a wss:// URL (or a ws:// one on this machine), not {self.address!r}")
         if self.address is None and self.host in ("0.0.0.0", "::"):

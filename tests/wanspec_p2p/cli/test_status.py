@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+from typing import Any
+
+import pytest
+from rich.cells import cell_len
 
 from tests.support.fake_coordinator import FakeCoordinator, serving
 from tests.wanspec_p2p.cli.conftest import Run
@@ -34,4 +38,53 @@ def test_an_empty_network_is_shown_as_one(run: Run) -> None:
     fake = FakeCoordinator(empty=True)
     with serving(fake) as url:
         _, out, _ = run("status", "--coordinator", url)
-    assert [line.strip() for line in out.splitlines()][1::3] == ["none", "none"]
+    assert [line.strip() for line in out.splitlines()][1::3] == ["none", "none", "none"]
+
+
+def pair(target: str = "big", drafter: str = "small", **changes: Any) -> dict[str, Any]:
+    alphas = {1: 0.5, 2: 0.401, 3: 0.3, 7: 0.1}
+    return {
+        "target": {"name": target, "digest": "b" * 64},
+        "drafter": {"name": drafter, "digest": "d" * 64},
+        "reached": 1_204_332,
+        "right": 540_000,
+        "alpha": 0.4484,
+        "recent": {"reached": 0, "right": 0, "alpha": None},
+        "by_depth": [{"depth": depth, "reached": 1, "right": 1, "alpha": a} for depth, a in alphas.items()],
+        "misfit": None,
+    } | changes
+
+
+def test_acceptance_of_each_pair_of_models_is_shown(run: Run) -> None:
+    recent = {"reached": 20, "right": 5, "alpha": 0.25}
+    misfit = "recent acceptance 0.25, before 0.45: this drafter may no longer fit its target"
+    fake = FakeCoordinator(acceptance=[pair(), pair(drafter="other", recent=recent, by_depth=[], misfit=misfit)])
+    with serving(fake) as url:
+        _, out, _ = run("status", "--coordinator", url)
+    lines = [line.split() for line in out.splitlines()[7:]]
+    assert lines == [
+        ["target", "model", "drafter", "model", "positions", "α", "recent", "α₁", "α₂", "α₃"],
+        ["bbbbbbbb", "big", "dddddddd", "small", "1204332", "0.45", "–", "0.50", "0.40", "0.30"],
+        ["bbbbbbbb", "big", "dddddddd", "other", "1204332", "0.45", "0.25", "–", "–", "–"],
+        f"dddddddd other for bbbbbbbb big: {misfit}".split(),
+    ]
+
+
+def test_names_of_models_are_words_and_the_table_fits_100_columns(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    hostile = pair("巨" * 128, "[red]\x1b[2J\nwanspec: x[/]" + "x" * 100, misfit="[bold]odd\nnode  \x1b]0;x")
+    with serving(FakeCoordinator(acceptance=[hostile, pair()])) as url:
+        _, out, _ = run("status", "--coordinator", url)
+    table = out.splitlines()[7:10]
+    assert all(cell_len(line) <= 100 for line in table)
+    assert "bbbbbbbb 巨巨巨巨巨巨巨巨 … " in table[1] and "dddddddd [red]\ufffd[2J wanspec…" in table[1]
+    assert table[1].split()[-6:] == ["1204332", "0.45", "–", "0.50", "0.40", "0.30"]
+    assert out.splitlines()[10].endswith(": [bold]odd node \ufffd]0;x") and len(out.splitlines()) == 11
+    assert "\x1b" not in out
+
+
+def test_an_older_coordinators_state_has_no_acceptance(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCoordinator(acceptance=None)
+    with serving(fake) as url:
+        code, out, err = run("status", "--coordinator", url)
+    assert (code, err, out.splitlines()[-1].strip()) == (0, "", "none")

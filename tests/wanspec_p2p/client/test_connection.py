@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ssl
+from typing import Any
 
 import httpx2
 import pytest
@@ -38,6 +39,21 @@ def test_the_key_travels_as_a_bearer_token_and_only_if_there_is_one() -> None:
 def test_proxies_are_for_other_machines_only() -> None:
     assert not Endpoint("http://127.0.0.1:1", None, None).trust_env
     assert Endpoint("https://c.example", None, None).trust_env
+
+
+@pytest.mark.parametrize("kind", [httpx2.Client, httpx2.AsyncClient])
+@pytest.mark.parametrize(("seconds", "to_connect"), [(120.0, 10.0), (3.0, 3.0)])
+def test_either_kind_of_client_is_made_alike(kind: type[Any], seconds: float, to_connect: float) -> None:
+    made = kind(**Endpoint("https://c.example", "k", None).http_options(seconds))
+    assert (made.base_url, made.headers["Authorization"]) == (httpx2.URL("https://c.example"), "Bearer k")
+    assert made.timeout == httpx2.Timeout(seconds, connect=to_connect)
+    assert made.trust_env
+
+
+def test_a_pinned_certificate_is_the_only_one_that_counts() -> None:
+    pinned = Endpoint("https://c.example", None, "ab" * 32).http_options(1.0)
+    assert isinstance(pinned["verify"], ssl.SSLContext)
+    assert Endpoint("https://c.example", None, None).http_options(1.0)["verify"] is True
 
 
 @pytest.mark.parametrize(

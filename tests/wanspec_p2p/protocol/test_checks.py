@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from wanspec_p2p.protocol.checks import check
 from wanspec_p2p.protocol.common_messages import ControlMessage, DraftLinkMessage, Ping
 from wanspec_p2p.protocol.coordinator_to_target import ChatMessage, Generate
 from wanspec_p2p.protocol.node_to_target import Draft
-from wanspec_p2p.protocol.target_to_coordinator import TokenLogprob, Tokens
+from wanspec_p2p.protocol.target_to_coordinator import Receipt, Receipts, TokenLogprob, Tokens
 from wanspec_p2p.protocol.target_to_node import Open, Verdict, Window
-from wanspec_p2p.types import Sampling
+from wanspec_p2p.types import PeerId, Sampling
 
 
 def _draft(**fields: tuple[int, ...]) -> Draft:
@@ -26,6 +27,11 @@ def _generate(**fields: object) -> Generate:
 def _tokens(**fields: object) -> Tokens:
     given = {"ids": (1, 2), "text": "", "origins": (None, None)} | fields
     return Tokens(request="r", position=0, **given)  # type: ignore[arg-type]  # by the cases
+
+
+def _receipts(*by_depth: tuple[int, int]) -> Receipts:
+    plain = Receipt("r", PeerId("n" * 32), "j", "s", drafted=9, verified=8, accepted=5, won=4)
+    return Receipts("b", (plain, msgspec.structs.replace(plain, by_depth=by_depth)))
 
 
 CHAT = (ChatMessage(role="user", content="hi"),)
@@ -46,6 +52,8 @@ LOGPROB = TokenLogprob(token=1, text="a", logprob=-1.0)
         _generate(prompt_ids=(1,)),
         _tokens(),
         _tokens(logprobs=(LOGPROB, LOGPROB)),
+        _receipts(),
+        _receipts((4, 4), (0, 0), (4, 1)),
     ],
 )
 def test_what_agrees_passes(message: ControlMessage | DraftLinkMessage) -> None:
@@ -67,6 +75,9 @@ def test_what_agrees_passes(message: ControlMessage | DraftLinkMessage) -> None:
         (_generate(messages=CHAT, prompt="x"), "exactly one of messages, prompt and prompt_ids must be given"),
         (_tokens(origins=(None,)), "origins has 1 entries for 2 ids"),
         (_tokens(logprobs=(LOGPROB,)), "logprobs has 1 entries for 2 ids"),
+        (_receipts((3, 3), (1, 2)), "by_depth has more right positions than were reached"),
+        (_receipts((5, 3), (4, 1)), "by_depth has more positions than verified tokens"),
+        (_receipts((4, 4), (4, 2)), "by_depth has more right positions than accepted tokens"),
     ],
 )
 def test_a_contradiction_is_named(message: ControlMessage | DraftLinkMessage, fault: str) -> None:

@@ -32,6 +32,7 @@ from wanspec_p2p.speculation.instructions import (
     SendDraft,
     StartFlushTimer,
 )
+from wanspec_p2p.speculation.tree import ROOT
 from wanspec_p2p.types import Sampling, Segment, SessionId
 
 SESSION = SessionId("5e5510")
@@ -89,6 +90,7 @@ def feed(session: DrafterSession, *events: DrafterEvent) -> list[DrafterInstruct
     for event in events:
         instructions = session.handle(event)
         check_tree(session.tree, SESSION)
+        assert len(session.tree.path(max(session.tree, default=ROOT))) == len(session.tree), "it drafts one path"
     return instructions
 
 

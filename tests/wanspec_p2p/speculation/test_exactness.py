@@ -25,6 +25,7 @@ SAMPLINGS = {
     "greedy, penalised": Sampling(
         repetition_penalty=1.3, presence_penalty=0.4, frequency_penalty=0.2, logit_bias=((3, 1.0),), min_tokens=6
     ),
+    "next to no temperature": Sampling(temperature=1e-320, top_p=0.9),
     "sampled": Sampling(temperature=0.8),
     "sampled, everything": Sampling(
         temperature=0.8,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -19,7 +21,7 @@ from wanspec_p2p.errors import EngineError
 from wanspec_p2p.speculation.noise import uniform_row
 from wanspec_p2p.speculation.sampling import CONFIDENCE_MAX, Choice, Ranking, Row, Sampler, kept_by_law, logprobs
 from wanspec_p2p.speculation.verify import Candidates, walk
-from wanspec_p2p.types import Sampling
+from wanspec_p2p.types import GREEDY_BELOW, Sampling
 
 SEED = bytes(range(16))
 INF = math.inf
@@ -197,6 +199,32 @@ def test_ties_go_to_the_lowest_id_with_no_margin() -> None:
 def test_padding_is_never_chosen_and_never_counts_for_the_margin() -> None:
     assert Case(Sampling(), (1.0, 3.0, 9.0, 9.0), vocab_size=2).choose() == Choice(1, 2.0)
     assert Case(Sampling(temperature=1.0), (1.0, 3.0, 999.0), vocab_size=2).choose().token < 2
+
+
+@settings(max_examples=50, deadline=None)
+@given(case=cases(greedy=True), temperature=st.floats(5e-324, GREEDY_BELOW, exclude_max=True))
+def test_next_to_no_temperature_is_greedy_for_target_and_drafter_alike(case: Case, temperature: float) -> None:
+    cold = dataclasses.replace(case, sampling=msgspec.structs.replace(case.sampling, temperature=temperature))
+    assert cold.choose() == case.choose()
+    assert cold.sampler().rank(case.row, case.path, 3) == case.sampler().rank(case.row, case.path, 3)
+
+
+@pytest.mark.parametrize("nucleus", [{}, {"top_p": 0.9}, {"top_k": 2}])
+def test_the_least_temperature_there_is_has_room_for_the_largest_logits(nucleus: dict[str, Any]) -> None:
+    most = float(np.finfo(np.float32).max)
+    coldest = Sampling(temperature=GREEDY_BELOW, repetition_penalty=0.01, **nucleus)
+    assert greedy_choice([1.0, most, -most], coldest, prompt=(1,)).token == 1
+    assert greedy_choice([1.0, most, -most], coldest, prompt=(0, 2)).token == 1
+
+
+def test_the_least_temperature_there_is_still_draws() -> None:
+    """Logits 10⁻⁵ apart are a gap of 1 there: both tokens come."""
+    coldest = Sampling(temperature=GREEDY_BELOW)
+    chosen = {
+        Case(coldest, (0.0, float(np.float32(1e-5))), 2, seed=number.to_bytes(16, "little")).choose().token
+        for number in range(64)
+    }
+    assert chosen == {0, 1}
 
 
 def test_repetition_penalty_covers_prompt_answer_and_path_once_each() -> None:

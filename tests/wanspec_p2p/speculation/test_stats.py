@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from wanspec_p2p.protocol.checks import check
+from wanspec_p2p.protocol.target_to_coordinator import Receipt, Receipts
+from wanspec_p2p.speculation.sampling import Choice
 from wanspec_p2p.speculation.stats import DrafterStats, SessionStats
 from wanspec_p2p.speculation.tree import ROOT, DraftTree, Merge
-from wanspec_p2p.speculation.verify import Candidates, Step
+from wanspec_p2p.speculation.verify import Candidates, Step, walk
 from wanspec_p2p.types import PeerId, SessionId
 
 A, B = PeerId("a"), PeerId("b")
@@ -48,6 +54,61 @@ def test_only_tokens_whose_parent_was_right_tell_about_their_drafter(tree: Draft
     assert stats.of(A).decisions == pytest.approx(1 * 0.95 + 1)  # 4 and 5; 6 hung off a wrong token
     assert stats.of(A).hits == pytest.approx(1 * 0.95)
     assert stats.of(B).decisions == pytest.approx(1 * 0.95 + 1)  # 4 and 7
+
+
+def test_positions_are_counted_by_their_depth_when_they_were_decided(tree: DraftTree) -> None:
+    stats = SessionStats()
+    stats.verified_round(tree, CANDIDATES, [step(4, 0, 0), step(9, 1, None)])
+    assert stats.of(A).by_depth == ((1, 1), (1, 0)), "6 hung off a wrong token and tells nothing"
+    tree.commit([4, 9])
+    eight, _ = tree.add(ROOT, 8, A)
+    two, _ = tree.add(eight, 2, A)
+    stats.verified_round(
+        tree, Candidates((eight, two), (8, 2), (-1, 0)), [step(8, 0, 0), step(2, 1, 1), step(3, 2, None)]
+    )
+    assert stats.of(A).by_depth == ((2, 2), (2, 1))
+    assert stats.of(PeerId("c")).by_depth == ()
+
+
+@pytest.mark.parametrize(("token", "candidate", "right"), [(4, 0, 1), (7, 3, 1), (9, None, 0)])
+def test_several_candidates_for_one_position_are_one_position(
+    tree: DraftTree, token: int, candidate: int | None, right: int
+) -> None:
+    stats = SessionStats()
+    stats.verified_round(tree, CANDIDATES, [step(token, 0, candidate)])
+    assert stats.of(B).by_depth == ((1, right),), "4 and 7 are two tries at one token"
+
+
+def test_a_depth_nothing_was_decided_at_is_a_zero() -> None:
+    figures = DrafterStats()
+    figures.judged(3, True)
+    assert figures.by_depth == ((0, 0), (0, 0), (1, 1))
+
+
+@given(
+    places=st.lists(st.tuples(st.integers(-1, 20), st.integers(0, 2), st.sampled_from("abc")), max_size=20),
+    truth=st.lists(st.integers(0, 2), min_size=6, max_size=6),
+    gone=st.booleans(),
+)
+def test_whatever_is_drafted_the_counts_agree(places: list[tuple[int, int, str]], truth: list[int], gone: bool) -> None:
+    """A receipt that contradicted itself would cost the target its link to the coordinator."""
+    tree = DraftTree(SessionId("s"), (1,))
+    for parent, token, drafter in places:
+        tree.add(parent if parent in tree else ROOT, token, PeerId(drafter))
+    if gone:
+        tree.disown(A)
+    nodes = tuple(tree)
+    index = {ROOT: -1} | {node: i for i, node in enumerate(nodes)}
+    candidates = Candidates(nodes, tuple(tree[n].token for n in nodes), tuple(index[tree[n].parent] for n in nodes))
+    rows = [np.array([truth[min(tree.place(node)[0], 6) - 1]], dtype=np.float32) for node in (ROOT, *nodes)]
+    steps = walk(candidates, rows, lambda row, path: Choice(int(row[0]), 1.0), (), 6)
+    stats = SessionStats()
+    for _ in range(2):
+        stats.verified_round(tree, candidates, steps)
+    for figures in stats.drafters.values():
+        assert sum(right for _, right in figures.by_depth) == figures.accepted
+        receipt = Receipt("r", A, "j", "s", 0, figures.verified, figures.accepted, 0, by_depth=figures.by_depth)
+        assert check(Receipts("b", (receipt,))) is None
 
 
 def test_a_token_of_one_who_began_anew_is_still_its_origins(tree: DraftTree) -> None:

@@ -5,8 +5,9 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
+from tests.support.session_rows import prefix_hash
 from tests.support.target_benches import PoolBench
-from tests.support.target_kit import prefix_hash, target_alone, until
+from tests.support.target_kit import target_alone, until
 from tests.support.virtual_time import in_virtual_time
 from wanspec_p2p.errors import CloseCode, LinkClosed, PeerRefused
 from wanspec_p2p.links.memory import Path

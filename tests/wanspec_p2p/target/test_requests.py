@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.support.scripted_models import ByteTokenizer, ScriptedModel
-from tests.support.target_kit import Mint, Said, names, prefix_hash, request, target_alone
+from tests.support.session_rows import prefix_hash
+from tests.support.target_kit import Mint, Said, names, request, target_alone
 from tests.support.virtual_time import LoopClock, in_virtual_time
 from wanspec_p2p.errors import EngineError, RemoteProtocolError
 from wanspec_p2p.protocol.coordinator_to_target import ChatMessage, Generate
@@ -448,5 +449,7 @@ async def test_a_drafter_gets_one_receipt_a_session_under_its_lease() -> None:
     for receipt in bench.receipts:
         assert (receipt.node, receipt.jti, receipt.drafted) == (NODE, "lease-1", 8)
         assert 0 < receipt.won == receipt.accepted <= receipt.verified <= receipt.drafted
+        assert all(reached == right > 0 for reached, right in receipt.by_depth), "it knows the answer"
+        assert sum(right for _, right in receipt.by_depth) == receipt.accepted
     assert len({receipt.id for receipt in bench.receipts}) == 2
     assert len({receipt.session for receipt in bench.receipts}) == 2

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.support.scripted_models import ScriptedModel
-from tests.support.target_kit import SEED, prefix_hash, target_alone
+from tests.support.session_rows import prefix_hash
+from tests.support.target_kit import SEED, target_alone
 from tests.support.virtual_time import in_virtual_time
 from wanspec_p2p.clock import ManualClock
 from wanspec_p2p.errors import EngineError, LocalProtocolError

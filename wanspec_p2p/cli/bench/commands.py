@@ -24,6 +24,17 @@ __all__ = ["app"]
 
 app = typer.Typer(help="Measure: every figure of the documentation comes from here.", no_args_is_help=True)
 
+
+@app.callback()
+def _quiet_logs() -> None:
+    # Parts of services run in this very process: unconfigured, structlog would print what they do into the report.
+    import logging
+
+    from wanspec_p2p import logs
+
+    logs.configure(json=False, level=logging.WARNING)
+
+
 PromptFile = Annotated[
     Path | None, typer.Option("--prompts", help="JSON lines with `prompt` or `turns`; tests/data/prompts.jsonl.")
 ]

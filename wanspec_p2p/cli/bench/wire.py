@@ -14,6 +14,7 @@ from node.lease_checks import Held
 from node.limits import LendingLimits
 from wanspec_p2p.cli.bench.measuring import SEED, Prompt
 from wanspec_p2p.clock import SystemClock
+from wanspec_p2p.errors import ConfigError
 from wanspec_p2p.links.backoff import Backoff
 from wanspec_p2p.links.base import Link, Transport
 from wanspec_p2p.links.peer import PeerLink, accept, connect
@@ -31,6 +32,8 @@ from wanspec_p2p.target.runner import SessionRunner
 from wanspec_p2p.types import Role, Sampling, SessionId
 
 __all__ = ["WireFigures", "measure"]
+
+ATTACH_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,11 @@ async def measure(
     tokens: int,
     sampling: Sampling,
 ) -> WireFigures:
-    """Answer the prompts with one drafter behind a loopback WebSocket. Sending each prompt is counted, too."""
+    """Answer the prompts with one drafter behind a loopback WebSocket. Sending each prompt is counted, too.
+
+    Raises:
+        ConfigError: this drafter cannot draft for this target.
+    """
     clock = SystemClock()
     coordinator, me, node = Identity.generate(), Identity.generate(), Identity.generate()
     attached = asyncio.Event()
@@ -74,6 +81,7 @@ async def measure(
         clock=clock,
         arrived=attached.set,
         left=lambda: None,
+        tokenizer=target.info.tokenizer,
     )
     links: list[PeerLink[NodeToTarget]] = []
 
@@ -95,10 +103,9 @@ async def measure(
     lease = _lease(coordinator, node, me, drafter, f"ws://127.0.0.1:{listener.port}/wanspec/draft", clock)
     limits = LendingLimits(slots=8, max_prefix=drafter.info.context - 1)
     link = DraftLink(lease, engine, limits, dial=dial_target, backoff=Backoff(random.Random(0)), clock=clock)
-    drafting = [asyncio.create_task(engine.run()), asyncio.create_task(link.run())]
+    computing, dialling = asyncio.create_task(engine.run()), asyncio.create_task(link.run())
     try:
-        async with asyncio.timeout(30):
-            await attached.wait()
+        await _attached(attached, dialling, drafter)
         stats = links[0].stats
         before = asdict(stats)
         sessions = [await _answer(target, tokenizer, pool, prompt, tokens, sampling) for prompt in prompts]
@@ -108,9 +115,9 @@ async def measure(
         engine.stop()
         pool.close()
         await listener.close()
-        for task in drafting:
+        for task in (computing, dialling):
             task.cancel()
-        await asyncio.gather(*drafting, return_exceptions=True)
+        await asyncio.gather(computing, dialling, return_exceptions=True)
     return WireFigures(
         tokens=sum(session.answer_len for session in sessions),
         rounds=sum(session.stats.rounds for session in sessions),
@@ -121,6 +128,18 @@ async def measure(
         frames_up=after["frames_received"] - before["frames_received"],
         frames_down=after["frames_sent"] - before["frames_sent"],
     )
+
+
+async def _attached(attached: asyncio.Event, dialling: asyncio.Task[str], drafter: LanguageModel) -> None:
+    """Wait until the target has taken the drafter in; `dialling` ends when it will not."""
+    waiting = asyncio.create_task(attached.wait())
+    try:
+        async with asyncio.timeout(ATTACH_SECONDS):
+            await asyncio.wait({waiting, dialling}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+    if dialling.done():
+        raise ConfigError(f"{drafter.info.name} cannot draft for this target: {dialling.result()}")
 
 
 async def _answer(

@@ -1,0 +1,110 @@
+"""How often each drafter model is right about each target model, and whether it is less often than it used to be.
+
+The figures are sums over receipts, by pair of models, UTC day and depth; targets measure them with every round. A
+drafter that is no longer right as often, because its target has been replaced or is asked other things, shows here
+long before anybody notices that answers come more slowly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+__all__ = ["DAYS_KEPT", "RECENT_DAYS", "Acceptance", "ModelPair", "Positions", "by_pair", "day_of"]
+
+DAYS_KEPT = 90
+"""Older days are forgotten, so that "before" is about the drafter as it is used now."""
+RECENT_DAYS = 2
+"""The current UTC day and the one before: just after midnight there is still something recent to see."""
+ENOUGH = 300
+"""Positions on either side below which nothing is said: a handful of answers."""
+SIGMAS = 3.0
+DROP = 0.9
+"""Recent acceptance is worth a word below this share of what it was. Positions of one answer are alike, and with many
+of them every small change of what people ask is significant."""
+ADVICE = "this drafter may no longer fit its target; see docs/how-to/train-a-drafter.md"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPair:
+    """Names are what operators chose; the digests tell apart two models of one name."""
+
+    target: str
+    target_digest: str
+    drafter: str
+    drafter_digest: str
+
+    @property
+    def names(self) -> tuple[str, str]:
+        return self.target, self.drafter
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """Positions a drafter had drafted for and where the token before was right; of these, those it was right about."""
+
+    reached: int = 0
+    right: int = 0
+
+    @property
+    def alpha(self) -> float | None:
+        """None where nothing is known."""
+        return self.right / self.reached if self.reached else None
+
+    def __add__(self, other: Positions) -> Positions:
+        return Positions(self.reached + other.reached, self.right + other.right)
+
+
+@dataclass(slots=True)
+class Acceptance:
+    """One pair's figures. `by_depth` is over all days kept; depth 1 is the token after the committed prefix.
+
+    `before` holds the earlier days of all pairs of these two names: who replaces a model under its name starts a pair
+    without a past, and that is when a drafter is most likely to fit no more.
+    """
+
+    pair: ModelPair
+    by_depth: dict[int, Positions] = field(default_factory=dict)
+    recent: Positions = Positions()
+    before: Positions = Positions()
+
+    @property
+    def total(self) -> Positions:
+        return sum(self.by_depth.values(), Positions())
+
+    @property
+    def misfit(self) -> str | None:
+        """Why the drafter may no longer fit its target, in words; None where nothing speaks for it.
+
+        Significant in the pooled two-proportion z test, and large enough to matter.
+        """
+        recent, before = self.recent, self.before
+        if min(recent.reached, before.reached) < ENOUGH:
+            return None
+        now, then, pooled = (p.right / p.reached for p in (recent, before, recent + before))
+        error = math.sqrt(pooled * (1 - pooled) * (1 / recent.reached + 1 / before.reached))
+        if then - now <= SIGMAS * error or now >= DROP * then:
+            return None
+        return f"recent acceptance {now:.2f}, before {then:.2f}: {ADVICE}"
+
+
+def by_pair(sums: Iterable[tuple[ModelPair, int, bool, Positions]]) -> list[Acceptance]:
+    """From (pair, depth, whether the days are recent, positions) to one entry a pair, that with the most first."""
+    pairs: dict[ModelPair, Acceptance] = {}
+    before: dict[tuple[str, str], Positions] = {}
+    for pair, depth, recent, positions in sums:
+        figures = pairs.setdefault(pair, Acceptance(pair))
+        figures.by_depth[depth] = figures.by_depth.get(depth, Positions()) + positions
+        if recent:
+            figures.recent += positions
+        else:
+            before[pair.names] = before.get(pair.names, Positions()) + positions
+    for figures in pairs.values():
+        figures.before = before.get(figures.pair.names, Positions())
+    return sorted(pairs.values(), key=lambda figures: -figures.total.reached)
+
+
+def day_of(wall: float) -> int:
+    """Days since 1970-01-01 UTC, from seconds since then."""
+    return int(wall // 86400)

@@ -1,0 +1,55 @@
+"""`wanspec bench speed` with models without weights: everything else, its draft link included, is what ships."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.scripted_models import ByteTokenizer, ScriptedModel
+from tests.wanspec_p2p.cli.conftest import Run
+from wanspec_p2p.cli.bench import speed
+from wanspec_p2p.models import loading
+from wanspec_p2p.models.catalog import Catalog
+
+PROMPTS = Path(__file__).parents[3] / "data/prompts.jsonl"
+COMMAND = (
+    *("bench", "speed", "--prompts", str(PROMPTS), "--count", "1"),
+    *("--tokens", "4", "--threads", "1", "--dtype", "float32"),
+)
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def load_language_model(name: str, **settings: Any) -> ScriptedModel:
+        return ScriptedModel(1, name=name)
+
+    async def target_against_transformers(*given: Any, **settings: Any) -> speed.Against:
+        return speed.Against(ours=[2.0], theirs=[1.0], equal_answers=1, near_ties=0, first_margins=[])
+
+    monkeypatch.setattr(loading, "load_language_model", load_language_model)
+    monkeypatch.setattr(loading, "load_tokenizer", lambda name, **settings: ByteTokenizer())
+    monkeypatch.setattr(Catalog, "path", lambda self, name: Path("/nowhere"))
+    monkeypatch.setattr(speed, "target_against_transformers", target_against_transformers)
+
+
+@pytest.mark.usefixtures("scripted")
+def test_the_report_is_all_that_is_printed(run: Run) -> None:
+    code, out, err = run(*COMMAND)
+    assert (code, err) == (0, "")
+    heading, *tables = [line for line in out.splitlines() if line]
+    assert heading.endswith("smollm2-135m, 1 threads, answers of 4 tokens.")
+    assert [line for line in tables if not line.startswith("|")] == [
+        "On the wire, one node with smollm2-draft on a loopback link, WebSocket payload both ways:"
+    ]
+
+
+@pytest.mark.usefixtures("scripted")
+def test_json_is_one_object_and_nothing_else(run: Run) -> None:
+    code, out, err = run(*COMMAND, "--json")
+    assert (code, err, out.count("\n")) == (0, "", 1)
+    figures = json.loads(out)
+    assert [wire["temperature"] for wire in figures["wire"]] == [0.0, 0.8]
+    assert [wire["tokens"] for wire in figures["wire"]] == [4, 4]
