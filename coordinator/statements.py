@@ -11,6 +11,7 @@ from coordinator.instructions import LeaseTerms
 from coordinator.ledger import MAX_PAIRS, Applicant, Enrolment
 from coordinator.records import Tally
 from wanspec_p2p.errors import CloseCode, ConfigError, RemoteProtocolError
+from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.target_to_coordinator import Receipt
 from wanspec_p2p.types import PeerId, Role
 
@@ -174,7 +175,11 @@ def acceptance(database: sqlite3.Connection, now: float) -> Sequence[Acceptance]
 
 
 def tallies(database: sqlite3.Connection) -> Mapping[PeerId, Tally]:
+    # Earlier versions stored counts up to 2**53, of which SQLite's sum overflows after about a thousand: one target
+    # that lied would stop the coordinator from starting. Such a count is read as the most that a receipt may say now.
     rows = database.execute(
-        "SELECT node, sum(drafted), sum(verified), sum(accepted), sum(won) FROM receipts GROUP BY node"
+        "SELECT node, sum(min(drafted, :tokens)), sum(min(verified, :tokens)), sum(min(accepted, :positions)), "
+        "sum(min(won, :positions)) FROM receipts GROUP BY node",
+        {"tokens": limits.MAX_DRAFTED, "positions": limits.MAX_PROMPT_TOKENS},
     )
     return {PeerId(node): Tally(*sums) for node, *sums in rows}

@@ -21,7 +21,7 @@ from node.settings import NodeSettings
 from wanspec_p2p import logs
 from wanspec_p2p.clock import SystemClock
 from wanspec_p2p.links import membership
-from wanspec_p2p.links.membership import Membership
+from wanspec_p2p.links.membership import UNKNOWN, Introduction, Membership
 from wanspec_p2p.models.base import LanguageModel, ModelInfo
 from wanspec_p2p.models.catalog import Catalog
 from wanspec_p2p.models.loading import load_language_model
@@ -56,7 +56,9 @@ async def run(
     with _stop_on_signals() if stop is None else contextlib.nullcontext(stop) as stop:
         identity = Identity.load_or_create(settings.data_dir / "identity.pem")
         known = membership.load(file)
-        coordinator, secret = membership.coordinator_of(settings.join, known, role=Role.NODE, now=clock.wall())
+        coordinator, secret = membership.coordinator_of(
+            settings.join, known, said=settings.said, role=Role.NODE, now=clock.wall()
+        )
         enrolled = known is not None and known.coordinator == coordinator.coordinator
         log.info("node starting", node=identity.peer_id, machine=hardware.inspect().summary())
         async with _loaded(settings) as model:
@@ -67,7 +69,7 @@ async def run(
             service = NodeService(
                 identity.peer_id,
                 coordinator.coordinator,
-                _registration(settings, model.info, speed),
+                _registration(settings, settings.said.after(coordinator.said), model.info, speed),
                 model,
                 _lending(settings, model.info),
                 secret=secret,
@@ -100,7 +102,7 @@ class _Joined:
             self._ready = None
 
 
-def _registration(settings: NodeSettings, info: ModelInfo, speed: float) -> RegisterNode:
+def _registration(settings: NodeSettings, said: Introduction, info: ModelInfo, speed: float) -> RegisterNode:
     model = DrafterModel(
         name=info.name,
         digest=info.digest,
@@ -109,8 +111,13 @@ def _registration(settings: NodeSettings, info: ModelInfo, speed: float) -> Regi
         context=min(info.context, limits.MAX_PROMPT_TOKENS),
         tokens_per_second=speed,
     )
-    name = settings.name or hardware.default_name()
-    return RegisterNode(name=name, models=(model,), slots=settings.slots, owner=settings.owner, site=settings.site)
+    return RegisterNode(
+        name=said.name or hardware.default_name(),
+        models=(model,),
+        slots=settings.slots,
+        owner=said.owner or UNKNOWN,
+        site=said.site or UNKNOWN,
+    )
 
 
 def _lending(settings: NodeSettings, info: ModelInfo) -> LendingLimits:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wanspec_p2p.config import check_length, check_range
+from wanspec_p2p.links.membership import Introduction
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.types import Dtype
 
@@ -23,8 +24,9 @@ class NodeSettings:
         cache_dir: where models are kept; can be shared by any number of nodes.
         model: a catalog name, `ngram[:TOKENIZER_MODEL]`, or a directory.
         join: a join token; needed the first time only, and again to move to another coordinator.
-        name: what people call this node; None takes the host name. Decides nothing.
-        owner, site: who lends it and where it stands; drafters of one session come from different ones.
+        name: what people call this node. Decides nothing.
+        owner, site: who lends it and where it stands; drafters of one session come from different ones. Like the
+            name, None takes what was said when the node joined, else the host name and "unknown".
         slots: sessions it drafts for at once.
         threads: CPU threads of the model; None lets the engine choose.
         dtype: None lets the engine choose.
@@ -41,8 +43,8 @@ class NodeSettings:
     model: str = "smollm2-draft"
     join: str | None = None
     name: str | None = None
-    owner: str = "unknown"
-    site: str = "unknown"
+    owner: str | None = None
+    site: str | None = None
     slots: int = 4
     threads: int | None = None
     dtype: Dtype | None = None
@@ -58,3 +60,7 @@ class NodeSettings:
         check_range(self, "max_prefix", 1)
         if not self.model:
             raise ValueError("model must name a model")
+
+    @property
+    def said(self) -> Introduction:
+        return Introduction(self.name, self.owner, self.site)

@@ -10,14 +10,23 @@ from coordinator import endpoints
 from coordinator.events import Tick
 from tests.support.fake_target import drafter, node_registration, target_registration, until
 from wanspec_p2p.errors import CloseCode, LinkClosed, PeerRefused
+from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.common_messages import LeaseRevoked, Registered
 from wanspec_p2p.protocol.coordinator_to_node import LeaseOffer, LeaseRenewed
 from wanspec_p2p.protocol.coordinator_to_target import Drafters, ReceiptsStored
 from wanspec_p2p.protocol.node_to_coordinator import Drain, Heartbeat, LeaseAnswer, ProbeResult
-from wanspec_p2p.protocol.target_to_coordinator import DraftersWanted, Receipt, Receipts, TargetHeartbeat, Tokens
+from wanspec_p2p.protocol.target_to_coordinator import (
+    DraftersWanted,
+    Finished,
+    Receipt,
+    Receipts,
+    TargetHeartbeat,
+    Tokens,
+    Usage,
+)
 from wanspec_p2p.security import leases
 from wanspec_p2p.security.identity import Identity
-from wanspec_p2p.types import Role
+from wanspec_p2p.types import FinishReason, Role
 
 
 async def test_a_lease_from_the_want_to_the_grant(rig: Any) -> None:
@@ -124,6 +133,43 @@ async def test_counts_that_cannot_be_end_the_targets_link(rig: Any, by_depth: tu
     assert refusal.reason.startswith("Receipts: by_depth has more")
     assert await rig.executor.ledger.acceptance(now=rig.clock.wall()) == []
     assert await rig.executor.ledger.tallies() == {}
+
+
+@pytest.mark.parametrize("field", ["drafted", "verified", "accepted", "won"])
+async def test_a_count_no_session_can_reach_ends_the_targets_link(rig: Any, field: str) -> None:
+    target, node, jti = await lent(rig)
+    most = limits.MAX_DRAFTED if field in ("drafted", "verified") else limits.MAX_PROMPT_TOKENS
+    honest = Receipt("r", node.peer_id, jti, "s", drafted=most, verified=most, accepted=1, won=1)
+    for count in (most, most + 1):
+        claim = {field: count} | ({"verified": count} if field == "accepted" else {})
+        receipt = msgspec.structs.replace(honest, id=f"r{count}", **claim)
+        await target.send(Receipts(f"b{count}", (receipt,)))  # our own codec does not look at single fields
+    refusal = await target.refusal()
+    assert refusal.code == CloseCode.INVALID_DATA
+    assert refusal.reason == f"Receipts: Expected `int` <= {most} at `$.receipts[0].{field}`"
+    (tally,) = (await rig.executor.ledger.tallies()).values()
+    assert getattr(tally, field) == most, "the first of them was as good as any"
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": limits.MAX_PROMPT_TOKENS + 1},
+        {"rounds": 2**53},
+        {"drafted": limits.MAX_DRAFTED + 1},
+        {"late": 2**53},
+        {"accepted_histogram": (2**53,)},
+        {"won_by_peer": {"n" * 32: 2**53}},
+    ],
+    ids=lambda usage: next(iter(usage)),
+)
+async def test_usage_no_answer_can_have_ends_the_targets_link(rig: Any, usage: dict[str, Any]) -> None:
+    target = await rig.target()
+    honest = Usage(prompt_tokens=1, completion_tokens=1, rounds=1, drafted=0, accepted=0, late=0)
+    await target.send(Finished("r", FinishReason.STOP, msgspec.structs.replace(honest, **usage)))
+    refusal = await target.refusal()
+    assert refusal.code == CloseCode.INVALID_DATA
+    assert f"usage.{next(iter(usage))}" in refusal.reason
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from coordinator.ledger import Applicant, LedgerError
 from coordinator.records import Tally
 from coordinator.sqlite_ledger import SqliteLedger
 from wanspec_p2p.errors import CloseCode, ConfigError, RemoteProtocolError
+from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.target_to_coordinator import Receipt
 from wanspec_p2p.types import PeerId, Role
 
@@ -128,6 +129,25 @@ async def test_a_receipt_sent_twice_is_stored_once(ledger: SqliteLedger) -> None
     ]
     assert await ledger.store_receipts(T, [receipt("1"), receipt("3")], now=1.0) == [(receipt("3"), None)]
     assert await ledger.tallies() == {PeerId("a" * 32): Tally(8, 6, 4, 2), PeerId("b" * 32): Tally(4, 3, 2, 1)}
+
+
+async def test_what_an_earlier_version_let_in_does_not_keep_the_coordinator_from_starting(
+    tmp_path: Path, ledger: SqliteLedger
+) -> None:
+    count = 1100  # so many of 2**53 are more than SQLite's sum can hold
+    await ledger.store_receipts(T, [receipt(f"old {n}") for n in range(count)], now=0.0)
+    await ledger.close()
+    with sqlite3.connect(tmp_path / "ledger.sqlite3") as database:
+        database.execute("UPDATE receipts SET (drafted, verified, accepted, won) = (?1, ?1, ?1, ?1)", (2**53,))
+    database.close()
+    again = SqliteLedger(tmp_path / "ledger.sqlite3")
+    await again.store_receipts(T, [receipt("new"), receipt("other", "b")], now=0.0)
+    tokens, positions = count * limits.MAX_DRAFTED, count * limits.MAX_PROMPT_TOKENS
+    assert await again.tallies() == {
+        PeerId("a" * 32): Tally(tokens + 4, tokens + 3, positions + 2, positions + 1),
+        PeerId("b" * 32): Tally(4, 3, 2, 1),
+    }
+    await again.close()
 
 
 async def test_one_calls_failure_leaves_the_others_of_its_batch_alone(ledger: SqliteLedger) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from node import daemon
+from node import daemon, hardware
 from node.dialling import COORDINATOR_PATH
 from node.settings import NodeSettings
 from tests.support.scripted_models import ScriptedModel
@@ -153,7 +153,7 @@ async def test_joining_remembers_the_coordinator_and_never_the_secret(
     for name in ("identity.pem", "coordinator.json"):
         assert stat.S_IMODE((settings.data_dir / name).stat().st_mode) == 0o600
     stored = json.loads((settings.data_dir / "coordinator.json").read_text())
-    assert set(stored) == {"url", "coordinator", "certificate"}
+    assert set(stored) == {"url", "coordinator", "certificate", "said"}
     assert all(SECRET not in file.read_text() for file in settings.data_dir.iterdir())
     assert sorted(file.name for file in settings.data_dir.iterdir()) == ["coordinator.json", "identity.pem"]
 
@@ -166,6 +166,36 @@ async def test_afterwards_no_token_is_needed_and_an_old_one_does_no_harm(
     assert await run_until_ready(replace(settings, join=coordinator.token(expires=1))) == peer
     secrets = [message.join_secret for message in coordinator.heard if isinstance(message, RegisterNode)]
     assert secrets == [SECRET, "", ""]
+
+
+async def test_what_was_said_in_joining_holds_until_something_else_is_said(
+    coordinator: Coordinator, settings: NodeSettings, model: ScriptedModel
+) -> None:
+    settings = replace(settings, name=None, owner=None)
+    await run_until_ready(replace(settings, join=coordinator.token(), owner="ada", site="north"))
+    await run_until_ready(settings)
+    await run_until_ready(replace(settings, site="south"))  # a variable, or wanspec.toml: while it says so
+    await run_until_ready(replace(settings, join=coordinator.token(), site="west"))
+    await run_until_ready(settings)
+    said = [(m.owner, m.site, m.name) for m in coordinator.heard if isinstance(m, RegisterNode)]
+    host = hardware.default_name()
+    sites = ["north", "north", "south", "west", "west"]
+    assert said == [("ada", site, host) for site in sites]
+
+
+async def test_a_file_of_an_earlier_release_says_nothing_of_the_node(
+    coordinator: Coordinator, settings: NodeSettings, model: ScriptedModel
+) -> None:
+    settings = replace(settings, name=None, owner=None)
+    await run_until_ready(replace(settings, join=coordinator.token(), owner="ada"))
+    file = settings.data_dir / "coordinator.json"
+    stored = json.loads(file.read_text())
+    assert stored.pop("said") == {"owner": "ada"}
+    file.write_text(json.dumps(stored))
+    await run_until_ready(settings)
+    last = [message for message in coordinator.heard if isinstance(message, RegisterNode)][-1]
+    assert (last.owner, last.site, last.name) == ("unknown", "unknown", hardware.default_name())
+    assert json.loads(file.read_text()) == stored
 
 
 async def test_another_coordinators_token_replaces_the_first_only_once_it_took_us_in(

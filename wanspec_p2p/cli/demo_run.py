@@ -111,7 +111,7 @@ async def _start_peers(fleet: Fleet, directory: Path, screen: Screen) -> None:
     async def start(name: str, role: Role, *arguments: str) -> Child:
         token = issue_join_token(settings, role=role).encode()
         where = ("--name", name, "--data-dir", str(directory / name), "--json", "--with-parent")
-        return await fleet.start(name, wanspec_command(role.value, "join", token, *where, *arguments))
+        return await fleet.start(name, wanspec_command(role.value, "join", "-", *where, *arguments), secret=token)
 
     # Threads of one pass wait for each other, so a core that a node takes away would cost the target twice.
     threads = max(1, min(MOST_TARGET_THREADS, hardware.inspect().cores - 1))

@@ -9,7 +9,6 @@ import typer
 from wanspec_p2p.cli.output import Json
 from wanspec_p2p.cli.peer_options import (
     DtypeOption,
-    JoinTokenText,
     LogJson,
     Model,
     Name,
@@ -17,6 +16,7 @@ from wanspec_p2p.cli.peer_options import (
     Site,
     Slots,
     Threads,
+    join_token,
     without_joining,
 )
 from wanspec_p2p.cli.running import WithParent, serve
@@ -34,7 +34,7 @@ Discover = Annotated[
 @app.command()
 def join(
     context: typer.Context,
-    join: JoinTokenText,
+    join: Annotated[str, join_token("node")],
     model: Model = None,
     name: Name = None,
     owner: Owner = None,
@@ -48,7 +48,7 @@ def join(
     json: Json = False,
     with_parent: WithParent = False,
 ) -> None:
-    """Join the coordinator of TOKEN, and draft until told to stop."""
+    """Join the coordinator of TOKEN, and draft until told to stop. Name, owner and site hold for later runs too."""
     from node import daemon
     from node.settings import NodeSettings
 

@@ -6,15 +6,15 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
+from wanspec_p2p.errors import JoinTokenError
 from wanspec_p2p.types import Dtype
 
 __all__ = [
     "DtypeOption",
-    "JoinTokenText",
     "LogJson",
     "Model",
     "Name",
@@ -22,6 +22,7 @@ __all__ = [
     "Site",
     "Slots",
     "Threads",
+    "join_token",
     "without_joining",
 ]
 
@@ -29,17 +30,32 @@ SAID_IN_JOINING = ("join", "name", "owner", "site")
 """Parameters of a `join` command that its `run` does not have."""
 
 
+def join_token(service: str) -> Any:
+    """The TOKEN argument of a service's `join`. Its variable is that of the setting, as for `run`."""
+    return typer.Argument(
+        metavar="TOKEN",
+        help="From the coordinator's operator; - reads it from stdin.",
+        envvar=f"WANSPEC_{service.upper()}_JOIN",
+        callback=_from_stdin,
+    )
+
+
 def _from_stdin(token: str) -> str:
-    """A token is a secret, and flags can be seen by every user of a machine."""
-    return sys.stdin.readline().strip() if token == "-" else token
+    """A token is a secret: arguments can be seen by every user of a machine, and shells write them down.
+
+    Raises:
+        JoinTokenError: stdin was to hold it, and does not.
+    """
+    if token != "-":
+        return token
+    if sys.stdin.isatty():
+        typer.echo("Join token: ", nl=False, err=True)
+    # One line and no more: with --with-parent the rest is how the parent tells us that it is there.
+    if not (line := sys.stdin.readline().strip()):
+        raise JoinTokenError("there is no join token on stdin: its first line should be one")
+    return line
 
 
-JoinTokenText: TypeAlias = Annotated[
-    str,
-    typer.Argument(
-        metavar="TOKEN", help="From the coordinator's operator; - reads it from stdin.", callback=_from_stdin
-    ),
-]
 Model: TypeAlias = Annotated[
     str | None, typer.Option("--model", help="A name of `wanspec models list`, a directory, or a hub id.")
 ]

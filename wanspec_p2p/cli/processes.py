@@ -126,8 +126,12 @@ class Fleet:
         self._environment = dict(environment)
         self._children: list[Child] = []
 
-    async def start(self, name: str, command: Sequence[str]) -> Child:
-        """Its stdin stays open as long as we live: `--with-parent` lets it notice our end, whatever ended us."""
+    async def start(self, name: str, command: Sequence[str], *, secret: str | None = None) -> Child:
+        """Its stdin stays open as long as we live: `--with-parent` lets it notice our end, whatever ended us.
+
+        Args:
+            secret: the first line of its stdin. Other users of this machine can read a command, and not this.
+        """
         log = self._directory / f"{name}.log"
         with log.open("wb") as stderr:
             process = await asyncio.create_subprocess_exec(
@@ -140,6 +144,9 @@ class Fleet:
             )
         child = Child(name, process, log)
         self._children.append(child)
+        if secret is not None:
+            assert process.stdin is not None
+            process.stdin.write(f"{secret}\n".encode())  # a pipe holds far more; a child that died is noticed later
         return child
 
     async def finish(self, name: str, command: Sequence[str]) -> None:

@@ -10,7 +10,6 @@ import typer
 from wanspec_p2p.cli.output import Json
 from wanspec_p2p.cli.peer_options import (
     DtypeOption,
-    JoinTokenText,
     LogJson,
     Model,
     Name,
@@ -18,6 +17,7 @@ from wanspec_p2p.cli.peer_options import (
     Site,
     Slots,
     Threads,
+    join_token,
     without_joining,
 )
 from wanspec_p2p.cli.running import WithParent, serve
@@ -39,7 +39,7 @@ Network = Annotated[bool | None, typer.Option("--network/--no-network", help="Wh
 @app.command()
 def join(
     context: typer.Context,
-    join: JoinTokenText,
+    join: Annotated[str, join_token("target")],
     model: Model = None,
     name: Name = None,
     owner: Owner = None,
@@ -59,7 +59,7 @@ def join(
     json: Json = False,
     with_parent: WithParent = False,
 ) -> None:
-    """Join the coordinator of TOKEN, and serve until told to stop."""
+    """Join the coordinator of TOKEN, and serve until told to stop. Name, owner and site hold for later runs too."""
     from wanspec_p2p.target import service
     from wanspec_p2p.target.settings import TargetSettings
 

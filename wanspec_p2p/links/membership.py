@@ -1,4 +1,6 @@
-"""What a peer remembers of the coordinator that took it in: where it is and the keys it must show. Never a secret."""
+"""What a peer remembers of joining: where the coordinator is, the keys it must show, and what the operator said of
+the peer itself. Never a secret.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +13,41 @@ import msgspec
 
 from wanspec_p2p.errors import ConfigError, JoinTokenError
 from wanspec_p2p.protocol import limits
+from wanspec_p2p.protocol.common_messages import Name
 from wanspec_p2p.security.identity import peer_id
 from wanspec_p2p.security.join_tokens import JoinToken
 from wanspec_p2p.types import PeerId, Role
 
-__all__ = ["Membership", "load", "store", "coordinator_of"]
+__all__ = ["UNKNOWN", "Introduction", "Membership", "coordinator_of", "load", "store"]
+
+UNKNOWN = "unknown"
+"""The owner and the site of a peer whose operator never named them."""
 
 
-class Membership(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The coordinator a node belongs to; the content of `coordinator.json`."""
+class Introduction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What an operator says of a peer; None where nothing is said."""
+
+    name: Name | None = None
+    owner: Name | None = None
+    site: Name | None = None
+
+    def after(self, earlier: Introduction) -> Introduction:
+        """What holds when this is said after `earlier`: of each field, the last that was said."""
+        return Introduction(
+            name=self.name or earlier.name, owner=self.owner or earlier.owner, site=self.site or earlier.site
+        )
+
+
+_NOTHING = Introduction()
+
+
+class Membership(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The coordinator a peer belongs to, and how the peer was introduced; the content of `coordinator.json`."""
 
     url: Annotated[str, msgspec.Meta(min_length=1, max_length=limits.MAX_URL)]
     coordinator: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]  # its Ed25519 public key
     certificate: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")] | None  # SHA-256 (DER); None on loopback
+    said: Introduction = _NOTHING  # when it joined; files of earlier releases lack it
 
     @property
     def peer_id(self) -> PeerId:
@@ -69,12 +93,16 @@ def store(path: Path, membership: Membership) -> None:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def coordinator_of(join: str | None, known: Membership | None, *, role: Role, now: float) -> tuple[Membership, str]:
+def coordinator_of(
+    join: str | None, known: Membership | None, *, said: Introduction = _NOTHING, role: Role, now: float
+) -> tuple[Membership, str]:
     """The coordinator to dial and the secret to show, from the token given (if any) and what is remembered.
 
     A token of the coordinator that already knows us refreshes its address; its secret is kept in case we were removed.
 
     Args:
+        said: how the operator introduces us now. With a token it is remembered, over what was said when we joined
+            before; without one it holds for this run alone.
         role: what we are; a token for another role is refused.
         now: seconds since the Unix epoch.
 
@@ -97,4 +125,6 @@ def coordinator_of(join: str | None, known: Membership | None, *, role: Role, no
     again = known is not None and known.coordinator == token.coordinator
     if token.expires <= now and not again:
         raise JoinTokenError("this join token has expired: ask the coordinator's operator for a new one")
-    return Membership(url=token.url, coordinator=token.coordinator, certificate=token.certificate), token.secret
+    if known is not None:
+        said = said.after(known.said)
+    return Membership(token.url, token.coordinator, token.certificate, said), token.secret

@@ -63,6 +63,8 @@ def _tokens(message: Tokens) -> str | None:
 
 def _receipts(message: Receipts) -> str | None:
     for receipt in message.receipts:
+        if receipt.accepted > receipt.verified:
+            return "accepted is more than verified"
         if any(right > reached for reached, right in receipt.by_depth):
             return "by_depth has more right positions than were reached"
         if sum(reached for reached, _ in receipt.by_depth) > receipt.verified:

@@ -27,6 +27,8 @@ MAX_DRAFT_TOKENS = 64
 """Tokens in one Draft frame."""
 MAX_WINDOW = 256
 """Positions a drafter may run ahead, and tokens it may have outstanding."""
+MAX_DRAFTED = MAX_PROMPT_TOKENS * MAX_WINDOW
+"""Draft tokens of one session, in counts: a full window every round, and a round settles at least one position."""
 MAX_TOKENS_PER_ROUND = 256
 MAX_RECEIPTS = 256
 MAX_DRAFTERS = 16

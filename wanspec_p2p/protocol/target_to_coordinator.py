@@ -83,7 +83,9 @@ class DraftersWanted(ControlMessage, frozen=True):
 
 
 Positions: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=limits.MAX_PROMPT_TOKENS)]
-"""Of one session and one depth: a round decides at most one, and settles at least one token of the context."""
+"""Positions, tokens or rounds of one session: a context has no more positions, and a round settles at least one."""
+Drafted: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=limits.MAX_DRAFTED)]
+"""Draft tokens of one session. A target that is sent more, by a node that floods it, counts no further."""
 
 
 class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,10 +98,10 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     node: Peer
     jti: Name
     session: Name
-    drafted: Count
-    verified: Count
-    accepted: Count  # positions it drafted rightly, whoever came first
-    won: Count  # of these, positions it was first with
+    drafted: Drafted
+    verified: Drafted
+    accepted: Positions  # positions it drafted rightly, whoever came first
+    won: Positions  # of these, positions it was first with
     rtt: Seconds | None = None
     by_depth: Annotated[tuple[tuple[Positions, Positions], ...], msgspec.Meta(max_length=limits.MAX_WINDOW)] = ()
 
@@ -137,16 +139,16 @@ class Tokens(ControlMessage, frozen=True):
 class Usage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Counts of one answer. `accepted_histogram[k]` is the number of rounds that accepted k draft tokens."""
 
-    prompt_tokens: Count
-    completion_tokens: Count
-    rounds: Count
-    drafted: Count  # draft tokens that entered a verification pass
-    accepted: Count  # of these, tokens of the answer
-    late: Count  # draft tokens that arrived after their position was settled
-    accepted_histogram: Annotated[tuple[Count, ...], msgspec.Meta(max_length=limits.MAX_WINDOW + 1)] = ()
-    won_by_peer: Annotated[dict[Peer, Count], msgspec.Meta(max_length=1024)] = {}
-    target_draft_passes: Count = 0
-    near_ties: Count = 0
+    prompt_tokens: Positions
+    completion_tokens: Positions
+    rounds: Positions
+    drafted: Drafted  # draft tokens that entered a verification pass
+    accepted: Positions  # of these, tokens of the answer
+    late: Drafted  # draft tokens that arrived after their position was settled
+    accepted_histogram: Annotated[tuple[Positions, ...], msgspec.Meta(max_length=limits.MAX_WINDOW + 1)] = ()
+    won_by_peer: Annotated[dict[Peer, Positions], msgspec.Meta(max_length=1024)] = {}
+    target_draft_passes: Drafted = 0
+    near_ties: Positions = 0
     seconds: Seconds = 0.0
 
 

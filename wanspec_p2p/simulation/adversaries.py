@@ -1,9 +1,10 @@
 """Nodes that misbehave, each a real process with a real identity and a real lease: what the promise of exact text is
 tried against.
 
-    python -m wanspec_p2p.simulation.adversaries liar --join TOKEN --data-dir DIR --cache-dir DIR --model smollm2-draft
+    python -m wanspec_p2p.simulation.adversaries liar --data-dir DIR --cache-dir DIR --model smollm2-draft
 
-Everything but the misbehaviour is the node's shipped code, so the network admits them like any other.
+The join token is the first line of its stdin, where other users of the machine cannot read it; it ends when its stdin
+does. Everything but the misbehaviour is the node's shipped code, so the network admits them like any other.
 """
 
 from __future__ import annotations
@@ -189,11 +190,11 @@ async def _model(kind: Kind, name: str, catalog: Catalog) -> LanguageModel:
 async def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=[kind.value for kind in Kind])
-    parser.add_argument("--join", required=True)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--cache-dir", type=Path, required=True)
     parser.add_argument("--model", default="smollm2-draft")
     arguments = parser.parse_args()
+    join = sys.stdin.readline()
     logs.configure(json=False)
     os.nice(1)  # on one machine the target comes first
     stop = asyncio.Event()
@@ -208,7 +209,7 @@ async def _main() -> None:
     loop.add_reader(sys.stdin.fileno(), parent_said)
     await run(
         Kind(arguments.kind),
-        join=arguments.join,
+        join=join,
         data_dir=arguments.data_dir,
         cache_dir=arguments.cache_dir,
         model=arguments.model,

@@ -216,7 +216,8 @@ class RequestDesk:
                 node=node,
                 jti=runner.leases[node],
                 session=runner.session.spec.session,
-                drafted=stats.drafted,
+                # A node may have sent any number; a count the coordinator refuses would cost us our link to it.
+                drafted=min(stats.drafted, limits.MAX_DRAFTED),
                 verified=stats.verified,
                 accepted=stats.accepted,
                 won=stats.won,
@@ -293,7 +294,7 @@ class Answer:
             rounds=stats.rounds,
             drafted=stats.verified,
             accepted=self._won.total(),
-            late=stats.late,
+            late=min(stats.late, limits.MAX_DRAFTED),
             accepted_histogram=tuple(stats.histogram[k] for k in range(longest + 1)),
             won_by_peer=dict(self._won),
             near_ties=stats.near_ties,

@@ -16,6 +16,7 @@ import structlog
 from wanspec_p2p.clock import Clock, SystemClock
 from wanspec_p2p.links import membership
 from wanspec_p2p.links.base import Link, Transport
+from wanspec_p2p.links.membership import Introduction
 from wanspec_p2p.links.peer import connect
 from wanspec_p2p.links.websocket import DRAFT_PATH, dial, listen
 from wanspec_p2p.models.base import LanguageModel, Tokenizer
@@ -57,10 +58,12 @@ async def run(
         PeerRefused: the coordinator does not want this target.
     """
     clock = SystemClock()
-    settings = dataclasses.replace(settings, name=settings.name or platform.node()[: limits.MAX_NAME] or None)
     identity = Identity.load_or_create(settings.data_dir / "identity.pem")
     known = membership.load(settings.data_dir / "coordinator.json")
-    home, secret = membership.coordinator_of(settings.join, known, role=Role.TARGET, now=clock.wall())
+    home, secret = membership.coordinator_of(
+        settings.join, known, said=settings.said, role=Role.TARGET, now=clock.wall()
+    )
+    settings = _introduced(settings, home.said)
     certificate, context = _tls(settings, clock)
     made: asyncio.Future[Target] = asyncio.get_running_loop().create_future()
 
@@ -84,6 +87,13 @@ async def run(
             await model.close()
     finally:
         await listener.close()
+
+
+def _introduced(settings: TargetSettings, when_it_joined: Introduction) -> TargetSettings:
+    """With what was said when the target joined, where nothing is said now."""
+    said = settings.said.after(when_it_joined)
+    name = said.name or platform.node()[: limits.MAX_NAME] or None
+    return dataclasses.replace(settings, name=name, owner=said.owner, site=said.site)
 
 
 async def _load(

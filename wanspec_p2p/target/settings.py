@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wanspec_p2p.config import check_length, check_range
+from wanspec_p2p.links.membership import Introduction
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.speculation.events import Window
 from wanspec_p2p.speculation.policy import Policy
@@ -24,6 +25,8 @@ class TargetSettings:
         cache_dir: where models are kept.
         model: a catalog name or a directory.
         join: a join token; needed the first time only, and again to move to another coordinator.
+        name, owner, site: what people call this target, who runs it and where it stands. None takes what was said when
+            it joined, else the host name and "unknown".
         host, port: where nodes dial; port 0 takes any. Off loopback the address must be reachable for nodes.
         address: the URL nodes dial where it differs from host and port (behind a proxy or in a container).
         tls_cert, tls_key: the operator's own certificate; without them one is made (and pinned through leases).
@@ -43,8 +46,8 @@ class TargetSettings:
     model: str = "smollm2-135m"
     join: str | None = None
     name: str | None = None
-    owner: str = "unknown"
-    site: str = "unknown"
+    owner: str | None = None
+    site: str | None = None
     host: str = "127.0.0.1"
     port: int = 0
     address: str | None = None
@@ -78,6 +81,10 @@ class TargetSettings:
             raise ValueError(f"nodes cannot dial {self.host}: name the address that reaches this machine (address)")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key belong together")
+
+    @property
+    def said(self) -> Introduction:
+        return Introduction(self.name, self.owner, self.site)
 
     @property
     def policy(self) -> Policy:

@@ -14,6 +14,7 @@ from wanspec_p2p.clock import Clock
 from wanspec_p2p.errors import CloseCode, ConfigError
 from wanspec_p2p.links.backoff import Backoff
 from wanspec_p2p.links.base import Transport
+from wanspec_p2p.links.membership import UNKNOWN
 from wanspec_p2p.links.peer import accept
 from wanspec_p2p.models.base import LanguageModel, Tokenizer
 from wanspec_p2p.protocol.codec import AT_TARGET_FROM_NODE
@@ -195,7 +196,7 @@ class Target:
             certificate=certificate,
             slots=self._settings.slots,
             queue=self._settings.queue,
-            owner=self._settings.owner,
-            site=self._settings.site,
+            owner=self._settings.owner or UNKNOWN,
+            site=self._settings.site or UNKNOWN,
             join_secret=secret,
         )

@@ -23,6 +23,8 @@ name, url, pids, dies = sys.argv[1:]
 pathlib.Path(pids, name).write_text(str(os.getpid()))
 if name == dies:
     sys.exit("no memory left")
+if name != "coordinator" and sys.stdin.readline() != "s3cret\\n":
+    sys.exit("no token came")
 print('{"event": "ready", "url": "%s"}' % url, flush=True)
 sys.stdin.read()
 """
@@ -34,8 +36,10 @@ class Stage:
     def __init__(self, pids: Path, temporary: Path, url: str) -> None:
         self._pids, self._temporary, self._url = pids, temporary, url
         self.dies = "nobody"
+        self.commands: list[tuple[str, ...]] = []
 
     def command(self, *arguments: str) -> list[str]:
+        self.commands.append(arguments)
         if arguments[0] == "models":
             return [sys.executable, "-S", "-c", "pass"]
         name = "coordinator" if arguments[0] == "coordinator" else arguments[arguments.index("--name") + 1]
@@ -64,7 +68,7 @@ def stage(fake: FakeCoordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     class Token:
         def encode(self) -> str:
-            return "TOKEN"
+            return "s3cret"
 
     with serving(fake) as url:
         stage = Stage(pids, temporary, url)
@@ -86,6 +90,15 @@ def test_it_streams_compares_and_leaves_nothing(run: Run, stage: Stage, fake: Fa
     together, alone = fake.requests
     assert "wanspec" not in together and alone["wanspec"] == {"network": False}
     assert {**together, "wanspec": None} == {**alone, "wanspec": None}
+
+
+def test_no_token_is_in_a_command_that_others_can_read(run: Run, stage: Stage) -> None:
+    assert run("demo")[0] == 0
+    assert [command[:3] for command in stage.commands if command[1] == "join"] == [
+        ("target", "join", "-"),
+        *[("node", "join", "-")] * len(demo_run.NODES),
+    ]
+    assert not any("s3cret" in argument for command in stage.commands for argument in command)
 
 
 def test_json_is_one_object(run: Run, stage: Stage) -> None:

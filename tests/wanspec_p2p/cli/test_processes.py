@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from wanspec_p2p.cli import processes
@@ -50,6 +51,22 @@ async def test_a_child_that_ignores_sigterm_is_killed(fleet: Fleet, monkeypatch:
     await child.ready(10)
     await child.stop()
     assert child.process.returncode == -9
+
+
+async def test_a_secret_is_told_where_nobody_else_can_read_it(fleet: Fleet) -> None:
+    says_back = (
+        "import json; print(json.dumps({'event': 'ready', 'heard': [sys.stdin.readline(), sys.argv]}), flush=True)"
+    )
+    child = await fleet.start("one", python(f"import sys; {says_back}; sys.stdin.read()"), secret="s3cret")
+    assert (await child.ready(10))["heard"] == ["s3cret\n", ["-c"]]
+    assert "s3cret" not in " ".join(psutil.Process(child.process.pid).cmdline())
+    assert child.process.returncode is None, "its stdin stays open"
+
+
+async def test_a_child_that_dies_before_it_is_told_its_secret_is_told_of(fleet: Fleet) -> None:
+    child = await fleet.start("target", python("import sys; sys.stdin.close(); sys.exit(5)"), secret="s3cret")
+    with pytest.raises(ChildDied, match="the target ended with status 5"):
+        await child.ready(10)
 
 
 async def test_a_child_that_dies_before_it_is_ready_is_told_with_its_last_words(fleet: Fleet) -> None:

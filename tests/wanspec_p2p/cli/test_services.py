@@ -40,6 +40,7 @@ def test_node_join(run: Run, served: list[Any]) -> None:
     (settings,) = served
     assert (settings.join, settings.model, settings.name, settings.slots) == ("TOKEN", "ngram", "lab", 3)
     assert (settings.dtype, settings.threads, settings.discover) == (Dtype.FLOAT32, 1, True)
+    assert (settings.owner, settings.site) == ("ada", "north")
 
 
 def test_node_run_keeps_what_was_joined(run: Run, served: list[Any], tmp_path: Path) -> None:
@@ -51,6 +52,36 @@ def test_node_run_keeps_what_was_joined(run: Run, served: list[Any], tmp_path: P
 def test_a_token_may_come_from_stdin(run: Run, served: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("TOKEN\nmore"))
     assert run("node", "join", "-")[0] == 0
+    assert served[0].join == "TOKEN"
+
+
+@pytest.mark.parametrize("service", ["node", "target"])
+def test_a_token_may_come_from_the_settings_variable(
+    run: Run, served: list[Any], monkeypatch: pytest.MonkeyPatch, service: str
+) -> None:
+    monkeypatch.setenv(f"WANSPEC_{service.upper()}_JOIN", "TOKEN")
+    assert [run(service, word)[0] for word in ("join", "run")] == [0, 0]
+    assert run(service, "join", "OTHER")[0] == 0
+    assert [settings.join for settings in served] == ["TOKEN", "TOKEN", "OTHER"]
+
+
+@pytest.mark.parametrize("given", ["", "\n"])
+def test_no_token_on_stdin_is_one_line(
+    run: Run, served: list[Any], monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(given))
+    code, out, err = run("target", "join", "-")
+    assert (code, out, served) == (ExitCode.REFUSED, "", [])
+    assert err == "wanspec: there is no join token on stdin: its first line should be one\n"
+
+
+def test_at_a_terminal_the_token_is_asked_for(run: Run, served: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal("TOKEN\n"))
+    assert run("node", "join", "-") == (0, "", "Join token: ")
     assert served[0].join == "TOKEN"
 
 

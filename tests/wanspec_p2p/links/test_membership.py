@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import json
 import os
 import stat
 from pathlib import Path
@@ -8,7 +10,7 @@ import pytest
 
 from wanspec_p2p.errors import ConfigError, JoinTokenError
 from wanspec_p2p.links import membership
-from wanspec_p2p.links.membership import Membership, coordinator_of
+from wanspec_p2p.links.membership import Introduction, Membership, coordinator_of
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.security.join_tokens import JoinToken
 from wanspec_p2p.types import Role
@@ -50,6 +52,20 @@ def test_a_loopback_coordinator_has_no_certificate(tmp_path: Path) -> None:
     assert membership.load(tmp_path / "coordinator.json") == home
 
 
+def test_how_a_peer_was_introduced_is_stored_with_it(tmp_path: Path) -> None:
+    home = Membership(HOME.url, HOME.coordinator, HOME.certificate, Introduction(owner="ada", site="north"))
+    membership.store(tmp_path / "coordinator.json", home)
+    assert membership.load(tmp_path / "coordinator.json") == home
+
+
+def test_a_file_of_an_earlier_release_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "coordinator.json"
+    key = base64.b64encode(HOME.coordinator).decode()
+    path.write_text(json.dumps({"url": HOME.url, "coordinator": key, "certificate": HOME.certificate}))
+    assert membership.load(path) == HOME
+    assert HOME.said == Introduction()
+
+
 def test_nothing_stored_is_no_membership(tmp_path: Path) -> None:
     assert membership.load(tmp_path / "coordinator.json") is None
 
@@ -78,7 +94,14 @@ def test_a_crash_while_storing_leaves_the_old_file(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{}", b"nonsense", b'{"url": "x", "coordinator": "AA==", "certificate": null}']
+    "content",
+    [
+        b"",
+        b"{}",
+        b"nonsense",
+        b'{"url": "x", "coordinator": "AA==", "certificate": null}',
+        b'{"url": "x", "coordinator": "%s=", "certificate": null, "said": {"owner": ""}}' % (b"A" * 43),
+    ],
 )
 def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "coordinator.json"
@@ -115,6 +138,23 @@ def test_a_token_of_another_coordinator_moves_us_there() -> None:
     other = Identity.generate()
     home, secret = coordinator_of(token(coordinator=other.public_key), HOME, role=Role.TARGET, now=NOW)
     assert (home.peer_id, secret) == (other.peer_id, "s3cret")
+
+
+def test_what_is_said_with_a_token_is_remembered_over_what_was_said_before() -> None:
+    known = Membership(HOME.url, HOME.coordinator, HOME.certificate, Introduction("atlas", "ada", "north"))
+    for coordinator in (HOME.coordinator, Identity.generate().public_key):
+        join = token(coordinator=coordinator)
+        home, _ = coordinator_of(join, known, said=Introduction(site="south"), role=Role.TARGET, now=NOW)
+        assert home.said == Introduction("atlas", "ada", "south")
+    home, _ = coordinator_of(token(), None, said=Introduction(owner="ada"), role=Role.TARGET, now=NOW)
+    assert home.said == Introduction(owner="ada")
+
+
+def test_what_is_said_without_a_token_is_not_remembered() -> None:
+    known = Membership(HOME.url, HOME.coordinator, HOME.certificate, Introduction(owner="ada"))
+    home, _ = coordinator_of(None, known, said=Introduction(owner="grace"), role=Role.TARGET, now=NOW)
+    assert home == known
+    assert Introduction(owner="grace").after(home.said) == Introduction(owner="grace")
 
 
 def test_an_expired_token_is_refused_where_it_is_needed() -> None:

@@ -13,8 +13,10 @@ from tests.support.session_rows import prefix_hash
 from tests.support.target_kit import Mint, Said, names, request, target_alone
 from tests.support.virtual_time import LoopClock, in_virtual_time
 from wanspec_p2p.errors import EngineError, RemoteProtocolError
+from wanspec_p2p.protocol import limits
+from wanspec_p2p.protocol.codec import AT_COORDINATOR_FROM_TARGET
 from wanspec_p2p.protocol.coordinator_to_target import ChatMessage, Generate
-from wanspec_p2p.protocol.target_to_coordinator import Receipt, Tokens
+from wanspec_p2p.protocol.target_to_coordinator import Receipt, Receipts, Tokens
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.speculation.events import DraftArrived
 from wanspec_p2p.speculation.policy import Policy
@@ -453,3 +455,24 @@ async def test_a_drafter_gets_one_receipt_a_session_under_its_lease() -> None:
         assert sum(right for _, right in receipt.by_depth) == receipt.accepted
     assert len({receipt.id for receipt in bench.receipts}) == 2
     assert len({receipt.session for receipt in bench.receipts}) == 2
+
+
+@in_virtual_time
+async def test_a_node_that_floods_a_session_does_not_make_the_target_say_what_the_coordinator_refuses() -> None:
+    bench = Bench()
+    begin = bench.pool.begin
+
+    def flooded(runner: SessionRunner) -> None:
+        begin(runner)
+        sent = runner.session.stats.of(NODE)
+        sent.drafted += 2**40
+        sent.late += 2**40
+
+    bench.pool.begin = flooded  # type: ignore[method-assign]  # of this one alone
+    await bench.answer(request())
+    (receipt,) = bench.receipts
+    finished = await bench.said.finished()
+    assert (receipt.drafted, finished.usage.late) == (limits.MAX_DRAFTED, limits.MAX_DRAFTED)
+    for message in (Receipts("b", (receipt,)), finished):
+        frame = AT_COORDINATOR_FROM_TARGET.encode(message)
+        assert AT_COORDINATOR_FROM_TARGET.decode(frame) == message

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -179,6 +180,24 @@ async def test_the_second_start_needs_no_token(coordinator: Coordinator, model: 
         _, after = await coordinator.registered.get()
     assert (after.name, after.join_secret) == ("atlas", "")
     assert before.model == after.model
+
+
+async def test_what_was_said_in_joining_holds_until_something_else_is_said(
+    coordinator: Coordinator, model: ScriptedModel, tmp_path: Path
+) -> None:
+    plain = TargetSettings(data_dir=tmp_path / "data", cache_dir=tmp_path)
+    said = []
+    for settings in (
+        replace(plain, join=coordinator.token(), name="atlas", owner="ada"),
+        plain,
+        replace(plain, owner="grace", site="south"),  # a variable, or wanspec.toml: while it says so
+        plain,
+    ):
+        async with running(settings):
+            _, registration = await coordinator.registered.get()
+        said.append((registration.name, registration.owner, registration.site))
+    joined = ("atlas", "ada", "unknown")
+    assert said == [joined, joined, ("atlas", "grace", "south"), joined]
 
 
 async def test_with_a_certificate_it_listens_with_tls_and_tells_the_fingerprint(

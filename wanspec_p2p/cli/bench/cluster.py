@@ -70,14 +70,14 @@ class Cluster:
         )
         url = str((await coordinator.ready(READY_SECONDS))["url"])
         cluster = cls(fleet, directory, environment, url=url, cache=cache, drafter=drafter, drafters=drafters)
-        token = await cluster.token("target")
         target = await fleet.start(
             "target",
             wanspec_command(
-                *("target", "join", token, "--model", model, "--data-dir", str(directory / "target")),
+                *("target", "join", "-", "--model", model, "--data-dir", str(directory / "target")),
                 # One thread: the nodes need the rest of this machine.
                 *("--drafters", str(drafters), "--threads", "1", "--json", "--with-parent"),
             ),
+            secret=await cluster.token("target"),
         )
         await fleet.while_alive(target.ready(READY_SECONDS))
         try:
@@ -103,9 +103,10 @@ class Cluster:
             name,
             [
                 *(sys.executable, "-P", "-m", "wanspec_p2p.simulation.adversaries", kind.value),
-                *("--join", await self.token("node"), "--data-dir", str(self._directory / name)),
-                *("--cache-dir", str(self._cache), "--model", self._drafter),
+                *("--data-dir", str(self._directory / name), "--cache-dir", str(self._cache)),
+                *("--model", self._drafter),
             ],
+            secret=await self.token("node"),
         )
         self.nodes[name] = child
         self._peers[name] = str((await child.ready(READY_SECONDS))["peer"])

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from wanspec_p2p.cli.bench import cluster as module
+from wanspec_p2p.cli.bench.cluster import Cluster
+from wanspec_p2p.cli.processes import Child, Fleet
+from wanspec_p2p.simulation.adversaries import Kind
+
+TOKEN = {"target": "s3cret of the target", "node": "s3cret of a node"}
+SERVICE = """
+import json, sys
+print(json.dumps({"event": "ready", "url": "http://127.0.0.1:1", "peer": "p"}), flush=True)
+sys.stdin.read()
+"""
+
+
+class Recorded(Fleet):
+    """Starts a small program for every service, and remembers what should have been run and what was told."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, os.environ)
+        self.commands: list[tuple[str, ...]] = []
+        self.secrets: dict[str, str | None] = {}
+
+    async def start(self, name: str, command: Sequence[str], *, secret: str | None = None) -> Child:
+        self.commands.append(tuple(command))
+        self.secrets[name] = secret
+        return await super().start(name, [sys.executable, "-S", "-c", SERVICE], secret=secret)
+
+
+def command(*arguments: str) -> list[str]:
+    """`wanspec coordinator token` prints one; nothing else is run as a command here."""
+    if arguments[:2] == ("coordinator", "token"):
+        printed = json.dumps({"token": TOKEN[arguments[arguments.index("--role") + 1]]})
+        return [sys.executable, "-S", "-c", f"print({printed!r})"]
+    return ["wanspec", *arguments]
+
+
+async def test_tokens_are_told_to_peers_and_are_in_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "wanspec_command", command)
+    async with asyncio.timeout(60), Recorded(tmp_path) as fleet:
+        running = Cluster.running(fleet, tmp_path, os.environ, cache=tmp_path, model="m", drafter="d")
+        async with running as cluster:
+            await cluster.start_node(Kind.LIAR)
+            assert fleet.secrets == {"coordinator": None, "target": TOKEN["target"], "liar-1": TOKEN["node"]}
+            (joining,) = (words for words in fleet.commands if "join" in words)
+            assert joining[:4] == ("wanspec", "target", "join", "-")
+            assert not any("s3cret" in word for words in fleet.commands for word in words)
