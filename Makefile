@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing torch (the largest download)"
 	@$(PIP) $(TORCH)
 	@echo "Installing wanspec and the pinned versions of everything else"
-	@$(PIP) --constraint constraints.txt --editable ".[node,target,dev]"
+	@$(PIP) --constraint constraints.txt --editable ".[node,target,distill,dev]"
 	@touch $@
 	@echo "Ready: $(BIN)/wanspec --help"
 

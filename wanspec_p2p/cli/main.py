@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from wanspec_p2p import __version__
-from wanspec_p2p.cli import coordinator, demo, doctor, models, node, prompt, status, target
+from wanspec_p2p.cli import coordinator, demo, distill, doctor, models, node, prompt, status, target
 from wanspec_p2p.cli.output import emit, printable, say
 from wanspec_p2p.errors import ExitCode, WanspecError
 
@@ -35,6 +35,7 @@ app.add_typer(target.app, name="target")
 app.add_typer(node.app, name="node")
 app.command("prompt")(prompt.prompt)
 app.add_typer(models.app, name="models")
+app.command("distill")(distill.distill)
 app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
 

@@ -20,10 +20,10 @@ from wanspec_p2p.models.fingerprint import TokenizerFacts
 from wanspec_p2p.models.segments import CachedTokens, check_batch
 from wanspec_p2p.models.torch_cache import SessionCache
 from wanspec_p2p.models.torch_device import Placement, describe_device, torch_dtype
+from wanspec_p2p.models.torch_loading import eos_tokens, read_model
 from wanspec_p2p.models.torch_passes import Passes, attention_name
-from wanspec_p2p.models.torch_quiet import quiet_transformers
 from wanspec_p2p.models.torch_selftest import self_test
-from wanspec_p2p.types import Segment, TokenId
+from wanspec_p2p.types import Segment
 
 __all__ = ["TorchModel", "Weights"]
 
@@ -126,7 +126,12 @@ def _load(weights: Weights, placement: Placement, *, exact: bool) -> tuple[Model
     """On the model thread: OpenMP's number of threads belongs to the thread that sets it."""
     torch.set_num_threads(placement.threads)
     try:
-        model = _read(weights, placement, attention_name(exact=exact))
+        model = read_model(
+            weights.directory,
+            dtype=torch_dtype(placement.dtype),
+            device=placement.device,
+            attention=attention_name(exact=exact),
+        )
         vocab_size = weights.tokenizer.vocab_size
         passes = Passes(model, vocab_size=vocab_size, exact=exact)
         verdict = self_test(passes, min(vocab_size, int(model.config.vocab_size)))
@@ -155,27 +160,9 @@ def _load(weights: Weights, placement: Placement, *, exact: bool) -> tuple[Model
         engine=engine,
         fingerprint=hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest(),
         exactness=verdict.exactness,
-        eos=_eos(model),
+        eos=eos_tokens(model),
     )
     return info, passes
-
-
-def _read(weights: Weights, placement: Placement, attention: str) -> Any:
-    """from_pretrained with the final number format: `.to()` afterwards would round RoPE's frequencies as well."""
-    quiet_transformers()
-    from transformers import AutoModelForCausalLM
-
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            weights.directory,
-            dtype=torch_dtype(placement.dtype),
-            attn_implementation=attention,
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"{weights.directory} cannot be loaded: {_first_line(error)}") from error
-    return model.eval().to(placement.device.value)
 
 
 def _transformers_version() -> str:
@@ -188,15 +175,6 @@ def _context(config: Any) -> int:
     """A sliding window bounds the context: within it, sliding and full attention are the same."""
     window = getattr(config, "sliding_window", None)
     return min(int(config.max_position_embeddings), int(window or config.max_position_embeddings))
-
-
-def _eos(model: Any) -> tuple[TokenId, ...]:
-    named = getattr(model.generation_config, "eos_token_id", None)
-    if named is None:
-        named = getattr(model.config, "eos_token_id", None)
-    if named is None:
-        return ()
-    return tuple(named) if isinstance(named, list | tuple) else (int(named),)
 
 
 def _engine_error(error: Exception, doing: str) -> EngineError:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wanspec_p2p.errors import ModelError
 from wanspec_p2p.models.base import Rows
 from wanspec_p2p.models.torch_attention import (
     EXACT,
@@ -21,6 +20,7 @@ from wanspec_p2p.models.torch_attention import (
     make_plan,
 )
 from wanspec_p2p.models.torch_cache import CacheShape, PassCache, SessionCache
+from wanspec_p2p.models.torch_loading import check_attention
 from wanspec_p2p.types import TokenId
 
 __all__ = ["PREFILL_ROWS", "Passes", "attention_name"]
@@ -70,10 +70,7 @@ class Passes:
             dtype=dtype,
             device=self._device,
         )
-        if getattr(config, "attn_logit_softcapping", None) or not getattr(model, "_supports_attention_backend", False):
-            raise ModelError(
-                f"models of type {config.model_type} are not supported: their attention cannot be replaced"
-            )
+        check_attention(model)
 
     def new_cache(self) -> SessionCache:
         return SessionCache(self._shape)

@@ -51,16 +51,25 @@ class TorchTokenizer:
         )
         return [int(token) for token in encoded["input_ids"]]
 
+    def encode_rendered(self, text: str) -> list[TokenId]:
+        """Ids of what a chat template made: special tokens in it are special."""
+        return self._ids(text, specials_are_text=False)
+
     def encode_chat(self, messages: Sequence[tuple[str, str]]) -> list[TokenId]:
-        if not self._inner.chat_template:
-            raise InvalidRequest("this model has no chat template: send a plain prompt to /v1/completions")
         if not any(self._special.search(content) for _, content in messages):
-            return self._ids(self._render(messages), specials_are_text=False)
+            return self.encode_rendered(self.render_chat(messages))
         return self._encode_guarded(messages)
 
-    def _render(self, messages: Sequence[tuple[str, str]]) -> str:
+    def render_chat(self, messages: Sequence[tuple[str, str]]) -> str:
+        """(role, content) pairs through the chat template, generation prompt included.
+
+        Raises:
+            InvalidRequest: as `encode_chat`.
+        """
         from jinja2 import TemplateError
 
+        if not self._inner.chat_template:
+            raise InvalidRequest("this model has no chat template: send a plain prompt to /v1/completions")
         turns = [{"role": role, "content": content} for role, content in messages]
         try:
             return str(self._inner.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
@@ -77,7 +86,7 @@ class TorchTokenizer:
             for role, content in messages
         ]
         ids: list[TokenId] = []
-        rendered = self._render(guarded)
+        rendered = self.render_chat(guarded)
         at = 0
         for match in self._special.finditer(rendered):
             ids += self._ids(rendered[at : match.start()].replace(guard, ""), specials_are_text=True)

@@ -1,0 +1,177 @@
+"""What a target is made to talk about, so that its drafter sees every kind of text it will have to foresee.
+
+A target writes both sides: given the chat template up to where a user's words would stand, a chat model writes what a
+user might ask (Magpie, Xu et al., arXiv 2406.08464), and then answers it. Left alone it asks a narrow set of
+questions; an opening ("Translate to English: ") makes it continue with a request of that kind.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from wanspec_p2p.errors import ConfigError, InvalidRequest, ModelError
+from wanspec_p2p.models.base import Tokenizer
+from wanspec_p2p.types import TokenId
+
+__all__ = ["ANSWER_TEMPERATURES", "Dialogues", "Frame", "Script", "Turn", "chat_frame", "load_prompts"]
+
+ANSWER_TEMPERATURES = (0.0, 0.0, 0.5, 0.8, 1.0)
+"""Each as likely as the others; greedy answers twice, because greedy is what most submitters ask for."""
+SECOND_TURN_SHARE = 0.2
+BROUGHT_SHARE = 0.5
+"""Of the dialogues, where somebody brought prompts of their own."""
+SCRIPT_DOMAIN = 1
+_MARKS = ("WANSPEC0USER0FIRST", "WANSPEC0ANSWER0FIRST", "WANSPEC0USER0SECOND")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A chat template's own tokens, cut where a user's or the model's words stand."""
+
+    before: tuple[TokenId, ...]  # up to the user's first word
+    middle: tuple[TokenId, ...]  # from behind the user's last word to the answer's first
+    between: tuple[TokenId, ...]  # from behind the answer's last word to the user's next turn
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A user's turn begins with these tokens; `open` ones the target writes on."""
+
+    tokens: tuple[TokenId, ...]
+    open: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    kind: str
+    temperature: float  # of the answers
+    turns: tuple[Turn, ...]
+
+
+class ChatTokenizer(Tokenizer, Protocol):
+    """What `TorchTokenizer` has beyond a `Tokenizer`."""
+
+    def render_chat(self, messages: Sequence[tuple[str, str]]) -> str: ...
+
+    def encode_rendered(self, text: str) -> list[TokenId]: ...
+
+
+def chat_frame(tokenizer: ChatTokenizer, name: str) -> Frame:
+    """The frame of a model's chat template.
+
+    Raises:
+        ModelError: there is none, it does not leave a message as it is, or does not show where words begin and end.
+    """
+    first, answer, second = _MARKS
+    try:
+        rendered = tokenizer.render_chat([("user", first), ("assistant", answer), ("user", second)])
+    except InvalidRequest as error:
+        raise ModelError(
+            f"{name} cannot be distilled: its chat template is missing, or refuses a dialogue of user, assistant, user"
+        ) from error
+    parts: list[str] = []
+    rest = rendered
+    for mark in _MARKS:
+        before, found, rest = rest.partition(mark)
+        if not found:
+            raise ModelError(f"{name} cannot be distilled: its chat template changes the messages it is given")
+        parts.append(before)
+    before, _, between = parts
+    frame = Frame(*(tuple(tokenizer.encode_rendered(text)) for text in (before, rest, between)))
+    if any(mark in rest for mark in _MARKS) or not (frame.before and frame.middle and frame.between):
+        raise ModelError(f"{name} cannot be distilled: its chat template does not keep messages apart")
+    return frame
+
+
+def load_prompts(file: Path, flag: str, count: int | None = None) -> list[tuple[str, str]]:
+    """(category, prompt) from JSON lines with `prompt`, or `turns` of which the first is taken.
+
+    Args:
+        flag: that named `file`, for what is said to the user.
+        count: so many of them, spread evenly over the file, so that every category has its share.
+
+    Raises:
+        ConfigError: the file cannot be read, is empty, or a line is neither.
+    """
+    try:
+        lines = [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
+    except OSError as error:
+        raise ConfigError(f"{flag} {file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{flag} {file} cannot be read: it is no UTF-8 text") from error
+    prompts = [_prompt(line, f"{flag} {file}, line {number}") for number, line in enumerate(lines, 1)]
+    if not prompts:
+        raise ConfigError(f"{flag} {file} holds no prompt")
+    if count is None or count >= len(prompts):
+        return prompts
+    return [prompts[i * len(prompts) // count] for i in range(count)]
+
+
+def _prompt(line: str, where: str) -> tuple[str, str]:
+    try:
+        entry = json.loads(line)
+        text = entry["prompt"] if "prompt" in entry else entry["turns"][0]
+        category = str(entry.get("category") or "other")
+        if not isinstance(text, str) or not text:
+            raise ValueError
+        (category + text).encode()  # JSON can spell halves of characters, which are no text
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        raise ConfigError(f"{where} has no `prompt` and no `turns` with text in it") from None
+    return category, text
+
+
+class Dialogues:
+    """The script of dialogue `index` is a function of the seed, the index and the prompts brought, and of nothing else.
+
+    Args:
+        prompts: brought by somebody, for the target to answer.
+        longest: of these, the ones of more tokens are left out.
+
+    Raises:
+        ConfigError: prompts were brought and all are longer.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, seed: int, prompts: Sequence[str] = (), longest: int = 384) -> None:
+        self._seed = seed
+        self._openings = [(kind, tuple(tokenizer.encode(text))) for kind, texts in OPENINGS.items() for text in texts]
+        self._weights = np.array([SHARES[kind] / len(OPENINGS[kind]) for kind in OPENINGS for _ in OPENINGS[kind]])
+        self._weights /= self._weights.sum()
+        brought = [tuple(tokenizer.encode(text)) for text in prompts]
+        self._brought = [tokens for tokens in brought if len(tokens) <= longest]
+        if prompts and not self._brought:
+            raise ConfigError(f"--prompts: every prompt is longer than {longest} tokens: bring shorter ones")
+
+    @property
+    def highest(self) -> TokenId:
+        """The highest id in any script."""
+        written = [*self._brought, *(opening for _, opening in self._openings)]
+        return max(token for tokens in written for token in tokens)
+
+    def script(self, index: int) -> Script:
+        key = (self._seed << 64) | SCRIPT_DOMAIN
+        random = np.random.Generator(np.random.Philox(key=key % 2**128, counter=[0, 0, 0, index]))
+        temperature = float(random.choice(ANSWER_TEMPERATURES))
+        again = random.random() < SECOND_TURN_SHARE
+        if self._brought and random.random() < BROUGHT_SHARE:
+            kind, first = "brought", Turn(self._brought[int(random.integers(len(self._brought)))], open=False)
+        else:
+            kind, opening = self._openings[int(random.choice(len(self._openings), p=self._weights))]
+            first = Turn(opening, open=True)
+        return Script(kind, temperature, (first, Turn((), open=True)) if again else (first,))
+
+
+def _openings() -> dict[str, dict[str, object]]:
+    content = resources.files("wanspec_p2p.models.distill").joinpath("openings.json").read_text(encoding="utf-8")
+    loaded: dict[str, dict[str, object]] = json.loads(content)
+    return loaded
+
+
+OPENINGS: dict[str, list[str]] = {kind: list(entry["openings"]) for kind, entry in _openings().items()}  # type: ignore[call-overload]
+SHARES: dict[str, float] = {kind: float(entry["share"]) for kind, entry in _openings().items()}  # type: ignore[arg-type]

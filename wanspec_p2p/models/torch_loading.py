@@ -1,0 +1,57 @@
+"""A transformers model from a directory that was checked: the one place where weights are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wanspec_p2p.errors import ModelError
+from wanspec_p2p.models.torch_quiet import quiet_transformers
+from wanspec_p2p.types import Device, TokenId
+
+__all__ = ["check_attention", "eos_tokens", "read_model"]
+
+
+def read_model(directory: Path, *, dtype: torch.dtype, device: Device, attention: str) -> Any:
+    """from_pretrained with the final number format: `.to()` afterwards would round RoPE's frequencies as well.
+
+    Args:
+        attention: a name that transformers knows: one of its own, or one that was registered with it.
+
+    Raises:
+        ModelError: the directory cannot be loaded.
+    """
+    quiet_transformers()
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=dtype, attn_implementation=attention, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"{directory} cannot be loaded: {line}") from error
+    return model.eval().to(device.value)
+
+
+def check_attention(model: Any) -> None:
+    """Raises:
+    ModelError: an architecture whose attention cannot be replaced by one of ours.
+    """
+    soft = getattr(model.config, "attn_logit_softcapping", None)
+    if soft or not getattr(model, "_supports_attention_backend", False):
+        raise ModelError(
+            f"models of type {model.config.model_type} are not supported: their attention cannot be replaced"
+        )
+
+
+def eos_tokens(model: Any) -> tuple[TokenId, ...]:
+    """Ids that end an answer, as the model's configuration names them."""
+    named = getattr(model.generation_config, "eos_token_id", None)
+    if named is None:
+        named = getattr(model.config, "eos_token_id", None)
+    if named is None:
+        return ()
+    return tuple(named) if isinstance(named, list | tuple) else (int(named),)
