@@ -33,6 +33,8 @@ __all__ = ["Answer", "Answers"]
 
 MAX_RESUMES = 2
 """Targets one answer may outlive. A prompt that brings its target down must not go on to all the others."""
+TEXT_ALONE = 2
+"""Messages without a token that one target may send for an answer: the text it still held back at its end."""
 NO_TARGET_RETRY, OVERLOADED_RETRY = 5.0, 1.0
 """Seconds a submitter is asked to wait before it tries again."""
 
@@ -45,6 +47,7 @@ class Answer:
         self.model: ServedModel = target.model
         self.link: LinkId = target.link
         self.ids: list[TokenId] = []
+        self.messages = 0  # of its target, tokens or text
         self.resumes = 0
         self.finished: Finished | None = None
         self._answers, self._stall_seconds = answers, stall_seconds
@@ -54,6 +57,12 @@ class Answer:
     @property
     def request(self) -> str:
         return self.asked.generate.request
+
+    @property
+    def longest(self) -> int:
+        """Tokens the answer may have: what was asked for, or what fits the model."""
+        asked = self.asked.generate.max_tokens
+        return self.model.context if asked is None else min(asked, self.model.context)
 
     def remaining(self) -> Generate:
         """The request, from where the answer stands."""
@@ -166,13 +175,18 @@ class Answers:
     # What targets send
 
     def tokens(self, link: LinkId, message: Tokens) -> None:
-        """Raises RemoteProtocolError for tokens out of order: the answer could not be trusted any more."""
+        """Raises RemoteProtocolError for tokens out of order, as the answer could not be trusted any more, and for more
+        than were asked for: what waits for a slow reader must have an end."""
         answer = self._find(link, message.request)
         if answer is None:
             return
         due = len(answer.asked.generate.committed) + len(answer.ids)
         if message.position != due:
             raise RemoteProtocolError(f"token {due} of a request was due, token {message.position} came")
+        answer.messages += 1
+        messages = answer.longest + TEXT_ALONE * (answer.resumes + 1)
+        if due + len(message.ids) > answer.longest or answer.messages > messages:
+            raise RemoteProtocolError(f"an answer of at most {answer.longest} tokens did not end")
         answer.ids.extend(message.ids)
         answer.put(message)
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from coordinator.answers import MAX_RESUMES, Answer, Answers
+from coordinator.answers import MAX_RESUMES, TEXT_ALONE, Answer, Answers
 from coordinator.openai_schema import Asked
 from coordinator.records import PeerState, TargetRecord
 from tests.support.fake_target import SERVED
@@ -34,8 +34,10 @@ def target(link: int, *, slots: int = 2, queue: int = 0, fingerprint: str = "f" 
     )
 
 
-def asked(request: str = "r", model: str = "big", committed: tuple[int, ...] = ()) -> Asked:
-    generate = Generate(request, bytes(16), Sampling(), prompt="x", committed=committed)
+def asked(
+    request: str = "r", model: str = "big", committed: tuple[int, ...] = (), max_tokens: int | None = None
+) -> Asked:
+    generate = Generate(request, bytes(16), Sampling(), prompt="x", committed=committed, max_tokens=max_tokens)
     return Asked(model, generate, stream=False, include_usage=False, chat=False)
 
 
@@ -118,6 +120,25 @@ async def test_an_answer_its_target_gives_up_has_failed() -> None:
     answer = rig.answers.open(asked())
     rig.answers.finish(1, Finished("r", FinishReason.CANCELLED, USAGE))
     assert isinstance(await failure(answer), TargetLost)
+
+
+@pytest.mark.parametrize(("max_tokens", "longest"), [(3, 3), (None, SERVED.context), (2**17, SERVED.context)])
+def test_an_answer_longer_than_asked_for_is_the_targets_fault(max_tokens: int | None, longest: int) -> None:
+    rig = Rig(target(1))
+    answer = rig.answers.open(asked(committed=(7,), max_tokens=max_tokens))
+    rig.answers.tokens(1, tokens(1, *[5] * (longest - 1)))
+    with pytest.raises(RemoteProtocolError, match=f"at most {longest} tokens did not end"):
+        rig.answers.tokens(1, tokens(longest, 5))
+    assert len(answer.ids) == longest - 1
+
+
+def test_text_without_end_is_the_targets_fault() -> None:
+    rig = Rig(target(1))
+    rig.answers.open(asked(max_tokens=3))
+    for _ in range(3 + TEXT_ALONE):
+        rig.answers.tokens(1, tokens(0))
+    with pytest.raises(RemoteProtocolError, match="did not end"):
+        rig.answers.tokens(1, tokens(0))
 
 
 @pytest.mark.parametrize("position", [0, 3])
