@@ -45,7 +45,8 @@ def shell_commands(page: Path) -> Iterator[list[str]]:
         for line in body.replace("\\\n", " ").splitlines():
             if line.startswith("$ "):
                 for part in [*re.findall(r"\$\(([^)]*)\)", line), re.sub(r"\$\([^)]*\)", "TOKEN", line[2:])]:
-                    yield shlex.split(part, comments=True)
+                    for command in part.split(" | "):
+                        yield shlex.split(command, comments=True)
 
 
 @functools.cache
