@@ -73,10 +73,10 @@ class Catalog:
 
     def entries(self) -> list[Entry]:
         return [
-            Entry(name, summary, "Apache-2.0", size, self._store.ready(name))
-            for name, summary, size in (
-                (TARGET, "SmolLM2-135M-Instruct, from its Q4_1 file", 542_000_000),
-                (DRAFTER, "a drafter of 4 layers for smollm2-135m", 88_000_000),
+            Entry(name, summary, "Apache-2.0", size, self._store.ready(name, source))
+            for name, source, summary, size in (
+                (TARGET, SMOLLM2.requirement, "SmolLM2-135M-Instruct, from its Q4_1 file", 542_000_000),
+                (DRAFTER, _drafter_source(), "a drafter of 4 layers for smollm2-135m", 88_000_000),
             )
         ]
 
@@ -112,7 +112,7 @@ class Catalog:
         if name == TARGET:
             return self._store.obtain(TARGET, SMOLLM2.requirement, self._make_target)
         if name == DRAFTER:
-            return self._store.obtain(DRAFTER, f"the drafter's layers {DRAFTER_LAYERS_SHA256}", self._make_drafter)
+            return self._store.obtain(DRAFTER, _drafter_source(), self._make_drafter)
         path = Path(name).expanduser()
         if name and path.is_dir():
             check_directory(path)
@@ -134,6 +134,10 @@ class Catalog:
         if found != DRAFTER_LAYERS_SHA256:
             raise DigestMismatch("layers.safetensors of smollm2-draft", DRAFTER_LAYERS_SHA256, found)
         _converter().assemble_drafter(DRAFTER_LAYERS, self.path(TARGET), out, self._progress)
+
+
+def _drafter_source() -> str:
+    return f"the drafter's layers {DRAFTER_LAYERS_SHA256}"
 
 
 def _converter() -> Converter:

@@ -26,11 +26,13 @@ class ModelStore:
         self.root = root
         self._progress = progress
 
-    def ready(self, name: str) -> bool:
-        return read_manifest(self.root / name) is not None
+    def ready(self, name: str, source: str) -> bool:
+        manifest = read_manifest(self.root / name)
+        return manifest is not None and manifest.source == source
 
     def obtain(self, name: str, source: str, make: Callable[[Path], None]) -> tuple[Path, Manifest]:
-        """The directory `name`, made by `make(directory)` under a lock if it is not there.
+        """The directory `name`, made by `make(directory)` under a lock if it is not there, or was made from another
+        `source`: a release may bring a better model under the same name.
 
         Size and time of every file are compared each time, and its digest where they changed.
 
@@ -40,11 +42,11 @@ class ModelStore:
         """
         directory = self.root / name
         manifest = read_manifest(directory)
-        if manifest is None or any(manifest.changed(directory)):
+        if manifest is None or manifest.source != source or any(manifest.changed(directory)):
             waiting = f"wait for another process that prepares {name}"
             with file_lock(self.root / f".{name}.lock", lambda: self._progress(waiting, 0, 0)):
                 manifest = read_manifest(directory)
-                if manifest is None:
+                if manifest is None or manifest.source != source:
                     manifest = self._make(directory, source, make)
                 elif any(manifest.changed(directory)):
                     manifest = _recheck(directory, manifest)
@@ -59,7 +61,7 @@ class ModelStore:
         try:
             make(partial)
             manifest = write_manifest(partial, source)
-            if directory.exists():  # without a manifest: not ours, or damaged
+            if directory.exists():  # made from another source; or without a manifest: not ours, or damaged
                 shutil.rmtree(directory)
             partial.chmod(0o755)
             partial.rename(directory)

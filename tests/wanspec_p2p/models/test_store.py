@@ -52,10 +52,33 @@ def refuse(out: Path) -> None:
 
 def test_a_model_is_made_once_and_found_afterwards(tmp_path: Path) -> None:
     store = ModelStore(tmp_path, quiet)
-    assert not store.ready("m")
+    assert not store.ready("m", "a test")
     directory, manifest = store.obtain("m", "a test", make)
-    assert store.ready("m") and manifest.source == "a test"
+    assert store.ready("m", "a test") and manifest.source == "a test"
     assert store.obtain("m", "a test", refuse) == (directory, manifest)
+
+
+def test_a_model_from_another_source_is_made_again(tmp_path: Path) -> None:
+    def better(out: Path) -> None:
+        (out / "model.safetensors").write_bytes(b"better")
+
+    store = ModelStore(tmp_path, quiet)
+    store.obtain("m", "release 1", make)
+    assert not store.ready("m", "release 2")
+    directory, manifest = store.obtain("m", "release 2", better)
+    assert (directory / "model.safetensors").read_bytes() == b"better" and manifest.source == "release 2"
+    assert store.obtain("m", "release 2", refuse) == (directory, manifest)
+
+
+def test_a_model_that_cannot_be_made_again_stays_what_it_was(tmp_path: Path) -> None:
+    def full(out: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    store = ModelStore(tmp_path, quiet)
+    directory, manifest = store.obtain("m", "release 1", make)
+    with pytest.raises(ModelError, match="could not be stored"):
+        store.obtain("m", "release 2", full)
+    assert store.obtain("m", "release 1", refuse) == (directory, manifest)
 
 
 def test_a_failed_making_leaves_nothing(tmp_path: Path) -> None:
