@@ -35,6 +35,8 @@ MAX_RESUMES = 2
 """Targets one answer may outlive. A prompt that brings its target down must not go on to all the others."""
 TEXT_ALONE = 2
 """Messages without a token that one target may send for an answer: the text it still held back at its end."""
+TOKEN_TEXT = 1024
+"""Characters a token may have, on the average of an answer; the longest of common vocabularies have an eighth of it."""
 NO_TARGET_RETRY, OVERLOADED_RETRY = 5.0, 1.0
 """Seconds a submitter is asked to wait before it tries again."""
 
@@ -48,6 +50,7 @@ class Answer:
         self.link: LinkId = target.link
         self.ids: list[TokenId] = []
         self.messages = 0  # of its target, tokens or text
+        self.characters = 0
         self.resumes = 0
         self.finished: Finished | None = None
         self._answers, self._stall_seconds = answers, stall_seconds
@@ -176,16 +179,20 @@ class Answers:
 
     def tokens(self, link: LinkId, message: Tokens) -> None:
         """Raises RemoteProtocolError for tokens out of order, as the answer could not be trusted any more, and for more
-        than were asked for: what waits for a slow reader must have an end."""
+        than was asked for: what waits for a slow reader must have an end."""
         answer = self._find(link, message.request)
         if answer is None:
             return
         due = len(answer.asked.generate.committed) + len(answer.ids)
         if message.position != due:
             raise RemoteProtocolError(f"token {due} of a request was due, token {message.position} came")
+        if message.logprobs and answer.asked.generate.top_logprobs is None:
+            raise RemoteProtocolError("log-probabilities came for a request that asked for none")
         answer.messages += 1
+        answer.characters += len(message.text)
         messages = answer.longest + TEXT_ALONE * (answer.resumes + 1)
-        if due + len(message.ids) > answer.longest or answer.messages > messages:
+        characters = answer.longest * TOKEN_TEXT
+        if due + len(message.ids) > answer.longest or answer.messages > messages or answer.characters > characters:
             raise RemoteProtocolError(f"an answer of at most {answer.longest} tokens did not end")
         answer.ids.extend(message.ids)
         answer.put(message)

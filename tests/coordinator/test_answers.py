@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from coordinator.answers import MAX_RESUMES, TEXT_ALONE, Answer, Answers
+from coordinator.answers import MAX_RESUMES, TEXT_ALONE, TOKEN_TEXT, Answer, Answers
 from coordinator.openai_schema import Asked
 from coordinator.records import PeerState, TargetRecord
 from tests.support.fake_target import SERVED
@@ -21,7 +21,7 @@ from wanspec_p2p.errors import (
     UnknownModel,
 )
 from wanspec_p2p.protocol.coordinator_to_target import Cancel, Generate
-from wanspec_p2p.protocol.target_to_coordinator import Failed, Finished, Tokens, Usage
+from wanspec_p2p.protocol.target_to_coordinator import Failed, Finished, TokenLogprob, Tokens, Usage
 from wanspec_p2p.types import FinishReason, PeerId, Sampling
 
 USAGE = Usage(prompt_tokens=1, completion_tokens=99, rounds=1, drafted=0, accepted=0, late=0)
@@ -139,6 +139,22 @@ def test_text_without_end_is_the_targets_fault() -> None:
         rig.answers.tokens(1, tokens(0))
     with pytest.raises(RemoteProtocolError, match="did not end"):
         rig.answers.tokens(1, tokens(0))
+
+
+def test_tokens_with_more_text_than_tokens_have_are_the_targets_fault() -> None:
+    rig = Rig(target(1))
+    rig.answers.open(asked(max_tokens=3))
+    rig.answers.tokens(1, Tokens("r", 0, (5,), "x" * 3 * TOKEN_TEXT, (None,)))
+    with pytest.raises(RemoteProtocolError, match="at most 3 tokens did not end"):
+        rig.answers.tokens(1, Tokens("r", 1, (5,), "x", (None,)))
+
+
+def test_log_probabilities_nobody_asked_for_are_the_targets_fault() -> None:
+    rig = Rig(target(1))
+    answer = rig.answers.open(asked())
+    with pytest.raises(RemoteProtocolError, match="asked for none"):
+        rig.answers.tokens(1, Tokens("r", 0, (5,), "x", (None,), (TokenLogprob(5, "x", -1.0),)))
+    assert answer.ids == []
 
 
 @pytest.mark.parametrize("position", [0, 3])

@@ -54,7 +54,7 @@ def distill(
         int | None, typer.Option(help="So many of the unseen, spread over the file.", min=1)
     ] = None,
     peak: Annotated[float, typer.Option(help="Highest learning rate.", min=1e-6, max=1)] = 2e-3,
-    batch: Annotated[int, typer.Option(help="Tokens of a training step.", min=256)] = 8192,
+    batch: Annotated[int, typer.Option(help="Tokens of a training step.", min=256)] = 4096,
     seed: Annotated[int, typer.Option(help="Of the text, the order and the noise.", min=0, max=2**32 - 1)] = 0,
     device: Annotated[Device | None, typer.Option(help="Where it runs.")] = None,
     dtype: DtypeOption = None,
@@ -164,12 +164,16 @@ def _layers(text: str, directory: Path) -> tuple[int, ...]:
     from wanspec_p2p.models.directories import read_config
     from wanspec_p2p.models.distill.torch_student import spread_layers
 
-    total = int(read_config(directory).get("num_hidden_layers", 0))
     try:
         numbers = tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ConfigError(f"--layers {text!r} is neither a number nor numbers with commas") from None
-    return numbers if "," in text else spread_layers(numbers[0], total)
+    if "," in text:
+        return numbers
+    total = read_config(directory).get("num_hidden_layers")
+    if not isinstance(total, int):
+        raise ModelError("this target cannot be distilled: its config.json does not say how many layers it has")
+    return spread_layers(numbers[0], total)
 
 
 def _width(text: str) -> int | None:
@@ -208,9 +212,9 @@ def _told(progress: Progress) -> Progress:
     def tell(what: str, done: int, total: int) -> None:
         now = time.monotonic()
         before, said = told.get(what, (-TELL_EVERY, -1))
-        if total and done != said and (now - before >= TELL_EVERY or done == total):
+        if done != said and (now - before >= TELL_EVERY or done == total):
             told[what] = now, done
-            typer.echo(f"{what}: {done:,} of {total:,}", err=True)
+            typer.echo(f"{what}: {done:,} of {total:,}" if total else what, err=True)
 
     return tell
 

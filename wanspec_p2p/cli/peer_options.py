@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
@@ -48,10 +49,14 @@ def _from_stdin(token: str) -> str:
     """
     if token != "-":
         return token
-    if sys.stdin.isatty():
-        typer.echo("Join token: ", nl=False, err=True)
-    # One line and no more: with --with-parent the rest is how the parent tells us that it is there.
-    if not (line := sys.stdin.readline().strip()):
+    line = ""
+    if sys.stdin is not None:  # it is where stdin is closed
+        if sys.stdin.isatty():
+            typer.echo("Join token: ", nl=False, err=True)
+        with contextlib.suppress(UnicodeDecodeError):
+            # One line and no more: with --with-parent the rest is how the parent tells us that it is there.
+            line = sys.stdin.readline().strip()
+    if not line:
         raise JoinTokenError("there is no join token on stdin: its first line should be one")
     return line
 

@@ -125,7 +125,8 @@ class Tokens(ControlMessage, frozen=True):
     """Committed tokens of a request, in order; `position` counts from the first token of the answer.
 
     `text` is what these tokens add to the answer: an incomplete character waits for its last byte.
-    `origins` has an entry a token: the node whose draft settled it, or null.
+    `origins` has an entry a token: the node whose draft settled it, or null. So has `logprobs` where the request asked
+    for them; elsewhere it is empty.
     """
 
     request: Name

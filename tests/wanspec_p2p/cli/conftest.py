@@ -27,6 +27,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Run a command as from a shell: exit code, stdout, stderr."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()  # what the test itself caused, such as the bars of a model that it wrote
         code = main(arguments)
         captured = capsys.readouterr()
         return code, captured.out, captured.err

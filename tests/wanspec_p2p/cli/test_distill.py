@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.tiny_models import write_tiny_model
 from tests.wanspec_p2p.cli.conftest import Run
-from wanspec_p2p.cli.distill import _command, _default_folder
+from wanspec_p2p.cli.distill import _command, _default_folder, _told
 from wanspec_p2p.errors import ExitCode
 from wanspec_p2p.models.distill import evaluation, torch_answers, torch_corpus
 from wanspec_p2p.models.distill import run as stages
@@ -124,6 +124,13 @@ def test_agreement_is_told_while_it_trains(run: Run, target: str, out: Path) -> 
     assert "agreement with the target on dialogues held back 0." in line
 
 
+def test_waiting_for_another_run_is_told_where_nobody_sees_bars(capsys: pytest.CaptureFixture[str]) -> None:
+    tell = _told(lambda *told: None)
+    for _ in range(2):
+        tell("wait for another run: layers-0", 0, 0)
+    assert capsys.readouterr().err == "wait for another run: layers-0\n"
+
+
 def test_a_run_is_not_begun_twice_by_mistake(run: Run, target: str, out: Path) -> None:
     assert "holds a run already: add --resume to go on with it" in refused(run, target, *ARGUMENTS, "--out", str(out))
 
@@ -184,6 +191,11 @@ def test_a_target_that_will_not_do_is_one_line(run: Run, tmp_path: Path) -> None
     small = write_tiny_model(tmp_path / "small", vocab_size=257, bos_token_id=1)
     line = refused(run, str(small), *ARGUMENTS, "--out", new, code=ExitCode.MODEL)
     assert "small cannot be distilled: its tokenizer makes id 257, its vocabulary has 257" in line
+    nested = write_tiny_model(tmp_path / "nested")
+    config = json.loads((nested / "config.json").read_text())
+    (nested / "config.json").write_text(json.dumps(config | {"num_hidden_layers": None}))
+    line = refused(run, str(nested), *ARGUMENTS, "--out", new, code=ExitCode.MODEL)
+    assert "cannot be distilled: its config.json does not say how many layers it has" in line
     assert "no model 'nonsense'" in refused(run, "nonsense", "--out", new, code=ExitCode.MODEL)
     (tmp_path / "empty").mkdir()
     assert "has no config.json" in refused(run, str(tmp_path / "empty"), "--out", new, code=ExitCode.MODEL)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.wanspec_p2p.cli.conftest import Run
 from wanspec_p2p.errors import DigestMismatch, ExitCode
-from wanspec_p2p.models.catalog import Catalog
+from wanspec_p2p.models.catalog import SMOLLM2, Catalog
 from wanspec_p2p.models.digests import write_manifest
 
 
@@ -17,7 +17,7 @@ def directory(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     directory = home / ".cache/wanspec/models/smollm2-135m"
     directory.mkdir(parents=True)
     (directory / "model.safetensors").write_bytes(b"weights")
-    write_manifest(directory, "a test")
+    write_manifest(directory, SMOLLM2.requirement)
     return directory
 
 

@@ -65,11 +65,13 @@ def test_a_token_may_come_from_the_settings_variable(
     assert [settings.join for settings in served] == ["TOKEN", "TOKEN", "OTHER"]
 
 
-@pytest.mark.parametrize("given", ["", "\n"])
+@pytest.mark.parametrize(
+    "given", [io.StringIO(), io.StringIO("\n"), io.TextIOWrapper(io.BytesIO(b"\xff\n"), encoding="utf-8"), None]
+)
 def test_no_token_on_stdin_is_one_line(
-    run: Run, served: list[Any], monkeypatch: pytest.MonkeyPatch, given: str
+    run: Run, served: list[Any], monkeypatch: pytest.MonkeyPatch, given: io.TextIOBase | None
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(given))
+    monkeypatch.setattr("sys.stdin", given)
     code, out, err = run("target", "join", "-")
     assert (code, out, served) == (ExitCode.REFUSED, "", [])
     assert err == "wanspec: there is no join token on stdin: its first line should be one\n"

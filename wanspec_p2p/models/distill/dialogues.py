@@ -101,12 +101,12 @@ def load_prompts(file: Path, flag: str, count: int | None = None) -> list[tuple[
         ConfigError: the file cannot be read, is empty, or a line is neither.
     """
     try:
-        lines = [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
+        lines = file.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise ConfigError(f"{flag} {file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{flag} {file} cannot be read: it is no UTF-8 text") from error
-    prompts = [_prompt(line, f"{flag} {file}, line {number}") for number, line in enumerate(lines, 1)]
+    prompts = [_prompt(line, f"{flag} {file}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
     if not prompts:
         raise ConfigError(f"{flag} {file} holds no prompt")
     if count is None or count >= len(prompts):

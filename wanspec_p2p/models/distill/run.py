@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ from wanspec_p2p.models.distill.corpus import Corpus, Dialogue
 from wanspec_p2p.models.distill.files import replace_file
 from wanspec_p2p.models.distill.job import Job, Report
 from wanspec_p2p.models.distill.judge import judge
-from wanspec_p2p.models.distill.plan import check_plan, check_room, store_plan
+from wanspec_p2p.models.distill.plan import check_plan, check_room, store_plan, training_bytes
 from wanspec_p2p.models.distill.torch_answers import ask_target, brought_prompts, held_back_prompts
 from wanspec_p2p.models.distill.torch_checkpoint import Checkpoints
 from wanspec_p2p.models.distill.torch_corpus import cache_bytes, fill_corpus, recipe_for
@@ -76,7 +77,7 @@ def distill(job: Job, progress: Progress, tell: Callable[[Reading], None]) -> Re
         untrained = job.folder / "untrained"
         with file_lock(job.folder / ".lock", lambda: progress(f"wait for another run: {job.plan.name}", 0, 0)):
             try:
-                store_drafter(student, job.source.directory, untrained / "drafter")
+                store_drafter(_untrained(job, student), job.source.directory, untrained / "drafter")
                 curve, trained = _train(job, student, dialogues, tell)
                 drafter = job.folder / "drafter"
                 store_drafter(student, job.source.directory, drafter)
@@ -114,8 +115,11 @@ def distill(job: Job, progress: Progress, tell: Callable[[Reading], None]) -> Re
 def _check_room(job: Job, corpus: Corpus) -> None:
     recipe, written = corpus.recipe, corpus.generated()
     # An accelerator has memory of its own, and the number of rows heeds it.
+    config = read_config(job.source.directory)
     here = written < job.plan.tokens and job.placement.device is not Device.CUDA
-    caches = cache_bytes(read_config(job.source.directory), rows=recipe.rows, context=recipe.context) if here else 0
+    caches = cache_bytes(config, rows=recipe.rows, context=recipe.context) if here else 0
+    if job.placement.device is Device.CPU:
+        caches = max(caches, training_bytes(job.plan, hidden=int(config.get("hidden_size", 0))))
     check_room(
         job.out, tokens=job.plan.tokens, written=written, weights=4 * _parameters(job.source.directory), caches=caches
     )
@@ -142,7 +146,8 @@ def _memory_told(job: Job) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if type(error) is RuntimeError and "allocate memory" not in str(error):
+        # torch says so in words of its own on a CPU and on a Mac.
+        if type(error) is RuntimeError and not re.search("allocate memory|out of memory", str(error)):
             raise
         raise EngineError(
             f"out of memory on {job.placement.device}: end other programs, or take a smaller --batch or another "
@@ -161,13 +166,18 @@ def _student(job: Job) -> Any:
     return student
 
 
+def _untrained(job: Job, student: Any) -> Any:
+    """The drafter's layers as the target has them, to be judged beside it."""
+    plan = job.plan
+    if plan.start is None:
+        return student
+    return build_student(job.source.directory, layers=plan.layers, width=plan.width, device=Device.CPU)
+
+
 def _drafters(job: Job, drafter: Path, untrained: Path) -> dict[str, str]:
-    named = {"trained": str(drafter)}
-    if job.plan.start is not None:
-        named["before"] = str(job.catalog.path(job.plan.start))
-    else:
-        named["same layers, untrained"] = str(untrained)
-    return named | {"n-gram lookup": f"ngram:{job.source.directory}"}
+    before = {} if job.plan.start is None else {"before": str(job.catalog.path(job.plan.start))}
+    lookup = f"ngram:{job.source.directory}"
+    return {"trained": str(drafter), **before, "same layers, untrained": str(untrained), "n-gram lookup": lookup}
 
 
 def _train(

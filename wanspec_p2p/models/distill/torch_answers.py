@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from wanspec_p2p.errors import ConfigError
 from wanspec_p2p.models.directories import read_config
@@ -37,8 +39,10 @@ def brought_prompts(job: Job) -> list[tuple[str, list[TokenId]]]:
     """(category, token ids) of the unseen prompts that the operator brought.
 
     Raises:
-        ConfigError: one leaves no room for an answer.
+        ConfigError: one leaves no room for an answer, or is among those to train on.
     """
+    if both := {text for _, text in job.unseen} & set(job.prompts):
+        raise ConfigError(f"--unseen: {len(both)} of its prompts are in --prompts as well: leave them out of one")
     tokenizer = TorchTokenizer(job.source.directory)
     prompts = [(category, tokenizer.encode_chat([("user", text)])) for category, text in job.unseen]
     room = _room(job)
@@ -51,20 +55,31 @@ def brought_prompts(job: Job) -> list[tuple[str, list[TokenId]]]:
 def held_back_prompts(job: Job, dialogues: Sequence[Dialogue]) -> list[tuple[str, list[TokenId]]]:
     """(kind, token ids) of dialogues that are not trained on, up to where the target answers.
 
+    A prompt that was brought is answered many times: it is left out where another of its dialogues is trained on.
+
     Raises:
         ConfigError: there are too few dialogues.
     """
+    held_back = range(HELD_BACK_EVERY - 1, len(dialogues), HELD_BACK_EVERY)
+    trained = {_asked(dialogue).tobytes() for i, dialogue in enumerate(dialogues) if i not in held_back}
+    room = _room(job)
     prompts: list[tuple[str, list[TokenId]]] = []
-    for dialogue in dialogues[HELD_BACK_EVERY - 1 :: HELD_BACK_EVERY]:
-        answered = (dialogue.origins == Origin.ANSWER).nonzero()[0]
-        if len(answered) and answered[0] <= _room(job):
-            prompts.append((dialogue.kind, dialogue.ids[: answered[0]].tolist()))
+    for dialogue in (dialogues[i] for i in held_back):
+        asked = _asked(dialogue)
+        if len(asked) < len(dialogue.ids) and len(asked) <= room and asked.tobytes() not in trained:
+            prompts.append((dialogue.kind, asked.tolist()))
     if not prompts:
         raise ConfigError(
             f"none of {len(dialogues)} dialogues could be held back to judge on: ask for more --tokens, or bring "
             "prompts with --unseen"
         )
     return prompts[:HELD_BACK_PROMPTS]
+
+
+def _asked(dialogue: Dialogue) -> NDArray[np.int32]:
+    """Up to where the target answers."""
+    answered = np.flatnonzero(dialogue.origins == Origin.ANSWER)
+    return dialogue.ids[: answered[0]] if len(answered) else dialogue.ids
 
 
 def _room(job: Job) -> int:

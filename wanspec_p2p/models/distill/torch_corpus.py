@@ -100,13 +100,19 @@ def fill_corpus(
     """Let the target write until the corpus holds `tokens` tokens of its own. Another run that fills it is waited for.
 
     Raises:
-        ModelError: the target has no chat template that will do, a tokenizer that is not its own, or cannot be loaded.
+        ModelError: the target has no chat template that will do or one that leaves no room, a tokenizer that is not
+            its own, or cannot be loaded.
         ConfigError: the disk is full, or a shard is damaged.
     """
     label = f"{source.name} writes"
     tokenizer = TorchTokenizer(source.directory)
     frame = chat_frame(tokenizer, source.name)
     longest = LONGEST_PROMPT * corpus.recipe.context // CONTEXT
+    if (given := len(frame.before) + len(frame.middle)) > corpus.recipe.context * 3 // 4:
+        raise ModelError(
+            f"{source.name} cannot be distilled: its chat template alone takes {given} of the {corpus.recipe.context} "
+            "tokens that a dialogue has"
+        )
     dialogues = Dialogues(tokenizer, seed=corpus.recipe.seed, prompts=prompts, longest=longest)
     highest = max(dialogues.highest, *frame.before, *frame.middle, *frame.between)
     if highest >= (held := int(read_config(source.directory).get("vocab_size") or 0)):

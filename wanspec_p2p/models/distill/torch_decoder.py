@@ -82,9 +82,9 @@ class BatchDecoder:
         return logits
 
     @torch.inference_mode()
-    def restart(self, row: int) -> None:
-        """Forget what `row` holds: its next token is the first of another sequence."""
-        self.lengths[row] = 0
+    def restart(self, rows: Sequence[int]) -> None:
+        """Forget what `rows` hold: their next tokens are the first of other sequences."""
+        self.lengths[torch.tensor(rows, dtype=torch.int64, device=self._device)] = 0
 
     @torch.inference_mode()
     def compact(self, rows: Sequence[int]) -> None:

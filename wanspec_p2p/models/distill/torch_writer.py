@@ -215,22 +215,21 @@ class _Writer:
     @torch.inference_mode()
     def _replace_done(self) -> None:
         """A row that ended takes up the next script; without one it is dropped once half of the rows are idle."""
+        begun = []
         for at, row in enumerate(self.rows):
             if row.done and row.index not in self.finished:
                 self.finished[row.index] = self._dialogue(at, row)
                 if self._waiting:
                     self.rows[at] = self._next()
-                    self.decoder.restart(at)
+                    begun.append(at)
+        idle = [at for at, row in enumerate(self.rows) if row.index in self.finished]
+        self.decoder.restart(begun + idle)  # idle ones run at position 0, where they cost least
         busy = [at for at, row in enumerate(self.rows) if row.index not in self.finished]
         if len(busy) <= len(self.rows) // 2:
             self.decoder.compact(busy)
             index = torch.tensor(busy, dtype=torch.int64, device=self._label_ids.device)
             self._label_ids, self._label_logprobs = self._label_ids[index], self._label_logprobs[index]
             self.rows = [self.rows[at] for at in busy]
-        else:
-            for at, row in enumerate(self.rows):
-                if row.index in self.finished:  # idle: it runs at position 0, where it costs least
-                    self.decoder.restart(at)
 
     def _dialogue(self, at: int, row: _Row) -> Dialogue:
         length = len(row.ids)

@@ -176,8 +176,8 @@ def test_so_many_prompts_spread_over_the_file(tmp_path: Path) -> None:
              '{"turns": "ab", "prompt": null}', '{"prompt": "\\ud800"}']
 )  # fmt: skip
 def test_a_line_that_is_no_prompt_is_named(tmp_path: Path, line: str) -> None:
-    file = prompts_file(tmp_path, '{"prompt": "good"}', line)
-    with pytest.raises(ConfigError, match=r"--unseen .*prompts\.jsonl, line 2 has no `prompt`"):
+    file = prompts_file(tmp_path, '{"prompt": "good"}', "", line)
+    with pytest.raises(ConfigError, match=r"--unseen .*prompts\.jsonl, line 3 has no `prompt`"):
         load_prompts(file, "--unseen")
 
 

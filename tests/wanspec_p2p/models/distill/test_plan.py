@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from wanspec_p2p.errors import ConfigError
-from wanspec_p2p.models.distill.plan import BUDGETS, Plan, check_plan, check_room, store_plan
+from wanspec_p2p.models.distill.plan import BUDGETS, Plan, check_plan, check_room, store_plan, training_bytes
 from wanspec_p2p.models.distill.torch_training import Schedule
 from wanspec_p2p.types import Device
 
@@ -43,7 +43,7 @@ def test_the_same_plan_goes_on(tmp_path: Path, checkpoint: Path) -> None:
     [
         ({"tokens": 2000}, "--tokens 1000 .now 2000.: repeat that"),
         ({"schedule": Schedule(epochs=2, peak=0.1)}, r"--epochs 6\.0 .now 2\.?0?., --peak 0\.002 .now 0\.1.: repeat"),
-        ({"schedule": Schedule(batch_tokens=4096)}, "--batch 8192 .now 4096."),
+        ({"schedule": Schedule(batch_tokens=2048)}, "--batch 4096 .now 2048."),
         ({"start": "elsewhere", "seed": 3}, "--seed 0 .now 3., --start None .now elsewhere."),
     ],
 )
@@ -91,3 +91,9 @@ def test_too_little_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path
     with pytest.raises(ConfigError, match=r"needs about 6\.2 GB of memory and 6\.1 GB are available: end other"):
         check(tmp_path)
     check(tmp_path, tokens=1_000_000)
+
+
+def test_a_training_step_is_counted_by_what_it_holds() -> None:
+    plan = Plan(layers=(0, 1, 28, 29), tokens=1, schedule=Schedule(batch_tokens=4096))
+    assert training_bytes(plan, hidden=576) == 600 * 4096 * 4 * 576
+    assert 5e9 < training_bytes(plan, hidden=576) < 7e9  # what was seen on two cores

@@ -144,8 +144,9 @@ def test_going_on_from_another_drafter(done: tuple[Job, Report], tmp_path: Path)
     plan = msgspec.structs.replace(PLAN, start=report.drafter)
     onward = go(job(asked.source.directory, tmp_path / "out", plan))
     names = {standing.drafter: standing for standing in onward.judgement.standings if standing.temperature == 0}
-    assert set(names) == {"trained", "before", "n-gram lookup"}
+    assert list(names) == ["trained", "before", "same layers, untrained", "n-gram lookup"]
     assert names["before"].figures == report.judgement.standings[0].figures
+    assert names["same layers, untrained"].figures == report.judgement.standings[2].figures
 
 
 def test_a_start_for_another_tokenizer_is_refused(done: tuple[Job, Report], tmp_path: Path) -> None:
@@ -184,7 +185,13 @@ def test_too_little_memory_is_refused_before_anything_is_loaded(
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("can't allocate memory: 9")]
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("can't allocate memory: 9"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9 GB). Tried to allocate 2 MB on private pool."),
+    ],
 )
 def test_memory_that_runs_out_after_all_is_one_line(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception

@@ -136,6 +136,20 @@ def test_dialogues_held_back_are_asked_up_to_their_answer(job: Job) -> None:
     assert held_back_prompts(job, held(3, 417)) == [("kind 0", [0, 1, 2])]  # no room for an answer behind it
 
 
+def test_a_prompt_that_is_trained_on_elsewhere_is_not_judged_on(job: Job) -> None:
+    made = held(3, 5)
+    made[50] = made[HELD_BACK_EVERY - 1]
+    assert held_back_prompts(job, made) == [("kind 1", [0, 1, 2, 3, 4])]
+    made[50] = made[2 * HELD_BACK_EVERY - 1]
+    assert held_back_prompts(job, made) == [("kind 0", [0, 1, 2])]
+
+
+def test_prompts_to_train_on_are_not_unseen(job: Job) -> None:
+    both = dataclasses.replace(job, unseen=[("c", "Why?"), ("c", "How?")], prompts=["How?", "When?"])
+    with pytest.raises(ConfigError, match="--unseen: 1 of its prompts are in --prompts as well: leave them out"):
+        brought_prompts(both)
+
+
 def test_too_few_dialogues_are_one_line(job: Job) -> None:
     with pytest.raises(ConfigError, match="none of 39 dialogues could be held back to judge on: ask for more --tokens"):
         held_back_prompts(job, held(3)[:39])

@@ -130,6 +130,14 @@ def test_a_vocabulary_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         fill(corpus, source, 100)
 
 
+def test_a_template_that_leaves_no_room_is_refused(source: Source, recipe: Recipe, tmp_path: Path) -> None:
+    # Nothing would ever be written, and the corpus never be full.
+    corpus = Corpus(tmp_path / "c", msgspec.structs.replace(recipe, context=8))
+    with pytest.raises(ModelError, match=r"chat template alone takes \d+ of the 8 tokens that a dialogue has"):
+        fill(corpus, source, 100)
+    assert not corpus.directory.exists()
+
+
 def test_prompts_that_leave_no_room_are_refused(source: Source, recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--prompts: every prompt is longer than 21 tokens"):
         fill(Corpus(tmp_path / "c", recipe), source, 100, prompts=("x" * 22,))

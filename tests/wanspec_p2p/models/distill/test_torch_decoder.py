@@ -36,9 +36,10 @@ class Compared:
         self.texts[row] = list(tokens)
         self._check(self.decoder.prefill(row, tokens), tokens, f"prefill of row {row}")
 
-    def restart(self, row: int) -> None:
-        self.decoder.restart(row)
-        self.texts[row] = []
+    def restart(self, rows: Sequence[int]) -> None:
+        self.decoder.restart(rows)
+        for row in rows:
+            self.texts[row] = []
 
     def compact(self, rows: Sequence[int]) -> None:
         self.decoder.compact(rows)
@@ -74,7 +75,8 @@ def test_rows_at_different_positions(compared: Compared) -> None:
 def test_a_row_that_restarts_sees_nothing_of_what_it_held(compared: Compared) -> None:
     for at in range(3):
         compared.step(tokens(4, at))
-    compared.restart(2)
+    compared.restart([2, 1])
+    compared.restart([])
     compared.step(tokens(4, 3))
     compared.prefill(0, [1, 2])
     compared.step(tokens(4, 4))
@@ -85,7 +87,7 @@ def test_rows_that_are_left_go_on_as_they_were(compared: Compared) -> None:
     compared.step(tokens(4, 0))
     compared.compact([3, 1])
     compared.step(tokens(2, 1))
-    compared.restart(1)
+    compared.restart([1])
     compared.step(tokens(2, 2))
 
 
