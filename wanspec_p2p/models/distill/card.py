@@ -158,7 +158,7 @@ def _figure(report: Report) -> bytes:
         by_kind = [(s.drafter, [s.figures.by_category[name].alpha for name in names]) for s in greedy]
         _bars(kinds, names, by_kind)
         kinds.set(title="α by kind of prompt, temperature 0", ylim=(0, 1))
-        kinds.tick_params(axis="x", rotation=30)
+        plt.setp(kinds.get_xticklabels(), rotation=40, ha="right", fontsize=7)
         for s in (s for s in report.judgement.standings if s.drafter == "trained"):
             label = f"temperature {s.temperature:g}"
             depth.plot(range(1, len(s.figures.by_depth) + 1), s.figures.by_depth, marker="o", label=label)
