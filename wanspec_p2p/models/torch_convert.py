@@ -17,9 +17,15 @@ from safetensors.torch import save_file
 from wanspec_p2p.errors import ModelError
 from wanspec_p2p.models.pull import Progress
 
-__all__ = ["assemble_drafter", "convert_gguf"]
+__all__ = ["assemble_drafter", "convert_gguf", "shared_files"]
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
+SHARED_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "generation_config.json",
+)
 
 
 def convert_gguf(path: Path, out: Path, progress: Progress) -> None:
@@ -73,7 +79,11 @@ def assemble_drafter(layers: Path, target: Path, out: Path, progress: Progress) 
     tensors["model.embed_tokens.weight"] = embedding.to(tensors["model.norm.weight"].dtype)
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     shutil.copyfile(layers / "config.json", out / "config.json")
-    for name in (*TOKENIZER_FILES, "generation_config.json"):
-        if (target / name).is_file():
-            shutil.copyfile(target / name, out / name)
+    for file in shared_files(target):
+        shutil.copyfile(file, out / file.name)
     progress("assemble", 1, 1)
+
+
+def shared_files(target: Path) -> list[Path]:
+    """What a drafter has from its target besides weights: tokenizer, chat template and generation settings."""
+    return [target / name for name in SHARED_FILES if (target / name).is_file()]

@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import numpy as np
 
 from wanspec_p2p.errors import ConfigError, InvalidRequest, ModelError
@@ -167,11 +168,13 @@ class Dialogues:
         return Script(kind, temperature, (first, Turn((), open=True)) if again else (first,))
 
 
-def _openings() -> dict[str, dict[str, object]]:
-    content = resources.files("wanspec_p2p.models.distill").joinpath("openings.json").read_text(encoding="utf-8")
-    loaded: dict[str, dict[str, object]] = json.loads(content)
-    return loaded
+class _Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    share: float
+    openings: list[str]
 
 
-OPENINGS: dict[str, list[str]] = {kind: list(entry["openings"]) for kind, entry in _openings().items()}  # type: ignore[call-overload]
-SHARES: dict[str, float] = {kind: float(entry["share"]) for kind, entry in _openings().items()}  # type: ignore[arg-type]
+_KINDS = msgspec.json.decode(
+    resources.files("wanspec_p2p.models.distill").joinpath("openings.json").read_bytes(), type=dict[str, _Kind]
+)
+OPENINGS = {name: kind.openings for name, kind in _KINDS.items()}
+SHARES = {name: kind.share for name, kind in _KINDS.items()}

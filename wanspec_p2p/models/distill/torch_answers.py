@@ -17,12 +17,11 @@ from wanspec_p2p.models.distill.figures import Answer
 from wanspec_p2p.models.distill.files import replace_file
 from wanspec_p2p.models.distill.job import Job
 from wanspec_p2p.models.distill.torch_corpus import context_of
-from wanspec_p2p.models.distill.torch_decoder import BatchDecoder, batched_attention_name
-from wanspec_p2p.models.distill.torch_training import HELD_BACK_EVERY
+from wanspec_p2p.models.distill.torch_decoder import BatchDecoder, read_batched
+from wanspec_p2p.models.distill.torch_training import held_back
 from wanspec_p2p.models.fingerprint import tokenizer_facts
 from wanspec_p2p.models.pull import Progress
-from wanspec_p2p.models.torch_device import torch_dtype
-from wanspec_p2p.models.torch_loading import eos_tokens, read_model
+from wanspec_p2p.models.torch_loading import eos_tokens
 from wanspec_p2p.models.torch_tokenizer import TorchTokenizer
 from wanspec_p2p.speculation.sampling import Sampler
 from wanspec_p2p.types import Sampling, TokenId
@@ -60,11 +59,11 @@ def held_back_prompts(job: Job, dialogues: Sequence[Dialogue]) -> list[tuple[str
     Raises:
         ConfigError: there are too few dialogues.
     """
-    held_back = range(HELD_BACK_EVERY - 1, len(dialogues), HELD_BACK_EVERY)
-    trained = {_asked(dialogue).tobytes() for i, dialogue in enumerate(dialogues) if i not in held_back}
+    kept = held_back(len(dialogues))
+    trained = {_asked(dialogue).tobytes() for i, dialogue in enumerate(dialogues) if i not in kept}
     room = _room(job)
     prompts: list[tuple[str, list[TokenId]]] = []
-    for dialogue in (dialogues[i] for i in held_back):
+    for dialogue in (dialogues[i] for i in kept):
         asked = _asked(dialogue)
         if len(asked) < len(dialogue.ids) and len(asked) <= room and asked.tobytes() not in trained:
             prompts.append((dialogue.kind, asked.tolist()))
@@ -99,13 +98,9 @@ def ask_target(job: Job, prompts: Sequence[tuple[str, Sequence[TokenId]]], progr
             return msgspec.json.decode(path.read_bytes(), type=list[Answer])
         except msgspec.DecodeError as error:
             raise ConfigError(f"{path} is damaged ({error}): delete it, then repeat") from error
-    model = read_model(
-        job.source.directory,
-        dtype=torch_dtype(job.placement.dtype),
-        device=job.placement.device,
-        attention=batched_attention_name(),
-    )
+    model = read_batched(job.source.directory, job.placement)
     vocab_size = min(tokenizer_facts(job.source.directory).vocab_size, int(model.config.vocab_size))
+    eos = frozenset(eos_tokens(model))
     answers: list[Answer] = []
     for temperature in TEMPERATURES:
         label = f"answers at temperature {temperature:g}"
@@ -115,7 +110,7 @@ def ask_target(job: Job, prompts: Sequence[tuple[str, Sequence[TokenId]]], progr
             prompts,
             tokens=ANSWER_TOKENS,
             temperature=temperature,
-            eos=frozenset(eos_tokens(model)),
+            eos=eos,
             vocab_size=vocab_size,
             progress=lambda done, label=label: progress(label, done, len(prompts)),  # type: ignore[misc]
         )

@@ -16,13 +16,13 @@ from wanspec_p2p.models.catalog import Catalog
 from wanspec_p2p.models.directories import read_config
 from wanspec_p2p.models.distill.corpus import Corpus, Recipe
 from wanspec_p2p.models.distill.dialogues import Dialogues, Frame, chat_frame
-from wanspec_p2p.models.distill.torch_decoder import batched_attention_name
+from wanspec_p2p.models.distill.torch_decoder import read_batched
 from wanspec_p2p.models.distill.torch_writer import CONTEXT, write_dialogues
 from wanspec_p2p.models.fingerprint import tokenizer_facts
 from wanspec_p2p.models.locks import file_lock
 from wanspec_p2p.models.pull import Progress
-from wanspec_p2p.models.torch_device import Placement, torch_dtype
-from wanspec_p2p.models.torch_loading import eos_tokens, read_model
+from wanspec_p2p.models.torch_device import Placement
+from wanspec_p2p.models.torch_loading import eos_tokens
 from wanspec_p2p.models.torch_tokenizer import TorchTokenizer
 from wanspec_p2p.types import Device
 
@@ -124,7 +124,9 @@ def fill_corpus(
         have = corpus.generated()
         progress(label, min(have, tokens), tokens)
         if have < tokens:
-            _write(corpus, source, dialogues, frame, tokens, placement, lambda done: progress(label, done, tokens))
+            _write(
+                corpus, source, dialogues, frame, have, tokens, placement, lambda done: progress(label, done, tokens)
+            )
 
 
 def _write(
@@ -132,20 +134,15 @@ def _write(
     source: Source,
     dialogues: Dialogues,
     frame: Frame,
+    have: int,
     tokens: int,
     placement: Placement,
     tell: Callable[[int], None],
 ) -> None:
     torch.set_num_threads(placement.threads)
     recipe = corpus.recipe
-    model = read_model(
-        source.directory,
-        dtype=torch_dtype(placement.dtype),
-        device=placement.device,
-        attention=batched_attention_name(),
-    )
-    vocab_size = tokenizer_facts(source.directory).vocab_size
-    have = corpus.generated()
+    model = read_batched(source.directory, placement)
+    eos, vocab_size = frozenset(eos_tokens(model)), tokenizer_facts(source.directory).vocab_size
     while have < tokens:
         begun = have
         first, shard = len(corpus), len(corpus.shards)
@@ -154,7 +151,7 @@ def _write(
             model,
             [dialogues.script(index) for index in range(first, first + count)],
             frame=frame,
-            eos=frozenset(eos_tokens(model)),
+            eos=eos,
             vocab_size=vocab_size,
             rows=recipe.rows,
             context=recipe.context,
@@ -162,5 +159,5 @@ def _write(
             progress=lambda more, begun=begun: tell(min(begun + more, tokens)),  # type: ignore[misc]
         )
         corpus.append(written)
-        have = corpus.generated()
+        have += sum(dialogue.generated for dialogue in written)
     tell(tokens)

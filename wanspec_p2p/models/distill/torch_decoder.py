@@ -7,12 +7,16 @@ rows of a step are different sequences, each at a position of its own, and the w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["BatchDecoder", "batched_attention_name"]
+from wanspec_p2p.models.torch_device import Placement, torch_dtype
+from wanspec_p2p.models.torch_loading import read_model
+
+__all__ = ["BatchDecoder", "batched_attention_name", "read_batched"]
 
 BATCHED = "wanspec_batched"
 VISIBLE_MULTIPLE = 64
@@ -52,12 +56,13 @@ class BatchDecoder:
             Logits after them, shape (rows, vocabulary), in the model's dtype.
         """
         positions = self.lengths
-        visible = min(-(-(int(positions.max()) + 1) // VISIBLE_MULTIPLE) * VISIBLE_MULTIPLE, self._keys.shape[3])
+        longest = int(positions.max())
+        visible = min(-(-(longest + 1) // VISIBLE_MULTIPLE) * VISIBLE_MULTIPLE, self._keys.shape[3])
         seen = torch.arange(visible, device=self._device)[None, :] <= positions[:, None]
         logits: Tensor = self._model(
             input_ids=torch.as_tensor(tokens, device=self._device)[:, None],
             position_ids=positions[:, None],
-            past_key_values=_StepCache(self._keys, self._values, positions, visible),
+            past_key_values=_StepCache(self._keys, self._values, positions, longest, visible),
             use_cache=True,
             wanspec_seen=seen[:, None, None, :],
         ).logits[:, -1]
@@ -100,8 +105,9 @@ class _StepCache:
 
     is_compileable = False
 
-    def __init__(self, keys: Tensor, values: Tensor, positions: Tensor, visible: int) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, positions: Tensor, longest: int, visible: int) -> None:
         self._keys, self._values, self._positions, self._visible = keys, values, positions, visible
+        self._longest = longest
         self._rows = torch.arange(keys.shape[1], device=keys.device)
 
     def update(
@@ -113,7 +119,7 @@ class _StepCache:
         return self._keys[layer][:, :, : self._visible], self._values[layer][:, :, : self._visible]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        return int(self._positions.max())
+        return self._longest
 
 
 class _RowCache:
@@ -134,6 +140,20 @@ class _RowCache:
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return 0
+
+
+def read_batched(directory: Path, placement: Placement) -> Any:
+    """A model as `BatchDecoder` wants it.
+
+    Raises:
+        ModelError: the directory cannot be loaded.
+    """
+    return read_model(
+        directory,
+        dtype=torch_dtype(placement.dtype),
+        device=placement.device,
+        attention=batched_attention_name(),
+    )
 
 
 def batched_attention_name() -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wanspec_p2p.errors import ConfigError, ModelError
 from wanspec_p2p.models.distill.files import replace_file
-from wanspec_p2p.models.torch_convert import TOKENIZER_FILES
+from wanspec_p2p.models.torch_convert import shared_files
 from wanspec_p2p.models.torch_loading import check_attention, read_model
 from wanspec_p2p.types import Device
 
@@ -143,9 +143,8 @@ def store_drafter(student: Any, target: Path, out: Path) -> None:
     config["dtype"] = "bfloat16"
     config.pop("_name_or_path", None)  # a folder of this machine
     replace_file(out / "config.json", (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
-    for name in (*TOKENIZER_FILES, "generation_config.json"):
-        if (target / name).is_file():
-            replace_file(out / name, (target / name).read_bytes())
+    for file in shared_files(target):
+        replace_file(out / file.name, file.read_bytes())
     trained = trained_parameters(student)
     tied = bool(getattr(student.config, "tie_word_embeddings", False))
     tensors = {

@@ -24,12 +24,12 @@ from wanspec_p2p.models.distill.torch_checkpoint import Checkpoints
 from wanspec_p2p.models.distill.torch_head import soft_cross_entropy
 from wanspec_p2p.models.distill.torch_student import trained_parameters
 
-__all__ = ["Reading", "Schedule", "Trainer", "head_tokens"]
+__all__ = ["Reading", "Schedule", "Trainer", "head_tokens", "held_back"]
 
 HEAD_MASS = 0.998
 """Share of the target's mass that the rows of the head trained over cover: a quarter of SmolLM2's vocabulary."""
 HELD_BACK_EVERY = 40
-"""Every so manieth dialogue is not trained on: what the figures during the run are measured on."""
+"""Every so manieth dialogue is not trained on; see `held_back`."""
 HELD_BACK_AT_MOST = 64
 BEST_WEIGHT = 0.5
 USER_WEIGHT = 0.5
@@ -67,6 +67,11 @@ class _Batch:
     label_weights: Tensor  # (n, k): each row sums to the weight of its position
 
 
+def held_back(dialogues: int) -> range:
+    """Which of so many dialogues are not trained on: what drafters, in training and afterwards, are measured on."""
+    return range(HELD_BACK_EVERY - 1, dialogues, HELD_BACK_EVERY)
+
+
 def head_tokens(dialogues: Iterable[Dialogue], vocabulary: int) -> NDArray[np.int64]:
     """The likeliest tokens, ascending, that together have HEAD_MASS of the target's mass over the corpus."""
     mass = np.zeros(vocabulary)
@@ -97,8 +102,9 @@ class Trainer:
         self.schedule = schedule
         self._checkpoints = checkpoints
         self._device: torch.device = student.device
-        self._held_back = [d for i, d in enumerate(dialogues) if i % HELD_BACK_EVERY == HELD_BACK_EVERY - 1]
-        self._dialogues = [d for i, d in enumerate(dialogues) if i % HELD_BACK_EVERY != HELD_BACK_EVERY - 1]
+        kept = held_back(len(dialogues))
+        self._held_back = [dialogues[i] for i in kept]
+        self._dialogues = [dialogue for i, dialogue in enumerate(dialogues) if i not in kept]
         embedding = student.get_output_embeddings().weight.detach()
         head = head_tokens(dialogues, embedding.shape[0])
         self._head = embedding[torch.from_numpy(head).to(self._device)].to(torch.bfloat16)

@@ -89,7 +89,7 @@ class _Row:
             if self._left == 0:
                 self._end_words(ended=False)
         elif self._asking:
-            self._end_words(ended=False)
+            self._begin_answer()
             self._append(self._queue.popleft(), Origin.GIVEN)
         else:
             self._append(sampled, Origin.ANSWER)

@@ -96,7 +96,7 @@ def test_the_targets_answers_are_kept(job: Job, monkeypatch: pytest.MonkeyPatch)
     answers = ask_target(job, PROMPTS, lambda what, done, total: told.append((what, done, total)))
     assert [answer.temperature for answer in answers] == [0.0] * 3 + [0.8] * 3
     assert told[-1] == ("answers at temperature 0.8", 3, 3)
-    monkeypatch.setattr(torch_answers, "read_model", lambda *args, **kwargs: pytest.fail("asked twice"))
+    monkeypatch.setattr(torch_answers, "read_batched", lambda *args, **kwargs: pytest.fail("asked twice"))
     assert ask_target(job, PROMPTS, lambda *told: None) == answers
     [kept] = job.out.glob("answers-*.json")
     kept.write_text("[")
