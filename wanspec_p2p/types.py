@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Annotated, NewType, TypeAlias
@@ -144,13 +145,29 @@ def _check_range(name: str, value: float, low: float, high: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One session's share of a forward pass.
+    """One session's share of a forward pass, over a cache of committed tokens and provisional nodes below them.
 
-    The cache is cropped to `length` positions; the tree nodes `keep` of the *previous* pass (indices into its `tree`,
-    a root-to-leaf path) are appended without being computed again; `tokens` are run and appended; `tree` is run
-    below the last of `tokens` and stays provisional. `parents[i]` is -1 (the last of `tokens`) or < i.
+    In this order: the cache is cropped to `length` committed positions; the nodes `keep` become committed and the nodes
+    `held` stay provisional, neither being computed again, and every other node of the previous pass is gone; `tokens`
+    are run and appended; `tree` is run below the root or held nodes and is provisional until the next pass.
 
-    The pass returns 1 + len(tree) rows of logits: after the last of `tokens`, then after each tree node.
+    After a pass the provisional nodes are numbered: its `held` nodes 0..H-1 in the order of `held`, then its `tree`
+    nodes H..H+T-1. Of these numbers
+
+    - `keep` and `held` name nodes in the numbering of the *previous* pass. `keep` is a path from a child of its root
+      downwards. `held` ascends strictly, shares no node with `keep`, and each of its nodes hangs below an earlier one
+      of `held` or below the new root: the last of `keep`, or the old root where `keep` is empty;
+    - `parents[i]` names, in the numbering of *this* pass, the held or earlier tree node above tree node i, or is -1:
+      the root, which is the last of `tokens` or, where there are none, the last committed token.
+
+    `tokens` would move the root, so nodes are held without them only, and over an uncropped cache. Without `tokens`
+    there must be a committed token and a `tree`. A node's position follows from its depth below the root, whichever
+    pass ran it (docs/decisions/0012-a-tree-may-grow-over-passes.md).
+
+    The pass returns `rows` rows of logits: after the last of `tokens` if there are any, then after each tree node.
+
+    Raises:
+        ValueError: a segment that contradicts itself. Whether it fits a cache is for `CachedTokens.check` to say.
     """
 
     cache: str
@@ -159,13 +176,31 @@ class Segment:
     tokens: tuple[TokenId, ...]
     tree: tuple[TokenId, ...] = ()
     parents: tuple[int, ...] = ()
+    held: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.tokens:
-            raise ValueError("a segment runs at least one token")
+        if not self.tokens and not self.tree:
+            raise ValueError("a segment runs at least one token or tree node")
         if len(self.tree) != len(self.parents):
             raise ValueError("tree and parents differ in length")
-        if any(not -1 <= parent < i for i, parent in enumerate(self.parents)):
+        if any(not -1 <= parent < len(self.held) + i for i, parent in enumerate(self.parents)):
             raise ValueError("a parent must come before its child")
         if self.length < 0:
             raise ValueError("length must be 0 or more")
+        if not self.tokens and self.length == 0:
+            raise ValueError("a tree without tokens hangs below a committed one: length must be 1 or more")
+        if self.held:
+            self._check_held()
+
+    def _check_held(self) -> None:
+        if self.tokens:
+            raise ValueError("nodes are held without tokens only: tokens move the root")
+        if any(node >= after for node, after in itertools.pairwise(self.held)):
+            raise ValueError("held nodes must ascend strictly")
+        if not set(self.held).isdisjoint(self.keep):
+            raise ValueError("a node is either kept or held, not both")
+
+    @property
+    def rows(self) -> int:
+        """Rows of logits the pass returns."""
+        return (1 if self.tokens else 0) + len(self.tree)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wanspec_p2p.models.base import ModelInfo, Rows
-from wanspec_p2p.models.segments import CachedTokens, check_batch, tree_path
+from wanspec_p2p.models.segments import CachedTokens, check_batch
 from wanspec_p2p.types import Device, Dtype, ExactnessClass, Segment, TokenId
 
 __all__ = ["SCRIPTED_TOKENIZER", "ByteTokenizer", "ScriptedModel"]
@@ -93,11 +93,7 @@ class ScriptedModel:
     def _run(self, segment: Segment) -> Rows:
         cache = self._caches.setdefault(segment.cache, CachedTokens())
         cache.apply(segment)
-        rows = [self.row(cache.tokens)]
-        for node in range(len(segment.tree)):
-            path = [segment.tree[i] for i in tree_path(segment.parents, node)]
-            rows.append(self.row([*cache.tokens, *path]))
-        return np.stack(rows)
+        return np.stack([self.row(cache.tokens + path) for path in cache.row_paths(segment)])
 
     async def release(self, cache: str) -> None:
         self._caches.pop(cache, None)

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tests.support.growing_trees import GrowingTree
 from tests.support.scripted_models import ByteTokenizer, ScriptedModel
+from tests.support.session_rows import PassModel
 from wanspec_p2p.errors import LocalProtocolError
 from wanspec_p2p.types import Segment
 
@@ -27,6 +32,28 @@ async def test_kept_nodes_and_cropped_positions_change_what_the_next_row_sees() 
     [cropped] = await model.forward([Segment("a", 1, (), (3,))])
     assert np.array_equal(cropped[0], model.row((5, 3)))
     assert model.caches == {"a": (5, 3)}
+
+
+@given(seed=st.integers(0, 2**32), passes=st.lists(st.integers(1, 9), max_size=25))
+def test_rows_follow_the_true_prefix_however_a_tree_grows(seed: int, passes: list[int]) -> None:
+    model, other = ScriptedModel(seed=1, vocab_size=8), PassModel(ScriptedModel(seed=1, vocab_size=8).row)
+    tree = GrowingTree(random.Random(seed), "a", vocab_size=8)
+    checked = 0
+
+    async def run() -> None:
+        nonlocal checked
+        step = tree.start([1, 2], 3)
+        for width in (*passes, 1):
+            segment, prefixes = step
+            [rows] = await model.forward([segment])
+            assert np.array_equal(rows, np.stack([model.row(prefix) for prefix in prefixes]))
+            assert np.array_equal(rows, np.stack(other.run(segment)))
+            assert model.caches == {"a": tuple(tree.committed)}
+            checked += len(rows)
+            step = tree.step(width)
+
+    asyncio.run(run())
+    assert checked >= 4
 
 
 @pytest.mark.parametrize(

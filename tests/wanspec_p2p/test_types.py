@@ -73,12 +73,25 @@ def test_sampling_travels(sampling: Sampling) -> None:
 def test_a_segment() -> None:
     segment = Segment(cache="s", length=4, keep=(0, 2), tokens=(7,), tree=(1, 2, 3), parents=(-1, 0, -1))
     assert segment.parents == (-1, 0, -1)
+    assert segment.rows == 4
+    grown = Segment(cache="s", length=5, keep=(0,), tokens=(), tree=(4, 5), parents=(1, 2), held=(1, 2))
+    assert grown.rows == 2
+
+
+GROWN: dict[str, object] = {"length": 3, "tokens": (), "tree": (1,), "parents": (-1,)}
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"tokens": ()}, "at least one token"),
+        ({"tokens": ()}, "at least one token or tree node"),
+        ({"tokens": (), "length": 3, "held": (0,)}, "at least one token or tree node"),
+        ({"tokens": (), "tree": (1,), "parents": (-1,)}, "length must be 1 or more"),
+        ({"tree": (1,), "parents": (-1,), "held": (0,)}, "without tokens only"),
+        (GROWN | {"held": (1, 0)}, "ascend strictly"),
+        (GROWN | {"held": (1, 1)}, "ascend strictly"),
+        (GROWN | {"held": (0, 1), "keep": (1,)}, "either kept or held"),
+        (GROWN | {"held": (0, 1), "parents": (2,)}, "a parent must come before its child"),
         ({"tree": (1,)}, "differ in length"),
         ({"tree": (1,), "parents": (0,)}, "a parent must come before its child"),
         ({"tree": (1,), "parents": (-2,)}, "a parent must come before its child"),

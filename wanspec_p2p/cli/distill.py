@@ -67,17 +67,18 @@ def distill(
     _check_folder(folder, resume)
     if unseen_count is not None and unseen is None:
         raise ConfigError("--unseen-count counts prompts of --unseen: name a file there")
-    from wanspec_p2p.models.distill.dialogues import load_prompts
+    from wanspec_p2p.cli.bench.report import in_words
     from wanspec_p2p.models.distill.job import Job
     from wanspec_p2p.models.distill.plan import BUDGETS, Plan
     from wanspec_p2p.models.distill.run import distill as run
     from wanspec_p2p.models.distill.torch_corpus import find_source
     from wanspec_p2p.models.distill.torch_training import Schedule
+    from wanspec_p2p.models.prompts import load_prompts
     from wanspec_p2p.models.torch_device import choose_device
 
     placement = choose_device(device=device, dtype=dtype, threads=threads)
     budget = BUDGETS[placement.device]
-    brought = [text for _, text in load_prompts(prompts, "--prompts")] if prompts else []
+    brought = [prompt.text for prompt in load_prompts(prompts, "--prompts")] if prompts else []
     judged_on = load_prompts(unseen, "--unseen", unseen_count) if unseen else []
     try:
         with progress_bars() as bars:
@@ -99,9 +100,9 @@ def distill(
                 placement=placement,
                 catalog=catalog,
                 command=_command(sys.argv[1:]),
-                machine=_machine(placement.reason),
+                machine=in_words(placement.reason),
                 prompts=brought,
-                unseen=judged_on,
+                unseen=[(prompt.category, prompt.text) for prompt in judged_on],
             )
             report = run(job, progress, _Teller(bars))
     except KeyboardInterrupt:
@@ -194,13 +195,6 @@ def _without_folders(argument: str) -> str:
     # What is relative and not there may be a hub id.
     somewhere = os.sep in value and (Path(value).expanduser().is_absolute() or Path(value).exists())
     return flag + equals + (Path(value).name if somewhere else value)
-
-
-def _machine(reason: str) -> str:
-    from wanspec_p2p.cli.bench.report import machine
-
-    own = machine()
-    return f"{own['cpus']} × {own['cpu']}, {own['system']}, {own['date']}; {reason}"
 
 
 def _told(progress: Progress) -> Progress:

@@ -14,7 +14,8 @@ from wanspec_p2p.types import Device, Dtype, ExactnessClass, Segment, TokenId
 __all__ = ["LanguageModel", "ModelInfo", "Rows", "Tokenizer"]
 
 Rows: TypeAlias = NDArray[np.float32]
-"""Logits, shape (1 + len(segment.tree), vocab_size), in float32 whatever the model computes in.
+"""Logits, shape (segment.rows, vocab_size), in float32 whatever the model computes in: after the last of
+`segment.tokens` if there are any, then after each node of `segment.tree`; held nodes had their rows in an earlier pass.
 
 The columns are the ids the tokenizer can produce: padding of the model's vocabulary beyond them is cut off, and an id
 that the model has no column for is minus infinity, so models with equal tokenizers give rows of equal width.

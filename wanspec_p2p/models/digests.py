@@ -24,6 +24,8 @@ __all__ = [
 ]
 
 MANIFEST = "manifest.json"
+CHANGING_LOGITS = ("config.json", "copying.json")
+"""They count as weights. RoPE's base, the norm's epsilon, the tied head, what a drafter copies: they change logits."""
 
 
 class FileRecord(msgspec.Struct, frozen=True):
@@ -78,12 +80,9 @@ def sha256_file(path: Path) -> str:
 
 
 def weights_digest(files: Iterable[tuple[str, str]]) -> str:
-    """SHA-256 over the lines "name sha256" of the safetensors files and config.json, sorted by name.
-
-    The configuration counts as weights: RoPE's base, the norm's epsilon and the tied head change every logit.
-    """
+    """SHA-256 over the lines "name sha256" of the safetensors files and of CHANGING_LOGITS, sorted by name."""
     lines = sorted(
-        f"{name} {sha256}\n" for name, sha256 in files if name.endswith(".safetensors") or name == "config.json"
+        f"{name} {sha256}\n" for name, sha256 in files if name.endswith(".safetensors") or name in CHANGING_LOGITS
     )
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

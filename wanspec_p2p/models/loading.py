@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from wanspec_p2p.errors import ModelError
 from wanspec_p2p.models.base import LanguageModel, Tokenizer
 from wanspec_p2p.models.catalog import TARGET, Catalog
+from wanspec_p2p.models.copying import CopyingModel, CopyWeights, read_weights
 from wanspec_p2p.models.directories import read_config
 from wanspec_p2p.models.fingerprint import tokenizer_facts
 from wanspec_p2p.models.ngram import NgramModel
@@ -32,6 +33,7 @@ async def load_language_model(
     progress: Progress | None = None,
     device: Device | None = None,
     fast: bool = False,
+    copying: bool = True,
 ) -> LanguageModel:
     """Load a catalog name, a transformers directory, a hub id, or `ngram[:MODEL]`, the n-gram drafter for that model.
 
@@ -39,13 +41,20 @@ async def load_language_model(
         threads: for a CPU; None takes the physical cores.
         dtype: None takes what the device computes fast.
         fast: torch's fused attention: near-tie instead of bitwise.
+        copying: let a drafter copy whose directory says how; a target is its model and nothing else.
 
     Raises:
         ModelError, DigestMismatch, ConfigError, EngineError: one line each.
     """
     if name == NGRAM or name.startswith(NGRAM + ":"):
         return await asyncio.to_thread(_load_ngram, name.partition(":")[2] or TARGET, catalog)
-    return await _load_torch(name, catalog, threads, dtype, progress, device, fast)
+    weights = await asyncio.to_thread(_copy_weights, name, catalog) if copying else None
+    model = await _load_torch(name, catalog, threads, dtype, progress, device, fast)
+    return model if weights is None else CopyingModel(model, weights)
+
+
+def _copy_weights(name: str, catalog: Catalog) -> CopyWeights | None:
+    return read_weights(catalog.path(name))
 
 
 def _load_ngram(name: str, catalog: Catalog) -> NgramModel:

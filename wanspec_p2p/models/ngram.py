@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wanspec_p2p.models.base import ModelInfo, Rows
-from wanspec_p2p.models.segments import CachedTokens, check_batch, tree_path
+from wanspec_p2p.models.segments import CachedTokens, check_batch
 from wanspec_p2p.types import Device, Dtype, ExactnessClass, Segment, TokenId
 
 __all__ = ["NgramModel"]
@@ -63,12 +63,10 @@ class NgramModel:
     def _run(self, segment: Segment) -> Rows:
         cache = self._caches.setdefault(segment.cache, CachedTokens())
         cache.apply(segment)
-        rows = np.zeros((1 + len(segment.tree), self._info.vocab_size), np.float32)
+        rows = np.zeros((segment.rows, self._info.vocab_size), np.float32)
         prefix = np.asarray(cache.tokens)
-        self._fill(rows[0], prefix)
-        for node in range(len(segment.tree)):
-            path = [segment.tree[i] for i in tree_path(segment.parents, node)]
-            self._fill(rows[1 + node], np.concatenate((prefix, path)))
+        for row, path in zip(rows, cache.row_paths(segment), strict=True):
+            self._fill(row, np.concatenate((prefix, np.asarray(path, np.int64))))
         return rows
 
     def _fill(self, row: NDArray[np.float32], prefix: NDArray[np.int64]) -> None:

@@ -27,7 +27,11 @@ def tree_depths(parents: Sequence[int]) -> list[int]:
 
 
 class CachedTokens:
-    """The token ids one cache stands for: those appended for good, and the provisional tree of the last pass."""
+    """The token ids one cache stands for: those committed, and the provisional nodes of the last pass.
+
+    Attributes:
+        tree, parents: the provisional nodes in `Segment`'s numbering, the held ones first; a root's child names -1.
+    """
 
     def __init__(self) -> None:
         self.tokens: list[TokenId] = []
@@ -40,36 +44,60 @@ class CachedTokens:
         Raises:
             LocalProtocolError: `segment` does not fit this cache, the context or the vocabulary.
         """
-        held = len(self.tokens)
-        if segment.length > held:
-            raise LocalProtocolError(f"cache {segment.cache} holds {held} positions, not {segment.length}")
-        if segment.keep:
-            self._check_keep(segment)
+        length = len(self.tokens)
+        if segment.length > length:
+            raise LocalProtocolError(f"cache {segment.cache} holds {length} positions, not {segment.length}")
+        if segment.keep or segment.held:
+            self._check_nodes(segment)
         if any(not 0 <= token < vocab_size for token in (*segment.tokens, *segment.tree)):
             raise LocalProtocolError(f"a token id lies outside the vocabulary of {vocab_size}")
-        end = segment.length + len(segment.keep) + len(segment.tokens) + max(tree_depths(segment.parents), default=0)
+        depth = max(tree_depths(self._parents_after(segment)), default=0)
+        end = segment.length + len(segment.keep) + len(segment.tokens) + depth
         if end > context:
             raise LocalProtocolError(f"the pass reaches position {end}, the context ends at {context}")
 
-    def _check_keep(self, segment: Segment) -> None:
+    def _check_nodes(self, segment: Segment) -> None:
         if segment.length != len(self.tokens):
+            does = "keep" if segment.keep else "hold"
             raise LocalProtocolError(
-                f"the last tree follows position {len(self.tokens)}, not {segment.length}: crop or keep, not both"
+                f"the last tree follows position {len(self.tokens)}, not {segment.length}: crop or {does}, not both"
             )
-        above = -1
-        for node in segment.keep:
+        for node in (*segment.keep, *segment.held):
             if not 0 <= node < len(self.tree):
                 raise LocalProtocolError(f"the last tree has {len(self.tree)} nodes, none with index {node}")
-            if self.parents[node] != above:
+        root = -1
+        for node in segment.keep:
+            if self.parents[node] != root:
                 raise LocalProtocolError(f"keep {segment.keep} is no path from the root of the last tree")
-            above = node
+            root = node
+        above = {root, *segment.held}  # a parent's number is below its child's, so it is an earlier one of `held`
+        for node in segment.held:
+            if self.parents[node] not in above:
+                raise LocalProtocolError(f"held node {node} hangs below neither the new root nor a held node")
+
+    def _parents_after(self, segment: Segment) -> tuple[int, ...]:
+        """Parents of the provisional nodes once a segment with valid `keep` and `held` has run."""
+        number = {node: i for i, node in enumerate(segment.held)}
+        number[segment.keep[-1] if segment.keep else -1] = -1
+        return tuple(number[self.parents[node]] for node in segment.held) + segment.parents
 
     def apply(self, segment: Segment) -> None:
-        """Take a checked segment in: crop, keep, append, and remember its tree."""
+        """Take a checked segment in: crop, keep, hold, append, and remember its tree."""
+        held = tuple(self.tree[node] for node in segment.held)
+        parents = self._parents_after(segment)
         del self.tokens[segment.length :]
         self.tokens.extend(self.tree[node] for node in segment.keep)
         self.tokens.extend(segment.tokens)
-        self.tree, self.parents = segment.tree, segment.parents
+        self.tree, self.parents = held + segment.tree, parents
+
+    def path(self, node: int) -> list[TokenId]:
+        """The tokens from the root's child down to provisional node `node`, its own included."""
+        return [self.tree[above] for above in tree_path(self.parents, node)]
+
+    def row_paths(self, segment: Segment) -> list[list[TokenId]]:
+        """For each row of the pass of `segment`, just applied: the provisional tokens it follows, its own included."""
+        paths = [self.path(node) for node in range(len(segment.held), len(self.tree))]
+        return [[], *paths] if segment.tokens else paths
 
 
 def check_batch(batch: Sequence[Segment], caches: Mapping[str, CachedTokens], *, vocab_size: int, context: int) -> None:

@@ -67,20 +67,34 @@ class Plan:
 
 
 def make_plan(
-    start: int, tokens: int, parents: tuple[int, ...], *, groups: int, exact: bool, tail: Tail, device: torch.device
+    start: int,
+    tokens: int,
+    parents: tuple[int, ...],
+    *,
+    groups: int,
+    exact: bool,
+    tail: Tail,
+    device: torch.device,
+    held: int = 0,
 ) -> Plan:
-    """Lay out a pass of `tokens` chained rows and a tree below the last, the first row being position `start`.
+    """Lay out a pass of `tokens` chained rows and a tree below the last, or below the slots before `start`.
+
+    The committed slots end at `start`. `held` slots of provisional nodes follow, then those of the pass's rows.
 
     Args:
+        parents: of every provisional node, held ones first.
         groups: query heads per key-value head.
+        held: only without `tokens`.
     """
-    real = tokens + len(parents)
+    filled = tokens + len(parents)  # slots from `start` on that hold keys when the pass has written its own
+    real = filled - held
     rows = -(-real // ROW_MULTIPLE) * ROW_MULTIPLE
-    visible = -(-(start + rows) // SLOT_MULTIPLE) * SLOT_MULTIPLE
+    visible = -(-(start + held + rows) // SLOT_MULTIPLE) * SLOT_MULTIPLE
+    by_slot = np.arange(start, start + filled)
+    by_slot[tokens:] = [start + tokens - 1 + depth for depth in tree_depths(parents)]
     positions = np.zeros(rows, np.int64)
-    positions[:tokens] = np.arange(start, start + tokens)
-    positions[tokens:real] = [start + tokens - 1 + depth for depth in tree_depths(parents)]
-    sees = _visibility(start, tokens, parents, rows, visible)
+    positions[:real] = by_slot[held:]
+    sees = _visibility(start, tokens, parents, held, rows, visible)
     mask = torch.from_numpy(np.where(sees, np.float32(0), np.float32(-np.inf))).to(device)
     spans: tuple[Span, ...] = ()
     gather = None
@@ -89,7 +103,7 @@ def make_plan(
         whole = visible if chain else start // CHUNK * CHUNK
         spans = tuple(Span(at, min(at + CHUNK, visible)) for at in range(0, whole, CHUNK))
         if not chain and tail is Tail.SHARED and visible - whole <= SHARED_SLOTS:
-            spans += _shared_spans(whole, visible, start, positions[:real], device)
+            spans += _shared_spans(whole, visible, start, by_slot, device)
         elif not chain:
             gather = _gather(whole, sees[:real], start, positions[:real], rows, device)
         mask = mask.repeat(groups, 1).unsqueeze(0)
@@ -98,17 +112,23 @@ def make_plan(
     return Plan(rows, visible, positions, mask, spans, gather)
 
 
-def _visibility(start: int, tokens: int, parents: tuple[int, ...], rows: int, visible: int) -> NDArray[np.bool_]:
+def _visibility(
+    start: int, tokens: int, parents: tuple[int, ...], held: int, rows: int, visible: int
+) -> NDArray[np.bool_]:
     """Which slots each row sees. Padding rows see slot 0: their softmax must not be empty, their result is dropped."""
-    sees = np.zeros((rows, visible), np.bool_)
-    sees[: tokens + len(parents), :start] = True
+    sees = np.zeros((held + rows, visible), np.bool_)  # the held nodes' too: what hangs below them sees the same
+    filled = tokens + len(parents)
+    sees[:filled, :start] = True
     for row in range(tokens):
         sees[row, start : start + row + 1] = True
     for node, parent in enumerate(parents):
-        sees[tokens + node] = sees[tokens + parent] if parent >= 0 else sees[tokens - 1]
+        if parent >= 0:
+            sees[tokens + node] = sees[tokens + parent]
+        else:
+            sees[tokens + node, start : start + tokens] = True
         sees[tokens + node, start + tokens + node] = True
-    sees[tokens + len(parents) :, 0] = True
-    return sees
+    sees[filled:, 0] = True
+    return sees[held:]
 
 
 def _shared_spans(

@@ -29,15 +29,17 @@ class CacheShape:
 class SessionCache:
     """A growing block of slots, shape (layers, key-value heads, slots, 2 · head + ONES).
 
-    Slot p < length holds absolute position p. The rows of a pass are written from slot `length` on, in row order,
-    and stay provisional until `commit` or `keep` moves the length past them.
+    Slot p < length holds absolute position p. Behind them lie `held` slots of nodes that stayed provisional; the rows
+    of a pass are written behind those, in row order, and stay provisional until `commit` or `keep` moves the length
+    past them. A node's slot comes after its parent's, wherever it is copied to.
     """
 
     def __init__(self, shape: CacheShape) -> None:
         self.shape = shape
         self.length = 0
+        self.held = 0
         self.block = self._allocate(FIRST_SLOTS)
-        self._tree_start = 0
+        self._nodes_start = 0
 
     @torch.inference_mode(False)  # a block that grows during a pass is written to between passes as well
     def _allocate(self, slots: int) -> Tensor:
@@ -60,20 +62,23 @@ class SessionCache:
         self.length = min(self.length, length)
 
     def commit(self, rows: int) -> None:
-        """The first `rows` rows of the last pass stay; its tree rows follow them."""
+        """The first `rows` rows of the last pass stay; the provisional nodes, held ones first, follow them."""
         self.length += rows
-        self._tree_start = self.length
+        self.held = 0  # until `keep` says which of the nodes the next pass holds
+        self._nodes_start = self.length
 
-    def keep(self, nodes: Sequence[int]) -> None:
-        """Append tree rows of the last pass, which must not have been overwritten since."""
-        if not nodes:
-            return
-        slots = [self._tree_start + node for node in nodes]
+    def keep(self, nodes: Sequence[int], held: Sequence[int] = ()) -> None:
+        """Append the path `nodes` of the last pass's provisional nodes, and put `held` behind it; the others are gone.
+
+        Their slots must not have been overwritten since.
+        """
+        slots = [self._nodes_start + node for node in (*nodes, *held)]
         start, end = self.length, self.length + len(slots)
         if slots != list(range(start, end)):
             source = torch.tensor(slots, device=self.shape.device)
             self.block[:, :, start:end] = self.block.index_select(2, source)  # a copy first: they may overlap
-        self.length = end
+        self.length += len(nodes)
+        self.held = len(held)
 
 
 class PassCache:

@@ -95,9 +95,9 @@ class TorchModel:
         if cache is None:
             cache = self._caches[segment.cache] = self._passes.new_cache()
         cache.crop(segment.length)
-        cache.keep(segment.keep)
+        cache.keep(segment.keep, segment.held)
         tokens.apply(segment)
-        return self._passes.run(cache, segment.tokens, segment.tree, segment.parents)
+        return self._passes.run(cache, segment.tokens, segment.tree, tokens.parents)
 
     async def release(self, cache: str) -> None:
         await _on(self._thread, lambda: self._forget(cache))

@@ -78,25 +78,28 @@ class Passes:
     def run(
         self, cache: SessionCache, tokens: Sequence[TokenId], tree: Sequence[TokenId] = (), parents: Sequence[int] = ()
     ) -> Rows:
-        """Append `tokens`, run `tree` below the last of them, return the rows `Segment` promises."""
+        """Append `tokens`, run `tree` below the last of them, return the rows `Segment` promises.
+
+        Args:
+            parents: of every provisional node: first of the `cache.held` held ones, then of `tree`.
+        """
         ids = [*tokens, *tree]
-        start = cache.length
-        chain = all(parent == node - 1 for node, parent in enumerate(parents))
-        if chain:
+        start, held = cache.length + cache.held, cache.held
+        first = max(len(tokens) - 1, 0)
+        if all(parent == node - 1 for node, parent in enumerate(parents)):
+            # Held nodes and tree lie one below the other: every slot is its position, as if all were committed.
             done = (len(ids) - 1) // PREFILL_ROWS * PREFILL_ROWS
+            chained, parents, held = len(ids), (), 0
         else:
-            done = 0 if len(ids) <= TREE_ROWS else len(tokens) - 1
-        first = len(tokens) - 1
+            done = 0 if len(ids) <= TREE_ROWS else first
+            chained = len(tokens)
         wanted: list[Tensor] = []
         for at in range(0, done, PREFILL_ROWS):
             block = ids[at : min(at + PREFILL_ROWS, done)]
             rows = self._pass(cache, start + at, block, len(block), (), first - at)
             if rows is not None:
                 wanted.append(rows)
-        if chain:
-            last = self._pass(cache, start + done, ids[done:], len(ids) - done, (), first - done)
-        else:
-            last = self._pass(cache, start + done, ids[done:], len(tokens) - done, tuple(parents), first - done)
+        last = self._pass(cache, start + done, ids[done:], chained - done, tuple(parents), first - done, held)
         assert last is not None
         wanted.append(last)
         cache.commit(len(tokens))
@@ -111,14 +114,22 @@ class Passes:
         tokens: int,
         parents: tuple[int, ...],
         first_wanted: int,
+        held: int = 0,
     ) -> Tensor | None:
-        """One forward pass of rows from slot `start` on.
+        """One forward pass of rows from slot `start` on, the last `held` slots before it being held nodes.
 
         Returns:
             Logits of the rows from `first_wanted` on, or None where no row of this pass is wanted.
         """
         plan = make_plan(
-            start, tokens, parents, groups=self._groups, exact=self.exact, tail=self.tail, device=self._device
+            start - held,
+            tokens,
+            parents,
+            groups=self._groups,
+            exact=self.exact,
+            tail=self.tail,
+            device=self._device,
+            held=held,
         )
         cache.reserve(plan.visible)
         rows = len(ids)

@@ -87,9 +87,8 @@ def test_the_figures_go_to_stdout_and_how_it_goes_to_stderr(run: Run, target: st
     assert code == ExitCode.OK
     lines = printed.splitlines()
     assert lines[0].startswith("| drafter | temperature | α |")
-    assert [line.split(" | ")[0] for line in lines[2:8]] == [
-        f"| {name}" for name in ("trained", "same layers, untrained", "n-gram lookup") for _ in range(2)
-    ]
+    names = ("trained", "trained, not copying", "same layers, untrained", "n-gram lookup")
+    assert [line.split(" | ")[0] for line in lines[2:10]] == [f"| {name}" for name in names for _ in range(2)]
     drafter = out / "layers-0" / "drafter"
     assert lines[-2:] == [
         f"The drafter is ready: {drafter} (its card: {drafter / 'README.md'})",

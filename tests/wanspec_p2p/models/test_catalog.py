@@ -10,7 +10,8 @@ import pytest
 
 from wanspec_p2p.errors import DigestMismatch, ModelError
 from wanspec_p2p.models import catalog as catalog_module
-from wanspec_p2p.models.catalog import DRAFTER, DRAFTER_LAYERS, DRAFTER_LAYERS_SHA256, SMOLLM2, TARGET, Catalog
+from wanspec_p2p.models.catalog import DRAFTER, DRAFTER_FILES, DRAFTER_LAYERS, SMOLLM2, TARGET, Catalog
+from wanspec_p2p.models.copying import read_weights
 from wanspec_p2p.models.digests import sha256_file
 from wanspec_p2p.models.fingerprint import tokenizer_facts
 
@@ -63,12 +64,26 @@ def test_the_variable_names_the_folder_of_wheels(tmp_path: Path, monkeypatch: py
         Catalog(tmp_path).path(TARGET)
 
 
-def test_the_drafters_layers_are_packaged_and_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert sha256_file(DRAFTER_LAYERS / "layers.safetensors") == DRAFTER_LAYERS_SHA256
+def test_the_drafters_files_are_packaged_and_pinned() -> None:
+    assert {name: sha256_file(DRAFTER_LAYERS / name) for name in DRAFTER_FILES} == DRAFTER_FILES
     assert "Apache-2.0" in (DRAFTER_LAYERS / "README.md").read_text()
-    monkeypatch.setattr(catalog_module, "DRAFTER_LAYERS_SHA256", "0" * 64)
-    with pytest.raises(DigestMismatch, match="layers.safetensors"):
+
+
+@pytest.mark.parametrize("name", ["layers.safetensors", "copying.json"])
+def test_a_file_of_the_drafter_that_is_not_the_pinned_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setitem(DRAFTER_FILES, name, "0" * 64)
+    with pytest.raises(DigestMismatch, match=f"{name} of smollm2-draft"):
         Catalog(tmp_path).path(DRAFTER)
+
+
+def test_each_of_the_drafters_files_tells_it_from_an_earlier_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = {catalog_module._drafter_source()}
+    for name in DRAFTER_FILES:
+        monkeypatch.setitem(DRAFTER_FILES, name, "0" * 64)
+        sources.add(catalog_module._drafter_source())
+    assert len(sources) == 3
 
 
 def test_the_catalog_does_not_import_torch() -> None:
@@ -96,5 +111,7 @@ def test_plain_transformers_loads_what_path_names(model_cache: Path) -> None:
     assert (model.dtype, model.num_parameters()) == (torch.float32, 134_515_008)
     embedding = model.get_input_embeddings().weight
     assert torch.equal(small.get_input_embeddings().weight, embedding.to(torch.bfloat16))
+    weights = read_weights(drafter)  # which transformers does not mind
+    assert weights is not None and weights == read_weights(DRAFTER_LAYERS)
     assert model.get_output_embeddings().weight.data_ptr() == embedding.data_ptr()
     assert AutoTokenizer.from_pretrained(target).decode([1]) == "<|im_start|>"

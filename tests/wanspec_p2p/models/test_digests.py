@@ -39,7 +39,10 @@ def test_weights_and_configuration_make_the_digest_and_the_tokenizer_does_not(di
     (directory / "tokenizer.json").write_bytes(b"{ }")
     assert write_manifest(directory, "a test").digest == before
     (directory / "config.json").write_bytes(b"{ }")
-    assert write_manifest(directory, "a test").digest != before
+    configured = write_manifest(directory, "a test").digest
+    assert configured != before
+    (directory / "copying.json").write_bytes(b"{}")
+    assert write_manifest(directory, "a test").digest not in {before, configured}
     assert weights_digest([("b.safetensors", "1"), ("a.safetensors", "2")]) == weights_digest(
         [("a.safetensors", "2"), ("b.safetensors", "1"), ("README.md", "3")]
     )

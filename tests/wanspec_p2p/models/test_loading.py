@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from wanspec_p2p.errors import ConfigError, ModelError
+from wanspec_p2p.models import loading
 from wanspec_p2p.models.catalog import Catalog
+from wanspec_p2p.models.copying import COPYING_FILE
 from wanspec_p2p.models.loading import load_language_model, load_tokenizer
 from wanspec_p2p.types import Device, Dtype, ExactnessClass, Segment
 
@@ -27,6 +31,40 @@ async def test_a_directory_becomes_a_model_and_its_tokenizer(tiny_directory: Pat
     [rows] = await model.forward([Segment("a", 0, (), tuple(tokenizer.encode("hello")))])
     assert np.isfinite(rows).all()
     await model.close()
+
+
+@pytest.fixture
+def copying_directory(tiny_directory: Path, tmp_path: Path) -> Path:
+    directory = Path(shutil.copytree(tiny_directory, tmp_path / "copying"))
+    (directory / COPYING_FILE).write_text('{"lengths": [1], "weights": [0.999]}')
+    return directory
+
+
+async def test_a_directory_that_says_how_becomes_a_drafter_that_copies(
+    tiny_directory: Path, copying_directory: Path, tmp_path: Path
+) -> None:
+    catalog = Catalog(tmp_path / "cache")
+    how: dict[str, Any] = {"catalog": catalog, "threads": 1, "dtype": Dtype.FLOAT32, "device": Device.CPU}
+    copying = await load_language_model(str(copying_directory), **how)
+    plain = await load_language_model(str(copying_directory), copying=False, **how)
+    other = await load_language_model(str(tiny_directory), **how)
+    assert copying.info.digest == plain.info.digest != other.info.digest
+    assert len({model.info.fingerprint for model in (copying, plain, other)}) == 3
+    asked = [Segment("a", 0, (), (65, 66, 67, 65))]
+    [[row]], [[without]] = await copying.forward(asked), await plain.forward(asked)
+    assert row.argmax() == 66 != without.argmax()
+    assert np.flatnonzero(row != without).tolist() == [66]
+    for model in (copying, plain, other):
+        await model.close()
+
+
+async def test_a_damaged_word_on_copying_is_one_line_before_anything_is_loaded(
+    copying_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (copying_directory / COPYING_FILE).write_text('{"lengths": [1]}')
+    monkeypatch.setattr(loading, "_load_torch", lambda *a: pytest.fail("loaded"))
+    with pytest.raises(ModelError, match=r"copying\.json cannot be used"):
+        await load_language_model(str(copying_directory), catalog=Catalog(tmp_path / "cache"), threads=1, dtype=None)
 
 
 async def test_the_ngram_drafter_takes_another_models_tokenizer(tiny_directory: Path, tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 
+from tests.support.growing_trees import GrowingTree
 from wanspec_p2p.errors import LocalProtocolError
 from wanspec_p2p.models.ngram import BEST_SCORE, CANDIDATES, SCORE_STEP, NgramModel, continuations
 from wanspec_p2p.types import Segment
@@ -45,6 +48,21 @@ async def test_rows_are_peaked_on_continuations_and_flat_without_an_opinion() ->
     [rows] = await drafter.forward([Segment("a", 4, (0,), (8, 1, 2))])
     assert [int(t) for t in np.argsort(-rows[0])[:2]] == [8, 9]
     assert rows[0, 8] - rows[0, 9] == SCORE_STEP
+
+
+async def test_rows_of_a_grown_tree_are_those_of_a_fresh_prefix() -> None:
+    drafter, fresh = NgramModel(tokenizer="t" * 64, vocab_size=3, context=999), 0
+    tree = GrowingTree(random.Random(5), "grown", vocab_size=3)
+    step = tree.start([1, 2, 1], 3)
+    for _ in range(30):
+        segment, prefixes = step
+        [rows] = await drafter.forward([segment])
+        for row, prefix in zip(rows, prefixes, strict=True):
+            [[expected]] = await drafter.forward([Segment("fresh", 0, (), tuple(prefix))])
+            assert np.array_equal(row, expected)
+            fresh += bool(expected.any())
+        step = tree.step(4)
+    assert fresh > 50
 
 
 async def test_caches_follow_the_rules_of_every_engine() -> None:

@@ -14,22 +14,24 @@ CPU = torch.device("cpu")
 SHAPE = CacheShape(layers=1, heads=KV_HEADS, head=HEAD, dtype=torch.float32, device=CPU)
 
 
-def plan_of(start: int, tokens: int, parents: tuple[int, ...], tail: Tail = Tail.SHARED, exact: bool = True) -> Plan:
-    return make_plan(start, tokens, parents, groups=HEADS // KV_HEADS, exact=exact, tail=tail, device=CPU)
+def plan_of(
+    start: int, tokens: int, parents: tuple[int, ...], tail: Tail = Tail.SHARED, exact: bool = True, held: int = 0
+) -> Plan:
+    return make_plan(start, tokens, parents, groups=HEADS // KV_HEADS, exact=exact, tail=tail, device=CPU, held=held)
 
 
 def attend(
-    start: int, tokens: int, parents: tuple[int, ...], tail: Tail, *, exact: bool = True
+    start: int, tokens: int, parents: tuple[int, ...], tail: Tail, *, exact: bool = True, held: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Random queries and keys through one pass: result (rows, heads, head), queries, keys and values by slot."""
     torch.manual_seed(start)
     cache = SessionCache(SHAPE)
-    plan = plan_of(start, tokens, parents, tail, exact)
+    plan = plan_of(start, tokens, parents, tail, exact, held)
     cache.reserve(plan.visible)
-    cache.block[:, :, :start, : 2 * HEAD] = torch.randn(1, KV_HEADS, start, 2 * HEAD)
+    cache.block[:, :, : start + held, : 2 * HEAD] = torch.randn(1, KV_HEADS, start + held, 2 * HEAD)
     query = torch.randn(1, HEADS, plan.rows, HEAD)
     new = torch.randn(2, 1, KV_HEADS, plan.rows, HEAD)
-    keys, values = PassCache(cache, start, plan.visible).update(new[0], new[1], 0)
+    keys, values = PassCache(cache, start + held, plan.visible).update(new[0], new[1], 0)
     function = exact_attention if exact else fast_attention
     out, weights = function(torch.nn.Identity(), query, keys, values, None, scaling=HEAD**-0.5, wanspec_plan=plan)
     assert weights is None
@@ -76,6 +78,43 @@ def test_every_row_attends_to_the_prefix_and_its_own_path(
         expected = softmax_over(before + path, query[:, row], keys, values)
         assert torch.allclose(out[row].double(), expected, atol=1e-5)
     assert torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize("tail", list(Tail))
+@pytest.mark.parametrize(
+    ("start", "held", "parents"),
+    [
+        (1, 2, (-1, 0, 1, 0, 3)),
+        (CHUNK - 2, 3, (-1, 0, 1, 2, 0, -1)),
+        (CHUNK, 2, (-1, -1, 1)),
+        (250, 20, random_tree(28)),
+        (250, 90, random_tree(98)),
+        (250, 40, tuple(range(-1, 43))),
+    ],
+    ids=["few", "across", "at-a-chunk", "wide", "too-wide-to-share", "chain"],
+)
+@pytest.mark.parametrize("exact", [True, False])
+def test_every_row_attends_to_the_held_nodes_of_its_own_path_alone(
+    start: int, held: int, parents: tuple[int, ...], tail: Tail, exact: bool
+) -> None:
+    out, query, keys, values = attend(start, 0, parents, tail, exact=exact, held=held)
+    for row in range(len(parents) - held):
+        path = [start + node for node in tree_path(parents, held + row)]
+        expected = softmax_over([*range(start), *path], query[:, row], keys, values)
+        assert torch.allclose(out[row].double(), expected, atol=1e-5)
+    assert torch.isfinite(out).all()
+
+
+def test_held_nodes_count_as_positions_and_slots_but_not_as_rows() -> None:
+    plan = plan_of(CHUNK - 2, 0, (-1, 0, 1, 0, 2), held=3)
+    assert (plan.rows, plan.visible) == (4, 160)
+    assert plan.positions.tolist() == [CHUNK - 1, CHUNK + 1, 0, 0]
+    first, second = plan.spans
+    assert first.chosen is not None and second.chosen is not None
+    # Held: positions 126, 127 and 128; the rows: 127 and 129.
+    assert first.chosen[CHUNK - 2 : CHUNK + 3].tolist() == [1, 1, 0, 1, 0]
+    assert second.chosen[CHUNK - 2 : CHUNK + 3].tolist() == [0, 0, 1, 0, 1]
+    assert plan_of(100, 0, random_tree(100), held=92).gather is not None
 
 
 def test_rows_and_slots_are_padded_and_positions_follow_the_path() -> None:

@@ -9,14 +9,20 @@ SHAPE = CacheShape(layers=2, heads=2, head=4, dtype=torch.float32, device=torch.
 
 def write(cache: SessionCache, values: list[float]) -> None:
     """One pass whose rows hold `values` in every column."""
-    view = PassCache(cache, cache.length, cache.length + len(values))
+    start = cache.length + cache.held
+    view = PassCache(cache, start, start + len(values))
     rows = torch.tensor(values).view(1, 1, -1, 1).expand(1, 2, -1, 4)
     for layer in range(2):
         view.update(rows, rows, layer)
 
 
-def held(cache: SessionCache) -> list[float]:
-    columns = cache.block[:, :, : cache.length, :8]
+def committed(cache: SessionCache) -> list[float]:
+    return slots(cache)[: cache.length]
+
+
+def slots(cache: SessionCache) -> list[float]:
+    """Committed and held ones."""
+    columns = cache.block[:, :, : cache.length + cache.held, :8]
     first = columns[0, 0, :, 0]
     assert torch.equal(columns, first.view(1, 1, -1, 1).expand_as(columns))
     return [float(value) for value in first]
@@ -38,7 +44,7 @@ def test_a_kept_path_moves_up_to_the_committed_rows() -> None:
     write(cache, [1, 2, 10, 11, 12, 13])
     cache.commit(2)
     cache.keep((1, 3))
-    assert held(cache) == [1, 2, 11, 13]
+    assert committed(cache) == [1, 2, 11, 13]
 
 
 def test_keep_works_on_overlapping_slots_and_on_none() -> None:
@@ -46,9 +52,36 @@ def test_keep_works_on_overlapping_slots_and_on_none() -> None:
     write(cache, [1, 10, 11, 12, 13])
     cache.commit(1)
     cache.keep(())
-    assert held(cache) == [1]
+    assert committed(cache) == [1]
     cache.keep((0, 2, 3))
-    assert held(cache) == [1, 10, 12, 13]
+    assert committed(cache) == [1, 10, 12, 13]
+
+
+def test_held_nodes_move_up_behind_the_kept_path_and_new_rows_follow_them() -> None:
+    cache = SessionCache(SHAPE)
+    write(cache, [1, 10, 11, 12, 13])
+    cache.commit(1)
+    cache.keep((0,), (2, 3))
+    assert (committed(cache), slots(cache)) == ([1, 10], [1, 10, 12, 13])
+    write(cache, [14, 15])
+    cache.commit(0)
+    assert cache.held == 0
+    cache.keep((), (0, 1, 2, 3))
+    assert slots(cache) == [1, 10, 12, 13, 14, 15]
+    cache.commit(0)
+    cache.keep((1, 3), (2,))
+    assert (committed(cache), slots(cache)) == ([1, 10, 13, 15], [1, 10, 13, 15, 14])
+
+
+def test_holding_everything_copies_nothing() -> None:
+    cache = SessionCache(SHAPE)
+    write(cache, [1, 10, 11])
+    cache.commit(1)
+    version = cache.block._version
+    cache.keep((), (0, 1))
+    assert cache.block._version == version
+    cache.keep((), (1,))
+    assert cache.block._version > version
 
 
 def test_crop_forgets_and_reserve_keeps_what_is_committed() -> None:
@@ -59,7 +92,7 @@ def test_crop_forgets_and_reserve_keeps_what_is_committed() -> None:
     cache.crop(5)
     cache.reserve(FIRST_SLOTS + 1)
     assert cache.block.shape[2] == 2 * FIRST_SLOTS
-    assert held(cache) == [1, 2]
+    assert committed(cache) == [1, 2]
     assert PassCache(cache, 2, 4).get_seq_length() == 2
 
 
@@ -68,4 +101,4 @@ def test_growing_keeps_rows_that_are_still_provisional() -> None:
     write(cache, [1, 2, 3])
     cache.reserve(FIRST_SLOTS + 1)
     cache.commit(3)
-    assert held(cache) == [1, 2, 3]
+    assert committed(cache) == [1, 2, 3]

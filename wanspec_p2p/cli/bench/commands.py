@@ -165,8 +165,8 @@ async def _speed(
     kinds = [dtype] if dtype is not None else [Dtype.BFLOAT16, Dtype.FLOAT32]
     figures: dict[str, Any] = {"model": model, "threads": count, "tokens": tokens, "engines": []}
     for kind in kinds:
-        exact = await load_language_model(model, catalog=catalog, threads=count, dtype=kind)
-        fast = await load_language_model(model, catalog=catalog, threads=count, dtype=kind, fast=True)
+        exact = await load_language_model(model, catalog=catalog, threads=count, dtype=kind, copying=False)
+        fast = await load_language_model(model, catalog=catalog, threads=count, dtype=kind, fast=True, copying=False)
         against = await measure.target_against_transformers(
             exact, tokenizer, directory, prompts, tokens=tokens, dtype=kind, threads=count, progress=progress
         )

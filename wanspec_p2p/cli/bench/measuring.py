@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -10,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wanspec_p2p.clock import SystemClock
-from wanspec_p2p.errors import ConfigError
+from wanspec_p2p.models import prompts
 from wanspec_p2p.models.base import LanguageModel, ModelInfo, Rows
+from wanspec_p2p.models.prompts import Prompt
 from wanspec_p2p.speculation.instructions import Emit
 from wanspec_p2p.speculation.target_session import SessionSpec, TargetSession
 from wanspec_p2p.target.engine import Engine
@@ -24,37 +24,13 @@ DEFAULT_PROMPTS = Path("tests/data/prompts.jsonl")
 SEED = bytes(range(16))
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    id: str
-    category: str
-    text: str
-
-
 def load_prompts(file: Path | None, count: int | None = None) -> list[Prompt]:
-    """JSON lines with `prompt`, or `turns` of which the first is taken (the form of Spec-Bench).
-
-    With `count`, that many spread evenly over the file, so that every category has its share.
+    """Of `file`, or of our own; with `count`, that many spread evenly over it.
 
     Raises:
-        ConfigError: no such file, or a line that is neither.
+        ConfigError: as `prompts.load_prompts`.
     """
-    file = file or DEFAULT_PROMPTS
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read ({error.strerror}): name a file with --prompts") from error
-    prompts = []
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-            text = entry["prompt"] if "prompt" in entry else entry["turns"][0]
-            prompts.append(Prompt(str(entry["id"]), str(entry.get("category", "")), text))
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise ConfigError(f"{file}, line {number} has no `prompt` and no `turns`") from error
-    if count is None or count >= len(prompts):
-        return prompts
-    return [prompts[i * len(prompts) // count] for i in range(count)]
+    return prompts.load_prompts(file or DEFAULT_PROMPTS, "--prompts", count)
 
 
 class TimedModel:

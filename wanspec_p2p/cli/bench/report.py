@@ -7,7 +7,7 @@ import os
 import platform
 from typing import Any
 
-__all__ = ["machine", "markdown"]
+__all__ = ["in_words", "machine", "markdown"]
 
 
 def machine() -> dict[str, Any]:
@@ -18,6 +18,12 @@ def machine() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     }
+
+
+def in_words(more: str) -> str:
+    """The same in one line, and what else there is to say."""
+    own = machine()
+    return f"{own['cpus']} × {own['cpu']}, {own['system']}, {own['date']}; {more}"
 
 
 def _cpu() -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wanspec_p2p.models.copying import COPYING_FILE, CopyWeights, read_weights
 from wanspec_p2p.models.digests import sha256_file
 from wanspec_p2p.models.distill.files import replace_file
 from wanspec_p2p.models.distill.judge import Standing
@@ -25,12 +26,13 @@ def write_card(report: Report, folder: Path, target_config: dict[str, Any]) -> N
     Raises:
         ConfigError: the disk is full, or not to be written to.
     """
-    text = _card(report, sha256_file(folder / "layers.safetensors"), target_config)
+    weights = read_weights(folder / "drafter")
+    text = _card(report, sha256_file(folder / "layers.safetensors"), weights, target_config)
     replace_file(folder / "drafter" / "README.md", text.encode())
     replace_file(folder / "report.svg", _figure(report))
 
 
-def _card(report: Report, sha256: str, target_config: dict[str, Any]) -> str:
+def _card(report: Report, sha256: str, weights: CopyWeights | None, target_config: dict[str, Any]) -> str:
     plan, schedule = report.plan, report.plan.schedule
     layers = f"layer{'s' * (len(plan.layers) > 1)} {', '.join(map(str, plan.layers))}"
     # Its last two folders: where they lie is nobody's business.
@@ -57,6 +59,7 @@ def _card(report: Report, sha256: str, target_config: dict[str, Any]) -> str:
             f"token; Muon and AdamW, peak rate {schedule.peak:g}, batches of {schedule.batch_tokens:,} tokens, "
             f"{schedule.epochs:g} epochs, seed {plan.seed}",
         ),
+        ("copying", _copying(weights)),
         (
             "files",
             f"`layers.safetensors`, the trained weights alone, bfloat16, sha256 {sha256}; `drafter/`, a complete "
@@ -85,6 +88,17 @@ drafts that always arrive in time.
 
 Limits: its text alone is poor. It is meant for drafting, and for nothing else.
 """
+
+
+def _copying(weights: CopyWeights | None) -> str:
+    if weights is None:
+        return "none: no dialogue held back had anything to copy"
+    groups = zip(weights.lengths, weights.weights, strict=True)
+    told = ", ".join(f"{weight:.2f} from {length}" for length, weight in groups)
+    return (
+        "served by `wanspec`, it also copies what followed the longest match of the text's end; the share of copies "
+        f"in its law, by tokens that match, was fitted on dialogues held back: {told} (`drafter/{COPYING_FILE}`)"
+    )
 
 
 def _layers(plan: Plan) -> str:

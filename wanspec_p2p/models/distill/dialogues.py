@@ -7,11 +7,9 @@ questions; an opening ("Translate to English: ") makes it continue with a reques
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -21,7 +19,7 @@ from wanspec_p2p.errors import ConfigError, InvalidRequest, ModelError
 from wanspec_p2p.models.base import Tokenizer
 from wanspec_p2p.types import TokenId
 
-__all__ = ["ANSWER_TEMPERATURES", "Dialogues", "Frame", "Script", "Turn", "chat_frame", "load_prompts"]
+__all__ = ["ANSWER_TEMPERATURES", "Dialogues", "Frame", "Script", "Turn", "chat_frame"]
 
 ANSWER_TEMPERATURES = (0.0, 0.0, 0.5, 0.8, 1.0)
 """Each as likely as the others; greedy answers twice, because greedy is what most submitters ask for."""
@@ -89,43 +87,6 @@ def chat_frame(tokenizer: ChatTokenizer, name: str) -> Frame:
     if any(mark in rest for mark in _MARKS) or not (frame.before and frame.middle and frame.between):
         raise ModelError(f"{name} cannot be distilled: its chat template does not keep messages apart")
     return frame
-
-
-def load_prompts(file: Path, flag: str, count: int | None = None) -> list[tuple[str, str]]:
-    """(category, prompt) from JSON lines with `prompt`, or `turns` of which the first is taken.
-
-    Args:
-        flag: that named `file`, for what is said to the user.
-        count: so many of them, spread evenly over the file, so that every category has its share.
-
-    Raises:
-        ConfigError: the file cannot be read, is empty, or a line is neither.
-    """
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise ConfigError(f"{flag} {file} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{flag} {file} cannot be read: it is no UTF-8 text") from error
-    prompts = [_prompt(line, f"{flag} {file}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
-    if not prompts:
-        raise ConfigError(f"{flag} {file} holds no prompt")
-    if count is None or count >= len(prompts):
-        return prompts
-    return [prompts[i * len(prompts) // count] for i in range(count)]
-
-
-def _prompt(line: str, where: str) -> tuple[str, str]:
-    try:
-        entry = json.loads(line)
-        text = entry["prompt"] if "prompt" in entry else entry["turns"][0]
-        category = str(entry.get("category") or "other")
-        if not isinstance(text, str) or not text:
-            raise ValueError
-        (category + text).encode()  # JSON can spell halves of characters, which are no text
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-        raise ConfigError(f"{where} has no `prompt` and no `turns` with text in it") from None
-    return category, text
 
 
 class Dialogues:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Sequence
 
 from wanspec_p2p.models.base import LanguageModel
 from wanspec_p2p.models.distill.figures import LONGEST, RANKS, Answer, Costs
-from wanspec_p2p.speculation.sampling import Sampler
+from wanspec_p2p.models.timing import median_seconds
+from wanspec_p2p.speculation.sampling import Ranking, Sampler
 from wanspec_p2p.types import Sampling, Segment
 
-__all__ = ["rank_answers", "time_passes"]
+__all__ = ["rank_answers", "rank_positions", "time_passes"]
 
-TIMED_PREFIX = 256
 TIMED_PASSES = 15
 
 
@@ -27,44 +25,34 @@ async def rank_answers(
     """
     found = []
     for done, answer in enumerate(answers, 1):
-        name = f"evaluate-{done}"
-        chain = answer.tokens[:-1]
-        segment = Segment(name, 0, (), answer.prompt, chain, tuple(range(-1, len(chain) - 1)))
-        (rows,) = await drafter.forward([segment])
-        await drafter.release(name)
-        sampler = Sampler(Sampling(temperature=answer.temperature), answer.seed, drafter.info.vocab_size, answer.prompt)
-        ranks = []
-        for row, token in zip(rows, answer.tokens, strict=True):
-            candidates = sampler.rank(row, count=RANKS).tokens
-            ranks.append(candidates.index(token) + 1 if token in candidates else 0)
-            sampler.commit([token])
-        found.append(ranks)
+        rankings = await rank_positions(drafter, answer)
+        candidates = [ranking.tokens for ranking in rankings]
+        found.append([own.index(t) + 1 if t in own else 0 for t, own in zip(answer.tokens, candidates, strict=True)])
         tell(done)
     return found
 
 
+async def rank_positions(drafter: LanguageModel, answer: Answer) -> list[Ranking]:
+    """The drafter's RANKS candidates at every position of an answer, given all before it; in one pass."""
+    chain = answer.tokens[:-1]
+    segment = Segment("evaluate", 0, (), answer.prompt, chain, tuple(range(-1, len(chain) - 1)))
+    (rows,) = await drafter.forward([segment])
+    await drafter.release("evaluate")
+    sampler = Sampler(Sampling(temperature=answer.temperature), answer.seed, drafter.info.vocab_size, answer.prompt)
+    rankings = []
+    for row, token in zip(rows, answer.tokens, strict=True):
+        rankings.append(sampler.rank(row, count=RANKS))
+        sampler.commit([token])
+    return rankings
+
+
 async def time_passes(drafter: LanguageModel, target: LanguageModel, prefix: Sequence[int]) -> Costs:
-    """Medians of passes after `prefix`, the two models in turn, so that a busy machine is busy for both.
+    """Medians of passes after `prefix`, the two models in turn.
 
     Args:
-        prefix: at least one token; its first TIMED_PREFIX are taken.
+        prefix: at least one token.
     """
-    tokens = tuple(prefix[:TIMED_PREFIX])
-    chain = (tokens * (LONGEST + 1))[:LONGEST]
-    below = tuple(range(-1, LONGEST - 1))
-
-    async def timed(model: LanguageModel, tree: tuple[int, ...], parents: tuple[int, ...]) -> float:
-        begun = time.perf_counter()
-        await model.forward([Segment("time", len(tokens) - 1, (), tokens[-1:], tree, parents)])
-        return time.perf_counter() - begun
-
-    for model in (drafter, target):
-        await model.forward([Segment("time", 0, (), tokens)])
-    seconds: tuple[list[float], list[float], list[float]] = ([], [], [])
-    for _ in range(TIMED_PASSES):
-        seconds[0].append(await timed(drafter, (), ()))
-        seconds[1].append(await timed(target, (), ()))
-        seconds[2].append(await timed(target, chain, below))
-    for model in (drafter, target):
-        await model.release("time")
-    return Costs(*(statistics.median(own) for own in seconds))
+    (draft,), (own, verify) = await median_seconds(
+        [(drafter, (1,)), (target, (1, LONGEST + 1))], prefix, passes=TIMED_PASSES
+    )
+    return Costs(draft, own, verify)

@@ -12,8 +12,13 @@ from wanspec_p2p.errors import ConfigError
 __all__ = ["replace_file"]
 
 
-def replace_file(path: Path, content: bytes) -> None:
+def replace_file(
+    path: Path, content: bytes, *, again: str = "repeat the command; with --resume it goes on where it stopped"
+) -> None:
     """Put `content` at `path`, in one step as others see it.
+
+    Args:
+        again: what the user may do once there is room.
 
     Raises:
         ConfigError: the disk is full, or not to be written to.
@@ -30,7 +35,4 @@ def replace_file(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         what = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
-        raise ConfigError(
-            f"{path} could not be written ({error.strerror}): {what} and repeat the command; with --resume it goes on "
-            "where it stopped"
-        ) from error
+        raise ConfigError(f"{path} could not be written ({error.strerror}): {what} and {again}") from error

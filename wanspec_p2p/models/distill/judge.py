@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
@@ -14,7 +15,15 @@ from wanspec_p2p.models.loading import load_language_model
 from wanspec_p2p.models.pull import Progress
 from wanspec_p2p.models.torch_device import Placement
 
-__all__ = ["Judgement", "Standing", "judge"]
+__all__ = ["Contender", "Judgement", "Standing", "judge"]
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A drafter to be judged, as `load_language_model` takes it."""
+
+    model: str
+    copying: bool = True
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -34,7 +43,7 @@ class Judgement(msgspec.Struct, frozen=True):
 
 
 async def judge(
-    drafters: Mapping[str, str],
+    drafters: Mapping[str, Contender],
     target: str,
     answers: Sequence[Answer],
     *,
@@ -45,19 +54,29 @@ async def judge(
     """Figures of every drafter over `answers`, for each temperature in them.
 
     Args:
-        drafters: what each is called, and what `load_language_model` loads.
+        drafters: by what each is called.
         target: as `load_language_model` takes it; only its speed is measured.
     """
     temperatures = sorted({answer.temperature for answer in answers})
     engine = await load_language_model(
-        target, catalog=catalog, threads=placement.threads, dtype=placement.dtype, device=placement.device
+        target,
+        catalog=catalog,
+        threads=placement.threads,
+        dtype=placement.dtype,
+        device=placement.device,
+        copying=False,
     )
     standings: list[Standing] = []
     costs: dict[str, Costs] = {}
     try:
-        for name, model in drafters.items():
+        for name, contender in drafters.items():
             drafter = await load_language_model(
-                model, catalog=catalog, threads=placement.threads, dtype=placement.dtype, device=placement.device
+                contender.model,
+                catalog=catalog,
+                threads=placement.threads,
+                dtype=placement.dtype,
+                device=placement.device,
+                copying=contender.copying,
             )
             try:
                 label = f"judge {name}"

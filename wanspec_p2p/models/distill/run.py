@@ -24,18 +24,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from wanspec_p2p.errors import ConfigError, EngineError, ModelError
+from wanspec_p2p.models.copying import COPYING_FILE
 from wanspec_p2p.models.directories import read_config
 from wanspec_p2p.models.distill.card import write_card
 from wanspec_p2p.models.distill.corpus import Corpus, Dialogue
 from wanspec_p2p.models.distill.files import replace_file
 from wanspec_p2p.models.distill.job import Job, Report
-from wanspec_p2p.models.distill.judge import judge
+from wanspec_p2p.models.distill.judge import Contender, judge
 from wanspec_p2p.models.distill.plan import check_plan, check_room, store_plan, training_bytes
 from wanspec_p2p.models.distill.torch_answers import ask_target, brought_prompts, held_back_prompts
 from wanspec_p2p.models.distill.torch_checkpoint import Checkpoints
+from wanspec_p2p.models.distill.torch_copying import fit_copying
 from wanspec_p2p.models.distill.torch_corpus import cache_bytes, fill_corpus, recipe_for
 from wanspec_p2p.models.distill.torch_student import build_student, load_layers, store_drafter
-from wanspec_p2p.models.distill.torch_training import Reading, Trainer
+from wanspec_p2p.models.distill.torch_training import Reading, Trainer, held_back
 from wanspec_p2p.models.fingerprint import tokenizer_facts
 from wanspec_p2p.models.locks import file_lock
 from wanspec_p2p.models.pull import Progress
@@ -80,6 +82,7 @@ def distill(job: Job, progress: Progress, tell: Callable[[Reading], None]) -> Re
                 store_drafter(_untrained(job, student), job.source.directory, untrained / "drafter")
                 curve, trained = _train(job, student, dialogues, tell)
                 drafter = job.folder / "drafter"
+                _store_copying(student, dialogues, drafter)
                 store_drafter(student, job.source.directory, drafter)
                 judgement = asyncio.run(
                     judge(
@@ -174,10 +177,25 @@ def _untrained(job: Job, student: Any) -> Any:
     return build_student(job.source.directory, layers=plan.layers, width=plan.width, device=Device.CPU)
 
 
-def _drafters(job: Job, drafter: Path, untrained: Path) -> dict[str, str]:
-    before = {} if job.plan.start is None else {"before": str(job.catalog.path(job.plan.start))}
-    lookup = f"ngram:{job.source.directory}"
-    return {"trained": str(drafter), **before, "same layers, untrained": str(untrained), "n-gram lookup": lookup}
+def _store_copying(student: Any, dialogues: Sequence[Dialogue], drafter: Path) -> None:
+    """Say beside the weights, which come last, what copies count; nothing where no dialogue tells."""
+    weights = fit_copying(student.eval(), [dialogues[i] for i in held_back(len(dialogues))])
+    if weights is None:
+        (drafter / COPYING_FILE).unlink(missing_ok=True)
+    else:
+        replace_file(drafter / COPYING_FILE, msgspec.json.format(msgspec.json.encode(weights)) + b"\n")
+
+
+def _drafters(job: Job, drafter: Path, untrained: Path) -> dict[str, Contender]:
+    """What is judged: the drafter itself first, then what it is to be compared with."""
+    drafters = {"trained": Contender(str(drafter))}
+    if (drafter / COPYING_FILE).is_file():
+        drafters["trained, not copying"] = Contender(str(drafter), copying=False)
+    if job.plan.start is not None:
+        drafters["before"] = Contender(str(job.catalog.path(job.plan.start)))
+    drafters["same layers, untrained"] = Contender(str(untrained))
+    drafters["n-gram lookup"] = Contender(f"ngram:{job.source.directory}")
+    return drafters
 
 
 def _train(

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 
+from wanspec_p2p.models.copying import COPYING_FILE
 from wanspec_p2p.models.distill.card import figures_table, write_card
 from wanspec_p2p.models.distill.figures import Answer, Costs, Figures, expected_speedup, measure
 from wanspec_p2p.models.distill.job import Report
@@ -78,6 +79,12 @@ def test_a_card_says_what_from_what_how_and_with_which_figures(report: Report, f
     ):
         assert said in text, said
     assert "brought" not in text
+    assert "| copying | none: no dialogue held back had anything to copy |" in text
+
+
+def test_what_it_copies_is_told(report: Report, folder: Path) -> None:
+    (folder / "drafter" / COPYING_FILE).write_text('{"lengths": [1, 8], "weights": [0.0645, 0.9]}')
+    assert "fitted on dialogues held back: 0.06 from 1, 0.90 from 8 (`drafter/copying.json`) |" in card(report, folder)
 
 
 def test_other_beginnings_are_told(report: Report, folder: Path) -> None:

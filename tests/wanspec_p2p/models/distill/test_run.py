@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from tests.support.tiny_models import write_tiny_model
 from wanspec_p2p.errors import ConfigError, EngineError
 from wanspec_p2p.models.catalog import Catalog
+from wanspec_p2p.models.copying import CopyWeights, read_weights
 from wanspec_p2p.models.distill import evaluation, run, torch_answers, torch_corpus
 from wanspec_p2p.models.distill.corpus import Corpus
 from wanspec_p2p.models.distill.job import Job, Report
@@ -101,6 +103,25 @@ def test_a_report_says_what_was_made_and_how_good_it_is(done: tuple[Job, Report]
         (n, t) for n in names for t in (0.0, 0.8)
     ]
     assert set(report.judgement.standings[0].figures.by_category) == {"question", "order"}
+
+
+def test_a_drafter_says_what_its_copies_count_and_forgets_it_where_nothing_tells(
+    done: tuple[Job, Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, report = done
+    monkeypatch.setattr(run, "fit_copying", lambda student, dialogues: CopyWeights((1, 4), (0.25, 0.5)))
+    asked = dataclasses.replace(asked, out=Path(shutil.copytree(asked.out, tmp_path / "out")))
+    copying = go(asked)
+    drafter = Path(copying.drafter)
+    assert read_weights(drafter) == CopyWeights((1, 4), (0.25, 0.5))
+    assert list(dict.fromkeys(s.drafter for s in copying.judgement.standings)) == [
+        "trained", "trained, not copying", "same layers, untrained", "n-gram lookup"
+    ]  # fmt: skip
+    plain = [s.figures for s in copying.judgement.standings if s.drafter == "trained, not copying"]
+    assert plain == [s.figures for s in report.judgement.standings if s.drafter == "trained"]
+    monkeypatch.setattr(run, "fit_copying", lambda student, dialogues: None)
+    assert [s.figures for s in go(asked).judgement.standings] == [s.figures for s in report.judgement.standings]
+    assert read_weights(drafter) is None
 
 
 def test_resuming_what_is_done_trains_no_more(done: tuple[Job, Report]) -> None:
