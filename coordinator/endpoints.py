@@ -181,6 +181,10 @@ class _Connection:
                 task = asyncio.create_task(self._store(message))
                 self._stores.add(task)
                 task.add_done_callback(self._stores.discard)
+            case Heartbeat():
+                self._executor.post(NodeBeat(at, number, message, self._link.rtt, self._link.jitter))
+            case TargetHeartbeat():
+                self._executor.post(TargetBeat(at, number, message, self._link.rtt, self._link.jitter))
             case ProbeResult():
                 raise RemoteProtocolError("no probe was asked for")
             case RegisterNode() | RegisterTarget():
@@ -207,10 +211,8 @@ class _Connection:
 
 
 _EVENTS: dict[type, Callable[[float, LinkId, Any], Event]] = {
-    Heartbeat: NodeBeat,
     LeaseAnswer: LeaseAnswered,
     Drain: lambda at, link, message: NodeDraining(at, link, message.reason),
-    TargetHeartbeat: TargetBeat,
     DraftersWanted: DraftersAsked,
     TargetDrain: lambda at, link, message: TargetDraining(at, link, message.reason),
 }

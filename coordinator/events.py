@@ -45,9 +45,13 @@ class NodeRegistered:
 
 @dataclass(frozen=True, slots=True)
 class NodeBeat:
+    """`rtt` and `jitter` in seconds are our own end's measurements of the link; the peer's word is in the message."""
+
     at: float
     link: LinkId
     message: Heartbeat
+    rtt: float | None = None
+    jitter: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +86,13 @@ class TargetRegistered:
 
 @dataclass(frozen=True, slots=True)
 class TargetBeat:
+    """As `NodeBeat`."""
+
     at: float
     link: LinkId
     message: TargetHeartbeat
+    rtt: float | None = None
+    jitter: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
+from coordinator.acceptance import Acceptance
 from coordinator.answers import Answers
 from coordinator.events import Event, LinkId, NodeRegistered, TargetRegistered
 from coordinator.instructions import Close, Instruction, LeaseTerms, OfferLease, RenewLease, Send, TargetGone
@@ -43,8 +44,7 @@ class _Leaving:
 
 class Executor:
     """Args:
-    rng, new_id: see `Registry`.
-    tallies: each node's receipts so far, from the ledger.
+    rng, new_id, tallies, acceptance: see `Registry`.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Executor:
         rng: random.Random,
         new_id: Callable[[], str],
         tallies: Mapping[PeerId, Tally],
+        acceptance: Sequence[Acceptance] = (),
     ) -> None:
         self.settings, self.identity, self.ledger, self.clock = settings, identity, ledger, clock
         self.new_id = new_id
@@ -68,6 +69,7 @@ class Executor:
             offer_seconds=settings.offer_seconds,
             trusted_pools=frozenset(settings.trusted_pools),
             tallies=tallies,
+            acceptance=acceptance,
         )
         self.answers = Answers(lambda: self.registry.targets.values(), self._send, stall_seconds=settings.stall_seconds)
         self.metrics = Metrics(
@@ -76,7 +78,8 @@ class Executor:
                 [target.state for target in self.registry.targets.values()],
                 len(self.registry.leases),
                 len(self.answers),
-            )
+            ),
+            lambda: self.registry.accuracy,
         )
         self._outboxes: dict[LinkId, Outbox] = {}
         self._all_left = asyncio.Event()

@@ -1,30 +1,38 @@
 """Who should draft for whom: a pure function from a want and the nodes there are to a ranked choice.
 
-A node that may not is left out for a reason in words; those that may are ordered by how many accepted tokens a
-second they can be expected to bring, each choice making its own owner and site less attractive for the next, so that
+A node that may not is left out for a reason in words; those that may are ordered by how many accepted tokens they can
+be expected to bring by the deadline, each choice making its own owner and site less attractive for the next, so that
 one institution's outage never takes all drafters of a session.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from coordinator.acceptance import Positions
 from wanspec_p2p.protocol.node_to_coordinator import DrafterModel
 from wanspec_p2p.protocol.target_to_coordinator import ServedModel
 from wanspec_p2p.types import PeerId, Privacy
 
 __all__ = ["Candidate", "Match", "Want", "fitting_model", "misfit", "rank", "refusal"]
 
-PRIOR_ACCEPTED, PRIOR_VERIFIED = 6.0, 10.0
-"""Acceptance assumed of a node without receipts: 0.6, worth ten observed tokens."""
+USUAL_ACCEPTANCE = 0.6
+"""Of a pair of models nobody has seen together."""
+PRIOR_POSITIONS = 10.0
+"""What other nodes have shown of a pair of models is worth as much as so many positions of a node's own."""
 USUAL_SPEED = 20.0
 """Tokens per second assumed of a node that reports none."""
-ROUND_SECONDS = 0.1
-"""A round trip of this length halves what a node is expected to bring: about one pass of a large target."""
+SLOWEST, FASTEST = 0.01, 10_000.0
+"""Tokens per second a node is believed; it is the node that says so."""
+DEADLINE_SECONDS = 0.1
+"""After how long, in the mean, a draft is of no use any more: about one pass of a large target."""
 USUAL_RTT = 0.05
+MOST_DOUBT = 1.0
+"""More doubt about a round trip than that counts no further; relative to it."""
 SAME_OWNER, SAME_SITE = 0.25, 0.5
 
 
@@ -48,9 +56,11 @@ class Candidate:
     slots: int
     free: int
     available: bool  # neither silent nor draining
-    rtt: float | None = None  # to the target where receipts tell, else to the coordinator
-    verified: int = 0
-    accepted: int = 0
+    rtt: float | None = None  # to the target, in seconds, measured or predicted
+    doubt: float = 0.0  # how far off that may be, relative to it; 0 where it was measured
+    jitter: float | None = None  # of its link to the coordinator, in seconds
+    positions: Positions = Positions()  # its own, as receipts report them
+    usual: float | None = None  # acceptance of these models at other nodes; None where nothing is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +140,20 @@ def rank(want: Want, candidates: Sequence[Candidate], rng: random.Random) -> tup
 
 
 def _expected(candidate: Candidate, model: DrafterModel) -> float:
-    """Accepted tokens per second, give or take: acceptance × speed × share of it that is free ÷ (1 + RTT in rounds)."""
-    acceptance = (candidate.accepted + PRIOR_ACCEPTED) / (candidate.verified + PRIOR_VERIFIED)
-    speed = model.tokens_per_second or USUAL_SPEED
+    """Accepted tokens of one draft by its deadline.
+
+    Token k arrives after the round trip and k steps of the drafter, k/s; it counts if the k first are right, α^k. When
+    the target will want it is not known here, so the deadline is memoryless: e^(-t/D) is the chance that time t is not
+    too late. The sum over k of α^k · e^(-(RTT + k/s)/D) is a geometric series. A doubtful round trip is taken for
+    longer than it is said to be, as is a jittery one; a node that is half taken drafts half as fast.
+    """
+    own, usual = candidate.positions, USUAL_ACCEPTANCE if candidate.usual is None else candidate.usual
+    acceptance = (own.right + PRIOR_POSITIONS * usual) / (own.reached + PRIOR_POSITIONS)
+    speed = min(max(model.tokens_per_second or USUAL_SPEED, SLOWEST), FASTEST) * candidate.free / candidate.slots
     rtt = USUAL_RTT if candidate.rtt is None else candidate.rtt
-    return acceptance * speed * (candidate.free / candidate.slots) / (1.0 + rtt / ROUND_SECONDS)
+    late = rtt * (1.0 + min(candidate.doubt, MOST_DOUBT)) + (candidate.jitter or 0.0)
+    ratio = acceptance * math.exp(-1.0 / (speed * DEADLINE_SECONDS))
+    return math.exp(-late / DEADLINE_SECONDS) * ratio / (1.0 - ratio)
 
 
 def _novelty(candidate: Candidate, owners: set[str], sites: set[str]) -> float:

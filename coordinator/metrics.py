@@ -11,10 +11,11 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from coordinator.acceptance import ModelPair
+from coordinator.coordinates import Accuracy
 from coordinator.ledger import MAX_PAIRS
 from coordinator.records import PeerState
 from wanspec_p2p.protocol.target_to_coordinator import Receipt, Usage
@@ -31,9 +32,9 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 class Metrics:
     """One registry a coordinator, so that two in one process (tests, the simulator) do not share counters."""
 
-    def __init__(self, population: Population) -> None:
+    def __init__(self, population: Population, accuracy: Callable[[], Accuracy] = Accuracy) -> None:
         self._registry = registry = CollectorRegistry()
-        registry.register(_Now(population))
+        registry.register(_Now(population, accuracy))
         name = "wanspec_spec_decode_num_"
         self._drafts = Counter(name + "drafts", "Verification rounds.", registry=registry)
         self._draft_tokens = Counter(name + "draft_tokens", "Draft tokens verified.", registry=registry)
@@ -101,15 +102,21 @@ class Metrics:
 class _Now(Collector):
     """Gauges that are counted when somebody looks."""
 
-    def __init__(self, population: Population) -> None:
-        self._population = population
+    def __init__(self, population: Population, accuracy: Callable[[], Accuracy]) -> None:
+        self._population, self._accuracy = population, accuracy
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         nodes, targets, leases, answers = self._population()
         yield _by_state("wanspec_nodes", "Registered nodes.", nodes)
         yield _by_state("wanspec_targets", "Registered targets.", targets)
         yield GaugeMetricFamily("wanspec_leases", "Leases offered or held.", value=leases)
         yield GaugeMetricFamily("wanspec_answers_in_flight", "Answers under way.", value=answers)
+        predictions = self._accuracy()
+        name = "wanspec_rtt_predictions"
+        yield CounterMetricFamily(name, "Node to target round trips predicted, then measured.", predictions.checked)
+        if predictions.median_error is not None:
+            name = "wanspec_rtt_prediction_error_median"
+            yield GaugeMetricFamily(name, "Their median relative error.", predictions.median_error)
 
 
 def _by_state(name: str, help_text: str, states: Iterable[PeerState]) -> GaugeMetricFamily:

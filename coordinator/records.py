@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from coordinator.acceptance import Positions
 from coordinator.events import LinkId
 from coordinator.matching import Match
 from wanspec_p2p.protocol.coordinator_to_target import GrantedDrafter
@@ -24,12 +25,13 @@ class PeerState(enum.Enum):
 
 @dataclass(slots=True)
 class Tally:
-    """Sums over a node's receipts, in tokens."""
+    """Sums over a node's receipts, in tokens; `positions` only over those since the coordinator started."""
 
     drafted: int = 0
     verified: int = 0
     accepted: int = 0
     won: int = 0
+    positions: Positions = Positions()
 
 
 @dataclass(slots=True)
@@ -46,8 +48,8 @@ class NodeRecord:
     seen: float
     state: PeerState = PeerState.ACTIVE
     sessions: int = 0
-    rtt: float | None = None  # node ↔ coordinator
-    target_rtt: dict[PeerId, float] = field(default_factory=dict)  # node ↔ target, as receipts report it
+    rtt: float | None = None  # to the coordinator, in seconds: as we measure it, or else as the peer says
+    jitter: float | None = None
 
 
 @dataclass(slots=True)
@@ -69,7 +71,8 @@ class TargetRecord:
     sessions: int = 0
     queued: int = 0
     drafters: int = 0
-    rtt: float | None = None
+    rtt: float | None = None  # as of a node
+    jitter: float | None = None
 
 
 @dataclass(slots=True)

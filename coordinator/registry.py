@@ -12,11 +12,13 @@ news still under way on the old one can be told apart and ignored.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from coordinator import matching
+from coordinator.acceptance import Acceptance, Positions
+from coordinator.coordinates import Accuracy, Coordinates
 from coordinator.events import (
     DraftersAsked,
     Event,
@@ -41,13 +43,17 @@ from coordinator.records import LeaseRecord, NodeRecord, PeerState, Tally, Targe
 from wanspec_p2p.errors import CloseCode, LocalProtocolError
 from wanspec_p2p.protocol.common_messages import Registered
 from wanspec_p2p.protocol.coordinator_to_target import Drafters
-from wanspec_p2p.protocol.target_to_coordinator import RegisterTarget
+from wanspec_p2p.protocol.target_to_coordinator import Receipt, RegisterTarget
 from wanspec_p2p.types import PeerId
 
 __all__ = ["Registry"]
 
 BEATS_BEFORE_SILENT, BEATS_BEFORE_LOST = 3, 5
 """Heartbeats that may be missing before a peer gets nothing new, and before it is let go."""
+MAX_PAIRS = 1000
+"""Pairs of models whose acceptance is remembered here; later ones are taken for usual."""
+OURSELVES = PeerId("")
+"""The coordinator's own point on the map of round trips; no peer has this id."""
 Handled: TypeAlias = list[Instruction]
 
 
@@ -59,6 +65,7 @@ class Registry:
     lease_seconds, offer_seconds: see `LeaseBook`.
     trusted_pools: whose nodes may see prompts of privacy "trusted".
     tallies: each node's receipts so far, from the ledger.
+    acceptance: of each pair of models so far, from the ledger.
     """
 
     def __init__(
@@ -71,9 +78,12 @@ class Registry:
         offer_seconds: float = 2.0,
         trusted_pools: frozenset[str] = frozenset(),
         tallies: Mapping[PeerId, Tally] | None = None,
+        acceptance: Sequence[Acceptance] = (),
     ) -> None:
         self._rng, self._heartbeat, self._trusted = rng, heartbeat, trusted_pools
         self._tallies = dict(tallies or {})
+        self._coordinates = Coordinates(OURSELVES, rng)
+        self._acceptance = {(a.pair.target_digest, a.pair.drafter_digest): a.total for a in acceptance}
         self._nodes: dict[PeerId, NodeRecord] = {}
         self._targets: dict[PeerId, TargetRecord] = {}
         self._links: dict[LinkId, NodeRecord | TargetRecord] = {}
@@ -98,6 +108,11 @@ class Registry:
     @property
     def tallies(self) -> Mapping[PeerId, Tally]:
         return MappingProxyType(self._tallies)
+
+    @property
+    def accuracy(self) -> Accuracy:
+        """How well round trips between nodes and targets were predicted before they were measured."""
+        return self._coordinates.accuracy
 
     def leased(self, node: PeerId) -> int:
         """Slots of this node that are leased or on offer."""
@@ -209,7 +224,7 @@ class Registry:
     def _on_node_beat(self, event: NodeBeat) -> Handled:
         node = self._node(event.link)
         node.sessions = event.message.sessions
-        node.rtt = event.message.rtt if event.message.rtt is not None else node.rtt
+        self._measured(node, event)
         if node.state is PeerState.SILENT:
             node.state = PeerState.ACTIVE
         return self._book.listed(node, event.message.leases)
@@ -217,10 +232,18 @@ class Registry:
     def _on_target_beat(self, event: TargetBeat) -> Handled:
         target, message = self._target(event.link), event.message
         target.sessions, target.queued, target.drafters = message.sessions, message.queued, message.drafters
-        target.rtt = message.rtt if message.rtt is not None else target.rtt
+        self._measured(target, event)
         if target.state is PeerState.SILENT:
             target.state = PeerState.ACTIVE
         return []
+
+    def _measured(self, peer: NodeRecord | TargetRecord, event: NodeBeat | TargetBeat) -> None:
+        """Only what our own end measured goes on the map: a peer can be slow with its pongs, but not too early."""
+        if event.rtt is None:
+            peer.rtt = event.message.rtt if event.message.rtt is not None else peer.rtt
+            return
+        peer.rtt, peer.jitter = event.rtt, event.jitter
+        self._coordinates.observe(peer.peer, OURSELVES, event.rtt)
 
     def _on_answer(self, event: LeaseAnswered) -> Handled:
         return self._book.answered(event.at, self._node(event.link), event.message)
@@ -241,7 +264,9 @@ class Registry:
         return self._book.open_want(event.at, target, message, ranked, refusal)
 
     def _candidate(self, node: NodeRecord, target: TargetRecord) -> Candidate:
-        tally = self._tallies.get(node.peer, Tally())
+        model = matching.fitting_model(node.models, target.model)
+        known = self._acceptance.get((target.model.digest, model.digest)) if model is not None else None
+        predicted = self._coordinates.predict(node.peer, target.peer)
         return Candidate(
             peer=node.peer,
             pool=node.pool,
@@ -251,9 +276,11 @@ class Registry:
             slots=node.slots,
             free=node.slots - self._book.taken(node.peer),
             available=node.state is PeerState.ACTIVE,
-            rtt=node.target_rtt.get(target.peer, node.rtt),
-            verified=tally.verified,
-            accepted=tally.accepted,
+            rtt=node.rtt if predicted is None else predicted.rtt,
+            doubt=matching.MOST_DOUBT if predicted is None else predicted.error,
+            jitter=node.jitter,
+            positions=self._tallies.get(node.peer, Tally()).positions,
+            usual=None if known is None else known.alpha,
         )
 
     def _on_not_wanted(self, event: DraftersAsked) -> Handled:
@@ -268,10 +295,20 @@ class Registry:
             tally.verified += receipt.verified
             tally.accepted += receipt.accepted
             tally.won += receipt.won
+            tally.positions += _positions(receipt)
             node = self._nodes.get(receipt.node)
-            if node is not None and target is not None and receipt.rtt is not None:
-                node.target_rtt[target.peer] = receipt.rtt
+            if node is not None and isinstance(target, TargetRecord) and node.pool == target.pool:
+                self._learn(node, target, receipt)
         return []
+
+    def _learn(self, node: NodeRecord, target: TargetRecord, receipt: Receipt) -> None:
+        if receipt.rtt is not None:
+            self._coordinates.observe(node.peer, target.peer, receipt.rtt)
+        model = matching.fitting_model(node.models, target.model)  # what a lease names
+        if model is not None:
+            pair = target.model.digest, model.digest
+            if pair in self._acceptance or len(self._acceptance) < MAX_PAIRS:
+                self._acceptance[pair] = self._acceptance.get(pair, Positions()) + _positions(receipt)
 
     # Going
 
@@ -289,6 +326,7 @@ class Registry:
 
     def _forget(self, at: float, link: LinkId) -> Handled:
         record = self._links.pop(link)
+        self._coordinates.forget(record.peer)
         if isinstance(record, NodeRecord):
             # It must not be offered anything while its offers go to others.
             record.state = PeerState.DRAINING
@@ -297,8 +335,6 @@ class Registry:
             return instructions
         instructions = self._book.drop_target(record.peer, "the target is gone")
         del self._targets[record.peer]
-        for node in self._nodes.values():
-            node.target_rtt.pop(record.peer, None)
         return [TargetGone(link, "the target is gone"), *instructions]
 
     def _on_late(self, event: PeerEvent) -> Handled:
@@ -324,6 +360,11 @@ class Registry:
         record = self._links[link]
         assert isinstance(record, TargetRecord)
         return record
+
+
+def _positions(receipt: Receipt) -> Positions:
+    reached = sum(reached for reached, _ in receipt.by_depth)
+    return Positions(reached, min(sum(right for _, right in receipt.by_depth), reached))
 
 
 def _dialable(message: RegisterTarget) -> bool:

@@ -82,6 +82,7 @@ async def _serve(
             rng=random.Random(secrets.randbits(64)),
             new_id=lambda: secrets.token_hex(16),
             tallies=await ledger.tallies(),
+            acceptance=await ledger.acceptance(now=clock.wall()),
         )
         names = [urlsplit(settings.public_url).hostname or ""] if settings.public_url else []
         app = create_app(executor, channel_binding=_binding(settings, clock), host_names=names)

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from coordinator.acceptance import Acceptance, Positions
+from coordinator.coordinates import Accuracy
 from coordinator.executor import Executor
 from coordinator.records import LeaseRecord, NodeRecord, Tally, TargetRecord
 
@@ -26,6 +27,7 @@ def snapshot(executor: Executor, acceptance: Sequence[Acceptance]) -> dict[str, 
         "leases": [_lease(lease, now) for lease in registry.leases.values()],
         "totals": {peer: _tally(tally) for peer, tally in registry.tallies.items()},
         "acceptance": [_acceptance(figures) for figures in acceptance],
+        "rtt_predictions": _accuracy(registry.accuracy),
     }
 
 
@@ -63,6 +65,7 @@ def _peer(peer: NodeRecord | TargetRecord, now: float) -> dict[str, Any]:
         "slots": peer.slots,
         "sessions": peer.sessions,
         "rtt": peer.rtt,
+        "jitter": peer.jitter,
         "connected_seconds": round(now - peer.since, 3),
         "silent_seconds": round(now - peer.seen, 3),
     }
@@ -90,6 +93,12 @@ def _acceptance(figures: Acceptance) -> dict[str, Any]:
         "by_depth": [{"depth": depth, **_positions(at)} for depth, at in sorted(figures.by_depth.items())],
         "misfit": figures.misfit,  # why the drafter may no longer fit, in words; null where nothing speaks for it
     }
+
+
+def _accuracy(accuracy: Accuracy) -> dict[str, Any]:
+    """Round trips between nodes and targets that were predicted, then measured for the first time."""
+    median = accuracy.median_error
+    return {"checked": accuracy.checked, "median_relative_error": None if median is None else round(median, 4)}
 
 
 def _positions(positions: Positions) -> dict[str, Any]:

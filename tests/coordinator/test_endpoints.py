@@ -80,6 +80,26 @@ async def test_receipts_are_acknowledged_when_they_are_on_disk(rig: Any) -> None
     assert "wanspec_draft_rtt_seconds_count 1.0" in (await rig.http.get("/metrics")).text
 
 
+async def test_round_trips_are_predicted_from_the_links_and_judged_by_receipts(rig: Any) -> None:
+    target, node = await rig.target(), await rig.node()
+    registry = rig.executor.registry
+    for peer, beat in ((target, TargetHeartbeat(0, 0, 0, rtt=9.0)), (node, Heartbeat(0, rtt=9.0))):
+        await peer.send(beat)
+    peers = (registry.nodes[node.peer_id], registry.targets[target.peer_id])
+    await until(lambda: all(peer.jitter is not None for peer in peers))
+    assert [peer.rtt for peer in peers] == [0.0, 0.0]  # as our own end measured it, not as they say
+    state = (await rig.http.get("/api/state")).json()
+    assert state["rtt_predictions"] == {"checked": 0, "median_relative_error": None}
+    assert state["nodes"][0]["jitter"] == 0.0
+    receipt = Receipt("r", node.peer_id, "j", "s", drafted=4, verified=3, accepted=2, won=1, rtt=0.02)
+    await target.send(Receipts("b1", (receipt,)))
+    await until(lambda: registry.accuracy.checked == 1)
+    predictions = (await rig.http.get("/api/state")).json()["rtt_predictions"]
+    assert predictions["checked"] == 1
+    assert 0.9 < predictions["median_relative_error"] < 1.0  # links without delay foretold next to nothing
+    assert "wanspec_rtt_predictions_total 1.0" in (await rig.http.get("/metrics")).text
+
+
 async def lent(rig: Any) -> tuple[Any, Any, str]:
     """A target, a node that drafts for it, and the `jti` of the lease."""
     target, node = await rig.target(), await rig.node()

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from coordinator.acceptance import Positions
 from coordinator.matching import Candidate, Want, fitting_model, misfit, rank, refusal
 from tests.support.fake_target import SERVED, drafter
 from wanspec_p2p.types import PeerId, Privacy
@@ -75,12 +76,51 @@ def test_nobody_there_is_said_so() -> None:
         ({"models": (drafter(speed=100.0),)}, {"models": (drafter(speed=50.0),)}),
         ({"rtt": 0.01}, {"rtt": 0.3}),
         ({"free": 4}, {"free": 1}),
-        ({"verified": 1000, "accepted": 900}, {"verified": 1000, "accepted": 100}),
+        ({"positions": Positions(1000, 900)}, {"positions": Positions(1000, 100)}),
+        ({"usual": 0.8}, {"usual": 0.3}),
+        ({"rtt": 0.05}, {"rtt": 0.05, "doubt": 0.6}),
+        ({"rtt": 0.05, "jitter": 0.001}, {"rtt": 0.05, "jitter": 0.05}),
+        ({"rtt": 0.01}, {}),
+        ({}, {"rtt": 0.2}),
+        ({"rtt": 0.03, "models": (drafter(speed=40.0),)}, {"rtt": 0.4, "models": (drafter(speed=400.0),)}),
+        ({"positions": Positions(200, 160), "usual": 0.2}, {"positions": Positions(2, 0), "usual": 0.6}),
     ],
-    ids=["speed", "round trip", "load", "acceptance"],
+    ids=[
+        "speed",
+        "round trip",
+        "load",
+        "acceptance",
+        "acceptance of the models elsewhere",
+        "doubt",
+        "jitter",
+        "near against unknown",
+        "unknown against far",
+        "speed does not outrun the deadline",
+        "own record first",
+    ],
 )
 def test_who_brings_more_accepted_tokens_comes_first(better: dict[str, object], worse: dict[str, object]) -> None:
     assert order([node("w", **worse), node("b", **better)]) == ["b", "w"]
+
+
+@pytest.mark.parametrize("speed", [5e-324, 1e-300, 1e12, 1e308])
+def test_whatever_a_node_says_of_its_speed_the_others_are_ranked(speed: float) -> None:
+    boaster = node(
+        "boaster", models=(drafter(speed=speed),), rtt=1e12, usual=1.0, positions=Positions(9, 9), slots=4096
+    )
+    assert order([boaster, node("b", rtt=0.1)]) == ["b", "boaster"]
+    near = replace(boaster, rtt=0.0, jitter=0.0)
+    assert sorted(order([near, node("b", rtt=0.1)])) == ["b", "boaster"]
+
+
+def test_another_owner_is_worth_a_longer_way() -> None:
+    near, twin, far = node("a1", owner="A", rtt=0.02), node("a2", owner="A", rtt=0.02), node("b", owner="B", rtt=0.15)
+    assert order([near, twin, far])[1] == "b"
+
+
+def test_a_hopelessly_late_node_is_last_whatever_is_known_of_it() -> None:
+    late = node("late", rtt=2.0, doubt=9.0, jitter=2.0)
+    assert order([late, node("b", rtt=0.1, positions=Positions(1000, 0))]) == ["b", "late"]
 
 
 def test_a_choice_makes_its_owner_and_site_less_attractive() -> None:

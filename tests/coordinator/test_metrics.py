@@ -6,6 +6,7 @@ import pytest
 
 from coordinator import metrics as module
 from coordinator.acceptance import ModelPair
+from coordinator.coordinates import Accuracy
 from coordinator.metrics import Metrics
 from coordinator.records import PeerState
 from wanspec_p2p.protocol.target_to_coordinator import Receipt, Usage
@@ -55,6 +56,16 @@ def test_an_answer_is_counted_under_the_documented_names() -> None:
         "wanspec_leases 3.0",
         "wanspec_answers_in_flight 1.0",
     } <= lines(metrics)
+
+
+def test_the_error_of_predicted_round_trips_is_shown_once_there_is_one() -> None:
+    accuracy = Accuracy()
+    metrics = Metrics(lambda: ([], [], 0, 0), lambda: accuracy)
+    shown = metrics.render().decode()
+    assert "wanspec_rtt_predictions_total 0.0" in shown.splitlines()
+    assert "wanspec_rtt_prediction_error_median" not in shown
+    accuracy = Accuracy(7, 0.125)
+    assert {"wanspec_rtt_predictions_total 7.0", "wanspec_rtt_prediction_error_median 0.125"} <= lines(metrics)
 
 
 def test_nodes_are_never_labels() -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from coordinator import registry as registry_module
+from coordinator.acceptance import Acceptance, ModelPair, Positions
+from coordinator.coordinates import Accuracy
 from coordinator.events import (
     DraftersAsked,
     LeaseAnswered,
@@ -353,14 +355,102 @@ def test_open_wants_are_bounded_and_repeats_are_answered_once() -> None:
 
 
 def test_receipts_count_for_matching(registry: Registry) -> None:
-    receipt = Receipt("r", peer("a"), "jti-1", "s", drafted=10, verified=8, accepted=6, won=5, rtt=0.03)
+    receipt = Receipt("r", peer("a"), "jti-1", "s", 10, 8, 6, 5, rtt=0.03, by_depth=((4, 3), (3, 5)))
     registry.handle(ReceiptsKept(0.0, TARGET, [receipt]))
-    assert registry.tallies[peer("a")] == Tally(10, 8, 6, 5)
-    assert registry.nodes[peer("a")].target_rtt == {T: 0.03}
+    assert registry.tallies[peer("a")] == Tally(10, 8, 6, 5, Positions(7, 7))  # no more can be right than there were
     registry.handle(TargetLost(0.0, TARGET, "closed"))
     registry.handle(ReceiptsKept(0.0, TARGET, [receipt]))  # stored just after it left
     assert registry.tallies[peer("a")].drafted == 20
-    assert registry.nodes[peer("a")].target_rtt == {}
+
+
+def first_asked(registry: Registry) -> PeerId:
+    """Whom the registry offers the lease to, when asked for one drafter."""
+    (offer,) = ask(registry)
+    assert isinstance(offer, OfferLease)
+    return offer.terms.node
+
+
+def two_nodes(registry: Registry) -> None:
+    add_node(registry, link=3, name="b")
+
+
+def report(name: str, link: int = TARGET, **fields: Any) -> ReceiptsKept:
+    return ReceiptsKept(0.0, link, [Receipt("r", peer(name), "j", "s", 0, 0, 0, 0, **fields)])
+
+
+@pytest.mark.parametrize(("near", "far"), ["ab", "ba"])
+def test_the_node_with_the_shorter_measured_way_is_asked_first(registry: Registry, near: str, far: str) -> None:
+    two_nodes(registry)
+    registry.handle(report(near, rtt=0.01))
+    registry.handle(report(far, rtt=0.2))
+    assert first_asked(registry) == peer(near)
+
+
+@pytest.mark.parametrize(("near", "far"), ["ab", "ba"])
+def test_a_way_nobody_measured_is_predicted_from_our_own_links(registry: Registry, near: str, far: str) -> None:
+    two_nodes(registry)
+    links = {"a": NODE, "b": 3}
+    registry.handle(TargetBeat(0.0, TARGET, TargetHeartbeat(0, 0, 0), 0.002, 0.0))
+    # What peers say of their links themselves does not count.
+    registry.handle(NodeBeat(0.0, links[near], Heartbeat(0, rtt=1.0), 0.01, 0.001))
+    registry.handle(NodeBeat(0.0, links[far], Heartbeat(0, rtt=0.0), 0.2, 0.001))
+    assert registry.nodes[peer(near)].rtt == 0.01
+    assert registry.nodes[peer(near)].jitter == 0.001
+    assert first_asked(registry) == peer(near)
+
+
+def test_predictions_are_judged_by_the_first_measurement(registry: Registry) -> None:
+    registry.handle(TargetBeat(0.0, TARGET, TargetHeartbeat(0, 0, 0), 0.05, 0.0))
+    registry.handle(NodeBeat(0.0, NODE, Heartbeat(0), 0.05, 0.0))
+    assert registry.accuracy == Accuracy(0, None)
+    for _ in range(2):
+        registry.handle(report("a", rtt=0.05))
+    assert registry.accuracy.checked == 1
+    assert registry.accuracy.median_error is not None
+
+
+def test_targets_of_other_pools_have_no_say_about_a_nodes_place() -> None:
+    registry = make()
+    add_target(registry)
+    add_node(registry, pool="other")
+    add_node(registry, link=3, name="b", pool="other")
+    registry.handle(NodeBeat(0.0, NODE, Heartbeat(0), 0.05, 0.0))
+    registry.handle(TargetBeat(0.0, TARGET, TargetHeartbeat(0, 0, 0), 0.05, 0.0))
+    registry.handle(report("a", rtt=1.0))
+    assert registry.accuracy.checked == 0
+
+
+def test_who_left_is_off_the_map(registry: Registry) -> None:
+    for _ in range(2):
+        registry.handle(NodeBeat(0.0, NODE, Heartbeat(0), 0.05, 0.0))
+        registry.handle(TargetBeat(0.0, TARGET, TargetHeartbeat(0, 0, 0), 0.05, 0.0))
+        registry.handle(report("a", rtt=0.05))
+        registry.handle(NodeLost(0.0, NODE, "closed"))
+        add_node(registry)
+    assert registry.accuracy.checked == 2  # its way was unknown again
+
+
+@pytest.mark.parametrize(("better", "worse"), ["ab", "ba"])
+def test_the_node_whose_model_is_right_more_often_is_asked_first(better: str, worse: str) -> None:
+    """What the ledger remembers of pairs of models counts for nodes that have not drafted yet."""
+    digests = {better: "e" * 64, worse: "f" * 64}
+    shares = {better: 0.8, worse: 0.2}
+    acceptance = [
+        Acceptance(ModelPair("big", SERVED.digest, "x", digests[name]), {1: Positions(1000, int(1000 * shares[name]))})
+        for name in "ab"
+    ]
+    registry = make(acceptance=acceptance)
+    add_target(registry)
+    for link, name in enumerate("ab", NODE):
+        add_node(registry, link=link, name=name, models=(drafter(digest=digests[name]),))
+    assert first_asked(registry) == peer(better)
+
+
+def test_what_nodes_show_of_a_pair_of_models_counts_for_others_with_it(registry: Registry) -> None:
+    add_node(registry, link=3, name="b", models=(drafter(digest="f" * 64),))
+    add_node(registry, link=4, name="c")
+    registry.handle(report("a", by_depth=((1000, 0),)))  # the model of a and of c
+    assert first_asked(registry) == peer("b")
 
 
 # The table

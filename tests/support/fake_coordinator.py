@@ -70,6 +70,7 @@ class FakeCoordinator:
     node_name: str = "lab-a"
     unmatched: str | None = None
     acceptance: list[dict[str, Any]] | None = field(default_factory=list)
+    rtt_predictions: dict[str, Any] | None = None
     requests: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -166,6 +167,8 @@ class FakeCoordinator:
             node |= {"name": self.node_name, "unmatched": self.unmatched}
         if self.acceptance is not None:
             state["acceptance"] = self.acceptance
+        if self.rtt_predictions is not None:
+            state["rtt_predictions"] = self.rtt_predictions
         return self._refusal(request) or JSONResponse(state)
 
     async def _foreign(self, request: Request) -> Response:

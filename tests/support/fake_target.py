@@ -54,8 +54,10 @@ SERVED = ServedModel(
 )
 
 
-def drafter(*, tokenizer: str = "a" * 64, vocab_size: int = 100, speed: float = 50.0) -> DrafterModel:
-    return DrafterModel("small", "e" * 64, tokenizer, vocab_size, 1000, speed)
+def drafter(
+    *, tokenizer: str = "a" * 64, vocab_size: int = 100, speed: float = 50.0, digest: str = "e" * 64
+) -> DrafterModel:
+    return DrafterModel("small", digest, tokenizer, vocab_size, 1000, speed)
 
 
 def node_registration(secret: str = "", **changes: Any) -> RegisterNode:

@@ -36,6 +36,13 @@ def status(
         if pair.get("misfit"):
             names = f"{_name(pair, 'drafter')} for {_name(pair, 'target')}"
             screen.print(Text(f"{names}: {_line(pair['misfit'])}"))
+    predictions = state.get("rtt_predictions", {})
+    error = predictions.get("median_relative_error")
+    if isinstance(error, int | float):
+        checked = _line(predictions.get("checked", ""))
+        screen.print(
+            Text(f"\nround trips predicted before they were measured: {checked}, half of them within {error:.0%}")
+        )
 
 
 TARGET_COLUMNS = ("name", "id", "model", "state", "sessions", "queued", "drafters", "owner", "site")

@@ -53,6 +53,11 @@ class Link(Protocol, Generic[Out, In]):
         """Smoothed round-trip time in seconds; None before the first pong."""
         ...
 
+    @property
+    def jitter(self) -> float | None:
+        """How far round trips usually are from `rtt`, in seconds (RFC 6298 RTTVAR); None before the first pong."""
+        ...
+
     async def send(self, message: Out) -> None:
         """Raises LinkClosed or PeerRefused."""
         ...

@@ -26,6 +26,8 @@ class Path:
 
     delay: float = 0.0  # seconds
     jitter: float = 0.0  # seconds; a uniform share of it is added to each frame's delay
+    loss: float = 0.0  # chance that a frame is lost and sent again; TCP holds back what comes after it
+    recovery: float = 0.0  # seconds that takes
     bandwidth: float | None = None  # bytes per second; None: unlimited
     capacity: int = _CAPACITY_FRAMES  # frames sent and not yet received before `send` waits
 
@@ -64,9 +66,12 @@ class _Wire:
         size = _size(item)
         self._free_at = max(self._free_at, now) + (size / self.path.bandwidth if self.path.bandwidth else 0.0)
         arrival = self._free_at + self.path.delay + self.path.jitter * self._rng.random()
+        if self.path.loss and self._rng.random() < self.path.loss:
+            arrival += self.path.recovery
         self._last_arrival = max(self._last_arrival, arrival)
         self._under_way.append((self._last_arrival, item))
-        self._deliver()
+        if self._timer is None:  # what was sent before arrives before
+            self._deliver()
 
     def stall(self, stalled: bool) -> None:
         self._stalled = stalled
@@ -79,7 +84,7 @@ class _Wire:
         self._arrive(_End(1006, "the link broke"))
 
     def _deliver(self) -> None:
-        self._cancel_timer()
+        self._cancel_timer()  # also when it has just run: there is none then
         if self._stalled:
             return
         loop = asyncio.get_running_loop()

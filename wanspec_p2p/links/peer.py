@@ -209,6 +209,10 @@ class PeerLink(Generic[In]):
         return self._pulse.rtt
 
     @property
+    def jitter(self) -> float | None:
+        return self._pulse.jitter
+
+    @property
     def stats(self) -> LinkStats:
         return self._frames.stats
 

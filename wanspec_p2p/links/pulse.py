@@ -1,4 +1,4 @@
-"""The pulse of a link: which pings are out, which pong is owed, and the round-trip time they show."""
+"""The pulse of a link: which pings are out, which pong is owed, and the round-trip time and jitter they show."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ __all__ = ["OUTSTANDING_PINGS", "Pulse"]
 
 OUTSTANDING_PINGS = 16
 """Pings remembered; older ones have been out for longer than a link may be silent."""
-_RTT_GAIN = 1 / 8  # RFC 6298 §2, alpha
+_RTT_GAIN, _JITTER_GAIN = 1 / 8, 1 / 4  # RFC 6298 §2, alpha and beta
 
 
 class Pulse:
     """Decides what to send and what an answer means; sends nothing itself.
 
     Attributes:
-        rtt: smoothed round-trip time in seconds; None before the first pong.
+        rtt: smoothed round-trip time in seconds (RFC 6298 SRTT); None before the first pong.
+        jitter: smoothed distance of samples from it in seconds (RFC 6298 RTTVAR); half of the first sample to begin
+            with, as the RFC has it; None before the first pong.
         owing: set while a pong is owed.
     """
 
     def __init__(self, clock: Clock) -> None:
         self.rtt: float | None = None
+        self.jitter: float | None = None
         self.owing = asyncio.Event()
         self._clock = clock
         self._next = 0
@@ -46,7 +49,11 @@ class Pulse:
         if sent_at is None:
             return
         sample = self._clock.monotonic() - sent_at
-        self.rtt = sample if self.rtt is None else self.rtt + _RTT_GAIN * (sample - self.rtt)
+        if self.rtt is None or self.jitter is None:
+            self.rtt, self.jitter = sample, sample / 2
+            return
+        self.jitter += _JITTER_GAIN * (abs(self.rtt - sample) - self.jitter)  # of the estimate before this sample
+        self.rtt += _RTT_GAIN * (sample - self.rtt)
 
     def forget(self) -> None:
         """The pongs of the pings that are out will come late for reasons of our own."""

@@ -88,3 +88,18 @@ def test_an_older_coordinators_state_has_no_acceptance(run: Run, monkeypatch: py
     with serving(fake) as url:
         code, out, err = run("status", "--coordinator", url)
     assert (code, err, out.splitlines()[-1].strip()) == (0, "", "none")
+
+
+def test_the_error_of_predicted_round_trips_is_shown_once_some_were_checked(run: Run) -> None:
+    fake = FakeCoordinator()
+    for predictions, said in (
+        (None, False),
+        ({"checked": 0, "median_relative_error": None}, False),
+        ({"checked": 12, "median_relative_error": 0.1834}, True),
+    ):
+        fake.rtt_predictions = predictions
+        with serving(fake) as url:
+            code, out, _ = run("status", "--coordinator", url)
+        assert code == 0
+        line = "round trips predicted before they were measured: 12, half of them within 18%"
+        assert (line in out.splitlines()) is said

@@ -71,6 +71,27 @@ def test_jitter_keeps_the_order_and_the_same_seed_gives_the_same_run(seed: int) 
     assert len(set(runs[0])) > 1
 
 
+@in_virtual_time
+async def test_a_lost_frame_holds_back_what_comes_after_it() -> None:
+    a, b = memory_transports(Path(delay=0.01, loss=1.0, recovery=0.2))
+    await a.send("lost and sent again")
+    a.path.loss = 0.0
+    await a.send("waits for it")
+    await asyncio.sleep(0.5)
+    await a.send("on time")
+    assert await _arrivals(b, 2) == [(0.5, "lost and sent again"), (0.5, "waits for it")]
+    assert await _arrival(b) == (pytest.approx(0.51), "on time")
+
+
+@in_virtual_time
+async def test_so_many_frames_are_lost() -> None:
+    a, b = memory_transports(Path(loss=0.1, recovery=0.5))
+    for _ in range(2000):
+        await a.send("frame")
+        await b.receive()
+    assert _now() / 0.5 == pytest.approx(200, abs=40)
+
+
 async def _send_slowly(transport: MemoryTransport) -> None:
     for i in range(30):
         await transport.send(str(i))

@@ -293,12 +293,22 @@ async def test_both_ends_count_the_same() -> None:
 async def test_the_round_trip_time_is_known_at_once_and_smoothed() -> None:
     async with _links(Path(delay=0.03), Path(delay=0.07)) as (node, target, a, _):
         assert node.rtt is None
+        assert node.jitter is None
         await asyncio.sleep(0.5)
         assert node.rtt == pytest.approx(0.1)
         assert target.rtt == pytest.approx(0.1)
         a.path.delay = 0.83
         await asyncio.sleep(limits.PING_SECONDS + 0.5)
         assert node.rtt == pytest.approx(0.1 + (0.9 - 0.1) / 8)  # RFC 6298: one eighth of the difference
+        assert node.jitter == pytest.approx(0.05 + (0.8 - 0.05) / 4)
+
+
+@in_virtual_time
+async def test_a_steady_link_shows_its_jitter() -> None:
+    async with _links(Path(delay=0.05, jitter=0.02), Path(delay=0.05)) as (_, target, _, _):
+        await asyncio.sleep(600)
+        assert target.rtt == pytest.approx(0.11, abs=0.01)
+        assert target.jitter == pytest.approx(0.005, abs=0.004)  # mean distance from the middle of 0…20 ms
 
 
 @in_virtual_time

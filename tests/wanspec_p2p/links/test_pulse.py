@@ -19,6 +19,18 @@ def test_the_first_sample_counts_whole_and_later_ones_an_eighth() -> None:
         assert pulse.rtt == pytest.approx(smoothed)
 
 
+def test_jitter_starts_at_half_a_sample_and_moves_a_quarter_of_the_way() -> None:
+    """RFC 6298 §2.2 and §2.3: RTTVAR is compared with SRTT as it was before the sample."""
+    clock = ManualClock()
+    pulse = Pulse(clock)
+    assert pulse.jitter is None
+    for seconds, jitter in ((0.1, 0.05), (0.9, 0.05 + (0.8 - 0.05) / 4), (0.2, 0.75 * 0.2375)):
+        ping = pulse.ping()
+        clock.advance(seconds)
+        pulse.pong(Pong(id=ping.id, at=ping.at))
+        assert pulse.jitter == pytest.approx(jitter)
+
+
 def test_pongs_that_nobody_waits_for_say_nothing() -> None:
     clock = ManualClock()
     pulse = Pulse(clock)
