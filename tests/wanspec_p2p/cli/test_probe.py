@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.fake_openai import FakeOpenAI, serving
+from tests.wanspec_p2p.cli.conftest import Run
+from wanspec_p2p.client.probe_plan import ProbedEndpoint
+from wanspec_p2p.client.series import Measurement, Series
+from wanspec_p2p.clock import SystemClock
+from wanspec_p2p.errors import ExitCode
+
+KEY = "sk-very-secret"
+ENDPOINT = """
+[[endpoint]]
+name = "{name}"
+region = "{region}"
+base_url = "{url}"
+model = "big"
+api_key_env = "PROBE_KEY"
+synthetic = true
+"""
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROBE_KEY", KEY)
+
+
+def plan(tmp_path: Path, **urls: str) -> str:
+    file = tmp_path / "plan.toml"
+    tables = [ENDPOINT.format(name=name, region=f"region of {name}", url=url) for name, url in urls.items()]
+    file.write_text("max_tokens = 8\n" + "".join(tables), encoding="utf-8")
+    return str(file)
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> Path:
+    """One that has begun just now, of an endpoint whose address nobody has."""
+    file = tmp_path / "load.sqlite3"
+    with Series(file, create=True) as stored:
+        stored.enrol([ProbedEndpoint("a", "west", "http://127.0.0.1:9/v1", "big")])
+        now = SystemClock().wall()
+        stored.add(Measurement("a", now, 0.5, 0.02, 8))
+        stored.add(Measurement("a", now, failure="timeout"))
+    return file
+
+
+def test_a_run_measures_and_a_report_draws_it(run: Run, tmp_path: Path) -> None:
+    out, folder = tmp_path / "load.sqlite3", tmp_path / "map"
+    with serving(FakeOpenAI(first=0.05, each=0.01, key=KEY)) as one, serving(FakeOpenAI(status=503)) as two:
+        arguments = ("probe", "run", plan(tmp_path, a=one, b=two), "--out", str(out), "--duration", "0.5s")
+        code, said, err = run(*arguments, "--interval", "0.2s")
+    assert (code, err) == (0, "")
+    lines = said.splitlines()
+    assert lines[0].startswith("a: ") and lines[0].endswith("none failed")
+    assert lines[1].startswith("b: ") and "× http 503" in lines[1]
+    code, said, err = run("probe", "report", str(out), "--out", str(folder))
+    assert (code, err) == (0, "")
+    assert "synthetic" in said.splitlines()[0]
+    assert {file.name for file in folder.iterdir()} == {
+        "load-map.svg", "load-map.png", "load-map.json", "scenario.toml",
+    }  # fmt: skip
+    assert "SYNTHETIC" in (folder / "load-map.svg").read_text(encoding="utf-8")
+    (region,) = tomllib.loads((folder / "scenario.toml").read_text(encoding="utf-8"))["region"]
+    assert region["name"] == "region of a" and region["delay_ms"] >= 45
+    for file in (out, *tmp_path.glob("load.sqlite3*"), *folder.iterdir()):
+        assert KEY.encode() not in file.read_bytes()
+
+
+def test_json_is_the_whole_of_stdout(run: Run, tmp_path: Path, series: Path) -> None:
+    code, out, _ = run("probe", "report", str(series), "--json", "--synthetic")
+    found = json.loads(out)
+    assert code == 0
+    assert found["synthetic"] is True
+    assert (tmp_path / "load" / "load-map.svg").is_file()  # named after the series
+    assert json.loads((tmp_path / "load" / "load-map.json").read_text(encoding="utf-8")) == found
+    assert (found["regions"][0]["first_token"]["p50"], found["regions"][0]["failures"]) == (0.5, {"timeout": 1})
+    with serving(FakeOpenAI()) as url:
+        arguments = ("probe", "run", plan(tmp_path, b=url), "--out", str(tmp_path / "new"), "--duration", "1s")
+        code, out, _ = run(*arguments, "--json")
+    assert code == 0
+    assert json.loads(out) == {
+        "series": str(tmp_path / "new"),
+        "endpoints": [{"name": "b", "measurements": 1, "failures": {}}],
+    }
+
+
+def age(series: Path) -> float:
+    with Series(series) as stored:
+        return SystemClock().wall() - (stored.begun() or 0.0)
+
+
+def test_a_run_that_is_repeated_goes_on(run: Run, tmp_path: Path, series: Path) -> None:
+    with serving(FakeOpenAI()) as url:
+        arguments = ("probe", "run", plan(tmp_path, b=url), "--out", str(series), "--duration")
+        code, out, _ = run(*arguments, f"{age(series) + 1:.0f}s", "--json")
+    assert code == 0
+    assert [(e["name"], e["measurements"]) for e in json.loads(out)["endpoints"]] == [("a", 2), ("b", 1)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_a_good_file_and_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
+    out = tmp_path / "load.sqlite3"
+    fake = FakeOpenAI()
+    with serving(fake) as url:
+        command = [sys.executable, "-m", "wanspec_p2p.cli", "probe", "run", plan(tmp_path, a=url)]
+        command += ["--out", os.fspath(out), "--interval", "0.1s"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            for _ in range(2):  # it asks again when the first measurement is stored
+                assert fake.asked.acquire(timeout=60)
+            process.send_signal(number)
+            said, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+            process.wait(10)
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert said == ""
+    assert err == f"wanspec: interrupted: what was measured is in {out}; repeat the command to go on\n"
+    with Series(out) as stored:
+        found = list(stored.measurements())
+    assert found and all(measurement.failure is None for measurement in found)
+
+
+MISTAKES: dict[str, tuple[list[str], str]] = {
+    "no plan": (["run", "nowhere.toml"], "nowhere.toml cannot be read"),
+    "duration": (["run", "PLAN", "--duration", "long"], "--duration 'long' is not a time"),
+    "no duration": (["run", "PLAN", "--duration", "0"], "--duration '0' is not a time"),
+    "interval": (["run", "PLAN", "--interval", "-5m"], "--interval '-5m' is not a time"),
+    "concurrency": (["run", "PLAN", "--concurrency", "0"], "--concurrency"),
+    "over": (["run", "PLAN", "--duration", "0.1s", "--out", "OLD"], "it goes on with a longer --duration"),
+    "not a series": (["run", "PLAN", "--out", "PLAN"], "is not a series"),
+    "report of nothing": (["report", "nowhere"], "there is no series nowhere"),
+    "report of something else": (["report", "PLAN"], "is not a series"),
+    "report into a file": (["report", "OLD", "--out", "PLAN"], "is a file: name a folder"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line(run: Run, tmp_path: Path, name: str) -> None:
+    old = tmp_path / "old"
+    with Series(old, create=True) as stored:
+        stored.enrol([ProbedEndpoint("a", "west", "http://127.0.0.1:9/v1", "big")])
+        stored.add(Measurement("a", SystemClock().wall() - 60, 0.5, 0.02, 8))
+    words, line = MISTAKES[name]
+    places = {"PLAN": plan(tmp_path, b="http://127.0.0.1:9/v1"), "OLD": str(old)}
+    code, out, err = run("probe", *(places.get(word, word) for word in words))
+    assert (code, out) == (ExitCode.USAGE, "")
+    assert line in err
+    assert err.count("\n") == 1
+
+
+def test_a_key_that_is_not_set_is_named(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PROBE_KEY")
+    out = tmp_path / "load.sqlite3"
+    code, _, err = run("probe", "run", plan(tmp_path, a="http://127.0.0.1:9/v1"), "--out", str(out))
+    assert code == ExitCode.USAGE
+    assert err == "wanspec: PROBE_KEY is not set: endpoint 'a' needs its key there\n"
+    assert not out.exists()
+
+
+def test_drawing_without_matplotlib_says_what_to_install(
+    run: Run, series: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find: Any = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
+    code, _, err = run("probe", "report", str(series))
+    assert (code, err.count("\n")) == (ExitCode.USAGE, 1)
+    assert "matplotlib" in err

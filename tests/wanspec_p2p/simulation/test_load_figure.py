@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import pytest
+
+from wanspec_p2p.client.probe_plan import ProbedEndpoint
+from wanspec_p2p.client.series import Measurement
+from wanspec_p2p.simulation.load_figure import draw
+from wanspec_p2p.simulation.load_map import load_map
+
+pytest.importorskip("matplotlib")
+
+ENDPOINTS = [ProbedEndpoint(name, name, "https://h.example/v1", "m") for name in ("$west$", "dead")]
+FOUND = [
+    Measurement("$west$", 1_800_057_600.0, 0.5, 0.02, 8),
+    Measurement("$west$", 1_800_061_300.0, 0.7, None, 1),
+    Measurement("dead", 1_800_061_300.0, failure="timeout"),
+]
+
+
+def test_the_figure_is_an_svg_and_a_png_and_always_the_same() -> None:
+    found = load_map(ENDPOINTS, FOUND)
+    drawn = draw(found)
+    assert set(drawn) == {"svg", "png"}
+    assert drawn["png"].startswith(b"\x89PNG")
+    assert b"<svg" in drawn["svg"]
+    assert draw(found) == drawn
+
+
+def test_made_up_delays_are_labelled_in_the_title() -> None:
+    for synthetic in (True, False):
+        svg = draw(load_map(ENDPOINTS, FOUND, synthetic=synthetic))["svg"].decode()
+        assert ("SYNTHETIC" in svg) is synthetic
+
+
+def test_regions_without_one_answer_are_drawn_empty() -> None:
+    drawn = draw(load_map(ENDPOINTS, FOUND[2:]))
+    assert b"dead" in drawn["svg"]

@@ -1,0 +1,199 @@
+"""`wanspec probe`: how loaded OpenAI-compatible services are, by region and hour."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wanspec_p2p.cli.output import Json, console, emit, printable, progress_bars, say
+from wanspec_p2p.errors import ConfigError
+
+if TYPE_CHECKING:
+    from wanspec_p2p.client.probe_plan import ProbePlan
+    from wanspec_p2p.client.series import Series
+    from wanspec_p2p.clock import Clock
+    from wanspec_p2p.simulation.load_map import LoadMap, Percentiles, Region
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Measure how loaded services are, by region and hour.", no_args_is_help=True)
+
+LONGEST = 366 * 86400.0
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+@app.command()
+def run(
+    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="TOML file that lists the endpoints.")],
+    out: Annotated[Path, typer.Option(help="Where the series is stored; one that was begun goes on.")] = Path(
+        "load.sqlite3"
+    ),
+    duration: Annotated[str, typer.Option(help="From the first measurement of the series: 90s, 30m, 24h, 7d.")] = "24h",
+    interval: Annotated[str, typer.Option(help="From one measurement of an endpoint to the next.")] = "5m",
+    concurrency: Annotated[int, typer.Option(help="Answers under way at the same time.", min=1, max=64)] = 4,
+    json: Json = False,
+) -> None:
+    """Measure time to first token and time per token of the endpoints in PLAN, again and again."""
+    from wanspec_p2p.client.probe_plan import read_keys, read_plan
+    from wanspec_p2p.client.series import Series
+    from wanspec_p2p.clock import SystemClock
+
+    whole, step = _seconds("--duration", duration), _seconds("--interval", interval)
+    chosen = read_plan(plan)
+    keys = read_keys(chosen, os.environ)
+    clock = SystemClock()
+    with Series(out, create=True) as series:
+        series.enrol(chosen.endpoint)
+        begun = series.begun()
+        passed = 0.0 if begun is None else max(clock.wall() - begun, 0.0)
+        if passed >= whole:
+            raise ConfigError(f"the series {out} is {_words(passed)} old: it goes on with a longer --duration")
+        try:
+            _probe(chosen, keys, series, seconds=whole - passed, interval=step, concurrency=concurrency, clock=clock)
+        except KeyboardInterrupt:
+            typer.echo(f"wanspec: interrupted: what was measured is in {out}; repeat the command to go on", err=True)
+            raise
+        _show_run(series, json=json)
+
+
+def _probe(
+    plan: ProbePlan,
+    keys: dict[str, str],
+    series: Series,
+    *,
+    seconds: float,
+    interval: float,
+    concurrency: int,
+    clock: Clock,
+) -> None:
+    import asyncio
+    import random
+    import secrets
+
+    from wanspec_p2p.client.probing import probe
+    from wanspec_p2p.client.series import Measurement
+
+    begin = clock.monotonic()
+    with progress_bars() as progress:
+
+        def keep(found: Measurement) -> None:
+            series.add(found)
+            progress("measure", int(min(clock.monotonic() - begin, seconds)), int(seconds))
+
+        asyncio.run(
+            probe(
+                plan,
+                keys,
+                keep,
+                seconds=seconds,
+                interval=interval,
+                concurrency=concurrency,
+                clock=clock,
+                rng=random.Random(secrets.randbits(64)),
+            )
+        )
+
+
+def _show_run(series: Series, *, json: bool) -> None:
+    from collections import Counter
+
+    counts = {endpoint.name: Counter[str]() for endpoint in series.endpoints()}
+    for measurement in series.measurements():
+        counts[measurement.endpoint][measurement.failure or ""] += 1
+    if json:
+        emit(
+            {
+                "series": str(series.path),
+                "endpoints": [
+                    {"name": name, "measurements": count.total(), "failures": {k: n for k, n in count.items() if k}}
+                    for name, count in counts.items()
+                ],
+            }
+        )
+        return
+    for name, count in counts.items():
+        failed = ", ".join(f"{n} × {kind}" for kind, n in sorted(count.items()) if kind)
+        say(printable(f"{name}: {count.total()} measurements, {failed or 'none failed'}"))
+    say(f"The series is in {series.path}; draw it: wanspec probe report {series.path}")
+
+
+@app.command()
+def report(
+    series: Annotated[Path, typer.Argument(metavar="SERIES", help="What `wanspec probe run` stored.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the files; by default named after SERIES.")] = None,
+    synthetic: Annotated[bool, typer.Option("--synthetic", help="Label the delays as made up.")] = False,
+    json: Json = False,
+) -> None:
+    """Draw the load map of a series, and write its delays as a scenario for the simulator."""
+    import importlib.util
+
+    import msgspec
+
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError("drawing needs matplotlib: install it, or wanspec-p2p with [distill]")
+    from wanspec_p2p.client.series import Series
+    from wanspec_p2p.models.distill.files import replace_file
+    from wanspec_p2p.simulation.load_figure import draw
+    from wanspec_p2p.simulation.load_map import load_map, scenario
+
+    with Series(series) as stored:
+        found = load_map(stored.endpoints(), stored.measurements(), synthetic=synthetic)
+    folder = out or series.with_suffix("")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--out {folder} is a file: name a folder")
+    files = {f"load-map.{kind}": content for kind, content in draw(found).items()}
+    files["load-map.json"] = msgspec.json.format(msgspec.json.encode(found)) + b"\n"
+    files["scenario.toml"] = scenario(found).encode()
+    for name, content in files.items():
+        replace_file(folder / name, content, again="repeat the command")
+    if json:
+        emit(msgspec.to_builtins(found))
+    else:
+        _show_map(found)
+        say(f"\nWritten to {folder}: {', '.join(sorted(files))}")
+
+
+def _show_map(found: LoadMap) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    if found.synthetic:
+        say("These delays are synthetic: made up, not observed.")
+    table = Table("region", box=None, pad_edge=False)
+    for heading in ("measured", "failed", "first token p50/p90/p99", "per token p50/p90/p99", "busiest hour"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for region in found.regions:
+        table.add_row(
+            Text(printable(region.name)),
+            str(region.measurements),
+            str(sum(region.failures.values())),
+            _milliseconds(region.first_token),
+            _milliseconds(region.per_token),
+            _busiest(region),
+        )
+    console().print(table)
+
+
+def _milliseconds(found: Percentiles | None) -> str:
+    return "–" if found is None else f"{found.p50 * 1e3:.0f}/{found.p90 * 1e3:.0f}/{found.p99 * 1e3:.0f} ms"
+
+
+def _busiest(region: Region) -> str:
+    load, hour = max(((h.load, h.hour) for h in region.hours if h.load is not None), default=(0.0, 0))
+    return f"{hour:02d}:00 UTC, × {load:.2f}" if load else "–"
+
+
+def _seconds(flag: str, text: str) -> float:
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([smhd]?)", text.strip())
+    seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
+    if not 0.1 <= seconds <= LONGEST:
+        raise ConfigError(f"{flag} {text!r} is not a time: it looks like 90s, 30m, 24h or 7d, a year at most")
+    return seconds
+
+
+def _words(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds:.0f} seconds"

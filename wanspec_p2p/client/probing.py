@@ -1,0 +1,199 @@
+"""How long an OpenAI-compatible endpoint takes to the first token and from token to token, asked again and again.
+
+Every answer is asked for over a connection of its own and begins with other words, so that neither a connection that is
+still open nor a cached prompt makes an endpoint look idle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import ssl
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+
+import httpx2
+import msgspec
+
+from wanspec_p2p import __version__
+from wanspec_p2p.client.probe_plan import ProbedEndpoint, ProbePlan
+from wanspec_p2p.client.series import Measurement
+from wanspec_p2p.clock import Clock
+from wanspec_p2p.errors import ConfigError, WanspecError
+
+__all__ = ["Failure", "measure", "probe"]
+
+EVENTS_PER_TOKEN = 4
+"""An answer of more events than that, for each token that was asked for, does not mean to end."""
+
+
+class Failure(WanspecError):
+    """Why an answer was not measured: one of a few words, so that failures can be counted by kind."""
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    reasoning_content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+    finish_reason: str | None = None
+
+
+class _Usage(msgspec.Struct):
+    completion_tokens: int = 0
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    error: object = None
+
+
+class _Answer:
+    """Reads one stream; times are the reader's, in seconds."""
+
+    def __init__(self) -> None:
+        self.first: float | None = None
+        self.last = 0.0
+        self.pieces = self.events = self.counted = 0
+        self.finished = False
+
+    def feed(self, data: str, now: float, limit: int) -> None:
+        """Raises Failure for an event that ends the measurement."""
+        self.events += 1
+        if self.events > limit:
+            raise Failure("endless")
+        if data == "[DONE]":
+            self.finished = True
+            return
+        try:
+            chunk = msgspec.json.decode(data, type=_Chunk)
+        except (msgspec.DecodeError, UnicodeError) as error:
+            raise Failure("not the API") from error
+        if chunk.error is not None:
+            raise Failure("error in stream")
+        if chunk.usage is not None:
+            self.counted = chunk.usage.completion_tokens
+        for choice in chunk.choices[:1]:
+            self.finished |= choice.finish_reason is not None
+            if choice.delta is not None and (choice.delta.content or choice.delta.reasoning_content):
+                self.first = now if self.first is None else self.first
+                self.last = now
+                self.pieces += 1
+
+    def measured(self, endpoint: str, at: float, asked: float, most: int) -> Measurement:
+        if self.first is None:
+            raise Failure("no token")
+        if not self.finished:
+            raise Failure("broke off")
+        # Several tokens may come in one piece; who counts them for us is believed as far as it can be true.
+        tokens = self.counted if self.pieces <= self.counted <= most else self.pieces
+        per_token = (self.last - self.first) / (tokens - 1) if self.pieces > 1 else None
+        return Measurement(endpoint, at, self.first - asked, per_token, tokens)
+
+
+async def measure(
+    http: httpx2.AsyncClient, endpoint: ProbedEndpoint, plan: ProbePlan, *, clock: Clock, prompt: str
+) -> Measurement:
+    """Ask for one answer. Whatever the endpoint does, this returns within the plan's time, with a failure in words."""
+    at = clock.wall()
+    try:
+        async with asyncio.timeout(plan.timeout):
+            return await _ask(http, endpoint, plan, clock, prompt, at)
+    except Failure as failure:
+        return Measurement(endpoint.name, at, failure=str(failure))
+    except (TimeoutError, httpx2.TimeoutException):
+        return Measurement(endpoint.name, at, failure="timeout")
+    except (httpx2.ConnectError, httpx2.ProxyError, OSError):
+        return Measurement(endpoint.name, at, failure="unreachable")
+    except (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL):
+        return Measurement(endpoint.name, at, failure="broke off")
+
+
+async def _ask(
+    http: httpx2.AsyncClient, endpoint: ProbedEndpoint, plan: ProbePlan, clock: Clock, prompt: str, at: float
+) -> Measurement:
+    body = {
+        "model": endpoint.model,
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": plan.max_tokens,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    answer, asked = _Answer(), clock.monotonic()
+    limit = EVENTS_PER_TOKEN * plan.max_tokens + 16
+    async with http.stream("POST", f"{endpoint.base_url.rstrip('/')}/chat/completions", json=body) as response:
+        if response.status_code != 200:
+            raise Failure(f"http {response.status_code}")
+        if response.headers.get("Content-Type", "").partition(";")[0].strip() != "text/event-stream":
+            raise Failure("not a stream")
+        async for event in httpx2.EventSource(response):
+            answer.feed(event.data, clock.monotonic(), limit)
+    return answer.measured(endpoint.name, at, asked, plan.max_tokens)
+
+
+async def probe(
+    plan: ProbePlan,
+    keys: Mapping[str, str],
+    keep: Callable[[Measurement], None],
+    *,
+    seconds: float,
+    interval: float,
+    concurrency: int,
+    clock: Clock,
+    rng: random.Random,
+) -> None:
+    """Measure every endpoint of `plan` at once and then every `interval` seconds, for `seconds`.
+
+    Args:
+        keys: by the endpoint's name.
+        keep: called with each measurement, in the order in which they end; what it raises ends the probe.
+        concurrency: answers under way at the same time. An endpoint whose answer takes longer than `interval` is asked
+            again at the next time that is due, never twice at once.
+        rng: makes prompts differ.
+    """
+    gate, begin = asyncio.Semaphore(concurrency), clock.monotonic()
+    context = ssl.create_default_context()
+
+    async def follow(endpoint: ProbedEndpoint, http: httpx2.AsyncClient) -> None:
+        due = 0.0
+        while due < seconds:
+            async with gate:
+                prompt = f"[{rng.getrandbits(32):08x}] {plan.prompt}"
+                keep(await measure(http, endpoint, plan, clock=clock, prompt=prompt))
+            passed = clock.monotonic() - begin
+            due = (math.floor(passed / interval) + 1) * interval
+            if due < seconds:
+                await asyncio.sleep(due - passed)
+
+    async with AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(_client(endpoint, keys.get(endpoint.name), plan.timeout, context))
+            for endpoint in plan.endpoint
+        ]
+        try:
+            async with asyncio.TaskGroup() as group:
+                for endpoint, http in zip(plan.endpoint, clients, strict=True):
+                    group.create_task(follow(endpoint, http))
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+
+
+def _client(endpoint: ProbedEndpoint, key: str | None, timeout: float, context: ssl.SSLContext) -> httpx2.AsyncClient:
+    """Follows no redirect: it would lead away with the key. Compression would hold tokens back."""
+    headers = {"User-Agent": f"wanspec-p2p/{__version__}", "Accept-Encoding": "identity"}
+    if key is not None:
+        headers["Authorization"] = f"Bearer {key}"
+    try:
+        return httpx2.AsyncClient(
+            headers=headers,
+            verify=context,
+            timeout=timeout,
+            trust_env=not endpoint.loopback,
+            limits=httpx2.Limits(max_keepalive_connections=0),
+        )
+    except (ValueError, httpx2.InvalidURL) as error:  # a proxy variable that is none
+        raise ConfigError("the proxy that HTTPS_PROXY or ALL_PROXY names cannot be used") from error

@@ -1,0 +1,168 @@
+"""What was measured, in one SQLite file: each measurement is there as soon as it was made, whatever happens next.
+
+WAL with synchronous=NORMAL: a commit survives the end of the process, however that comes, and waits for no disk; a
+power cut may cost the last seconds, never the file (https://www.sqlite.org/pragma.html#pragma_synchronous). A wait for
+the disk would show in the very times that are measured.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from wanspec_p2p.client.probe_plan import ProbedEndpoint
+from wanspec_p2p.errors import ConfigError
+
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = ["Measurement", "Series"]
+
+APPLICATION = 0x57535042
+"""SQLite's application_id of our files ("WSPB")."""
+SCHEMA_VERSION = 1
+SCHEMA = """
+CREATE TABLE endpoints (
+    name TEXT PRIMARY KEY, region TEXT NOT NULL, base_url TEXT NOT NULL, model TEXT NOT NULL, synthetic INTEGER NOT NULL
+) STRICT;
+CREATE TABLE measurements (
+    endpoint TEXT NOT NULL REFERENCES endpoints, at REAL NOT NULL, first_token REAL, per_token REAL,
+    tokens INTEGER NOT NULL, failure TEXT
+) STRICT;
+CREATE INDEX measurements_at ON measurements (at);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One answer of one endpoint, or why there was none.
+
+    Attributes:
+        at: when it was asked for, in seconds since the Unix epoch.
+        first_token: seconds from then to the first token, opening the connection included.
+        per_token: seconds from each token to the next, in the mean; None where there were no two.
+        failure: a word or two, never the endpoint's own; None where the answer was whole.
+    """
+
+    endpoint: str
+    at: float
+    first_token: float | None = None
+    per_token: float | None = None
+    tokens: int = 0
+    failure: str | None = None
+
+
+class Series:
+    """An open file; use it in `with`.
+
+    Raises:
+        ConfigError: the file is not there (unless `create`), is something else, is damaged, or cannot be written.
+    """
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        self.path = path
+        if not create and not path.is_file():
+            raise ConfigError(f"there is no series {path}: `wanspec probe run` makes one")
+        with self._explained():
+            self._database = sqlite3.connect(path, isolation_level=None)
+        try:
+            with self._explained():
+                self._open(create)
+        except ConfigError:
+            self._database.close()
+            raise
+
+    def _open(self, create: bool) -> None:
+        database = self._database
+        database.execute("PRAGMA busy_timeout = 5000")
+        (objects,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if objects == 0 and create:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.executescript(  # as one transaction: a file is a series or empty
+                f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION};"
+                f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            )
+        (application,) = database.execute("PRAGMA application_id").fetchone()
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if application != APPLICATION:
+            raise ConfigError(f"{self.path} is not a series of measurements: name another file")
+        if version != SCHEMA_VERSION:
+            raise ConfigError(f"{self.path} was written by a newer version: update wanspec-p2p")
+        database.execute("PRAGMA synchronous = NORMAL")
+
+    def enrol(self, endpoints: Sequence[ProbedEndpoint]) -> None:
+        """Note whom the measurements are of. Raises ConfigError for one that was another under the same name."""
+        with self._explained():
+            known = {row[0]: row[1:] for row in self._database.execute("SELECT * FROM endpoints")}
+            for endpoint in endpoints:
+                row = (endpoint.region, endpoint.base_url, endpoint.model, int(endpoint.synthetic))
+                if known.get(endpoint.name, row) != row:
+                    raise ConfigError(
+                        f"endpoint {endpoint.name!r} was another when {self.path} was begun: give it another name, or "
+                        "name another --out"
+                    )
+            self._database.executemany(
+                "INSERT INTO endpoints VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                [(e.name, e.region, e.base_url, e.model, int(e.synthetic)) for e in endpoints],
+            )
+
+    def add(self, found: Measurement) -> None:
+        row = (found.endpoint, found.at, found.first_token, found.per_token, found.tokens, found.failure)
+        with self._explained():
+            self._database.execute("INSERT INTO measurements VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def endpoints(self) -> list[ProbedEndpoint]:
+        with self._explained():
+            rows = self._database.execute("SELECT * FROM endpoints ORDER BY rowid").fetchall()
+        return [
+            ProbedEndpoint(name=name, region=region, base_url=base_url, model=model, synthetic=bool(synthetic))
+            for name, region, base_url, model, synthetic in rows
+        ]
+
+    def measurements(self) -> Iterator[Measurement]:
+        """All, the oldest first."""
+        with self._explained():
+            for row in self._database.execute("SELECT * FROM measurements ORDER BY at, rowid"):
+                yield Measurement(*row)
+
+    def begun(self) -> float | None:
+        """When the first measurement was asked for, in seconds since the Unix epoch."""
+        with self._explained():
+            (at,) = self._database.execute("SELECT min(at) FROM measurements").fetchone()
+        return None if at is None else float(at)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _explained(self) -> _Explained:
+        return _Explained(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Explained:
+    """SQLite's errors as one line that says what to do."""
+
+    path: Path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: Any) -> None:
+        if not isinstance(error, sqlite3.Error):
+            return
+        words = " ".join(str(error).split())
+        if isinstance(error, sqlite3.OperationalError):  # locked, read-only, full, no such folder
+            raise ConfigError(f"{self.path} cannot be used ({words}): mend that and repeat the command") from error
+        raise ConfigError(f"{self.path} is not a series of measurements, or damaged ({words})") from error

@@ -1,0 +1,55 @@
+"""The load map as people see it: when which region is slow, and how slow at worst."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+from wanspec_p2p.simulation.load_map import LoadMap, Percentiles
+
+__all__ = ["draw"]
+
+
+def draw(found: LoadMap) -> dict[str, bytes]:
+    """The figure as "svg" and "png", the same for the same map. Needs matplotlib."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    look: dict[Any, Any] = {"svg.hashsalt": "wanspec", "text.parse_math": False, "font.size": 9}
+    names = [region.name for region in found.regions]
+    with plt.rc_context(look):
+        figure, axes = plt.subplots(
+            1, 3, figsize=(14, 1.8 + 0.45 * len(names)), width_ratios=(3, 1, 1), layout="constrained", sharey=True
+        )
+        cells = [
+            [math.nan if hour.first_token is None else hour.first_token * 1e3 for hour in region.hours]
+            for region in found.regions
+        ]
+        image = axes[0].imshow(cells, aspect="auto", cmap="viridis", interpolation="nearest")
+        figure.colorbar(image, ax=axes[0], label="median time to first token (ms)")
+        axes[0].set(title="by hour of the day", xlabel="hour (UTC)", xticks=range(0, 24, 2))
+        axes[0].set_yticks(range(len(names)), names)
+        _bars(axes[1], [region.first_token for region in found.regions], "time to first token")
+        _bars(axes[2], [region.per_token for region in found.regions], "time per output token")
+        label = "SYNTHETIC delays, made up: " if found.synthetic else ""
+        figure.suptitle(f"{label}load of {len(names)} regions, {found.begun} to {found.ended}")
+        drawn: dict[str, bytes] = {}
+        for kind in ("svg", "png"):
+            file = io.BytesIO()
+            figure.savefig(file, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else {"Software": None})
+            drawn[kind] = file.getvalue()
+        plt.close(figure)
+    return drawn
+
+
+def _bars(axes: Any, rows: list[Percentiles | None], title: str) -> None:
+    for name, marker in (("p50", "o"), ("p90", "s"), ("p99", "x")):
+        at = [(i, getattr(row, name) * 1e3) for i, row in enumerate(rows) if row is not None]
+        axes.plot([x for _, x in at], [i for i, _ in at], marker=marker, linestyle="", label=name)
+    axes.set(title=title, xlabel="ms")
+    axes.set_xlim(left=0)
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(fontsize=7)
