@@ -25,7 +25,7 @@ class DraftLinks:
     def __init__(self, make: Callable[[Held], DraftLink], lost: Callable[[str, str], None]) -> None:
         self._make, self._lost = make, lost
         self._links: dict[PeerId, tuple[DraftLink, asyncio.Task[str]]] = {}
-        self._tasks: set[asyncio.Task[str]] = set()
+        self._tasks: dict[asyncio.Task[str], None] = {}  # in order, unlike a set
 
     def take(self, lease: Held) -> None:
         """Draft for the lease's target from now on, or go on under this lease."""
@@ -35,7 +35,7 @@ class DraftLinks:
         link = self._make(lease)
         task = asyncio.create_task(link.run(), name=f"draft link to {lease.claims.target}")
         self._links[lease.claims.target] = (link, task)
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(lambda task: self._ended(link, task))
 
     def drop(self, lease: Held, reason: str) -> None:
@@ -58,7 +58,7 @@ class DraftLinks:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _ended(self, link: DraftLink, task: asyncio.Task[str]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         target = link.lease.claims.target
         held = self._links.get(target)
         if held is None or held[0] is not link:

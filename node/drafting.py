@@ -17,6 +17,7 @@ import structlog
 from wanspec_p2p.clock import Clock
 from wanspec_p2p.errors import EngineError, LocalProtocolError
 from wanspec_p2p.models.base import LanguageModel
+from wanspec_p2p.speculation.calibration import RankTable
 from wanspec_p2p.speculation.events import (
     Drafted,
     DrafterEvent,
@@ -35,13 +36,18 @@ from wanspec_p2p.speculation.instructions import (
     SendDraft,
     StartFlushTimer,
 )
-from wanspec_p2p.types import Segment
+from wanspec_p2p.types import Device, Segment
 
 __all__ = ["MAX_BATCH", "DraftingEngine", "Outlet", "Seat", "SessionCore"]
 
 MAX_BATCH = 32
 """Segments in one pass: beyond it a small model gains nothing from company and every session waits longer."""
 MAX_PAUSE_SECONDS = 60.0
+ROWS = 8
+FLOOR, CPU_FLOOR = 0.002, 0.02
+"""An accelerator's next pass costs its owner next to nothing; a CPU's takes time from everything else on it."""
+CPU_ROWS = 4
+"""The exact attention computes rows by fours (models.torch_attention.ROW_MULTIPLE)."""
 
 log = structlog.get_logger(__name__)
 
@@ -114,13 +120,18 @@ class _Pass:
 
 
 class DraftingEngine:
-    """Batches sessions onto one model. `run` is its only task and the only place that calls the model."""
+    """Batches sessions onto one model. `run` is its only task and the only place that calls the model.
+
+    Attributes:
+        table: what its sessions have learned of the model's candidates.
+    """
 
     def __init__(self, model: LanguageModel, *, clock: Clock) -> None:
         self.model = model
+        self.table = RankTable()
         self._clock = clock
         self._names = (f"draft-{number}" for number in itertools.count())
-        self._seats: set[Seat] = set()
+        self._seats: dict[Seat, None] = {}  # in order, unlike a set
         self._waiting: deque[Seat] = deque()
         self._next_pass: list[_Pass] = []
         self._released: list[str] = []
@@ -132,6 +143,16 @@ class DraftingEngine:
     @property
     def sessions(self) -> int:
         return len(self._seats)
+
+    @property
+    def batch(self) -> int:
+        """Nodes one session runs in a pass: as many rows as cost no more than one."""
+        return CPU_ROWS if self.model.info.device is Device.CPU else ROWS
+
+    @property
+    def floor(self) -> float:
+        """Tokens less likely than this to be on the answer's path are left alone."""
+        return CPU_FLOOR if self.model.info.device is Device.CPU else FLOOR
 
     @property
     def paused(self) -> str:
@@ -148,7 +169,7 @@ class DraftingEngine:
     def seat(self, core: SessionCore, cache: str, outlet: Outlet) -> Seat:
         """Begin a session. `core` must run its segments in the cache of this name."""
         seat = Seat(self, core, cache, outlet)
-        self._seats.add(seat)
+        self._seats[seat] = None
         seat.feed(Started(self.now()))
         return seat
 
@@ -175,7 +196,7 @@ class DraftingEngine:
         self._wake.set()
 
     def leave(self, seat: Seat) -> None:
-        self._seats.discard(seat)
+        self._seats.pop(seat, None)
         self._released.append(seat.cache)
         self._wake.set()
 
@@ -193,7 +214,7 @@ class DraftingEngine:
             return
         self._failures = 0
         for item, row in zip(batch, rows, strict=True):
-            item.seat.feed(Drafted(row[0], self.now()))  # no tree, so one row: after the last token
+            item.seat.feed(Drafted(list(row), self.now()))
 
     def _failed(self, batch: list[_Pass], error: Exception) -> None:
         self._failures += 1

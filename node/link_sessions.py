@@ -93,6 +93,7 @@ class LinkSessions:
                 tokens=draft.tokens,
                 parents=draft.parents,
                 confidences=draft.confidences,
+                bases=draft.bases,
             )
         )
 
@@ -128,11 +129,15 @@ class LinkSessions:
             stop_tokens=message.stop_tokens,
             window=Window(message.window.positions, message.window.tokens),
             context=info.context,
+            lane=message.lane % message.lanes,
+            lanes=message.lanes,
+            batch=self._engine.batch,
+            floor=self._engine.floor,
         )
         outlet = _Outlet(self, message.session)
         self.opened += 1
         self._wire[message.session] = _Wire(message.window)
-        self._seats[message.session] = self._engine.seat(DrafterSession(spec), cache, outlet)
+        self._seats[message.session] = self._engine.seat(DrafterSession(spec, self._engine.table), cache, outlet)
 
 
 class _Wire:

@@ -39,7 +39,8 @@ class GreedySession:
             case ModelFree():
                 length = len(self._prefix) + len(self.tokens) - 1
                 return [RunPass(Segment(self._cache, length, (), (self.tokens[-1],)))]
-            case Drafted(row):
+            case Drafted(rows):
+                row = rows[-1]
                 if float(row.max()) == float(row.min()):
                     return [Release()]
                 self.tokens.append(int(np.argmax(row[: self._vocab_size])))

@@ -15,6 +15,7 @@ from node.drafting import DraftingEngine
 from node.lease_checks import Held
 from node.limits import LendingLimits
 from tests.support.scripted_models import ByteTokenizer, ScriptedModel
+from tests.support.session_rows import SureTable
 from tests.support.target_kit import (
     CoordinatorEnd,
     FakeNode,
@@ -31,11 +32,13 @@ from wanspec_p2p.errors import LinkClosed, PeerRefused
 from wanspec_p2p.links.backoff import Backoff
 from wanspec_p2p.links.base import Link
 from wanspec_p2p.links.memory import MemoryTransport, Path
+from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.node_to_target import Draft, NodeToTarget
 from wanspec_p2p.protocol.target_to_coordinator import Finished, Receipt, Receipts, TargetMessage, Tokens
 from wanspec_p2p.protocol.target_to_node import Close, Open, TargetToNode, Verdict
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.security.leases import issue
+from wanspec_p2p.speculation.calibration import RANKS
 from wanspec_p2p.speculation.tree import chain_hash
 from wanspec_p2p.target.settings import TargetSettings
 from wanspec_p2p.target.wiring import Target
@@ -270,7 +273,8 @@ async def lie(world: World, node: FakeNode) -> None:
         if not right:
             continue
         chain = tuple((token + 1) % 256 for token in right)
-        star = tuple((right[0] + by) % 256 for by in range(2, 2 + opened.window.tokens - len(chain)))
+        room = min(opened.window.tokens - len(chain), limits.MAX_DRAFT_TOKENS)
+        star = tuple((right[0] + by) % 256 for by in range(2, 2 + room))
         await node.link.send(Draft(opened.session, length, chained, chain, (), (127,) * len(chain)))
         await node.link.send(Draft(opened.session, length, chained, star, (-1,) * len(star)))
 
@@ -476,22 +480,48 @@ async def test_honest_drafts_make_an_answer_come_in_fewer_passes() -> None:
 @in_virtual_time
 async def test_the_acceptance_that_is_measured_is_that_of_the_two_models(drift: float) -> None:
     async with world(drafters=1) as made:
-        drafter = made.honest(drift).model
-        assert isinstance(drafter, ScriptedModel)
+        engine = made.honest(drift)
+        engine.table = SureTable()  # it drafts a chain of its first candidates
         await made.attached(1)
         await made.ask(Sampling(), *PROMPTS)
-        await made.hear_receipts(len(PROMPTS))
-        agreed = [
-            int(drafter.row([*prompt, *made.answers[name][:at]]).argmax()) == made.answers[name][at]
-            for name, prompt in PROMPTS.items()
-            for at in range(TOKENS)
-        ]
-        counts = [pair for receipt in made.receipts for pair in receipt.by_depth]
-        reached, right = (sum(column) for column in zip(*counts, strict=True))
-        assert 0.7 * len(agreed) < reached <= len(agreed), "a position is judged once, however deep"
-        assert right / reached == pytest.approx(sum(agreed) / len(agreed), abs=0.05)
+        reached, right = await judged(made)
+        assert 0.7 * TOKENS * len(PROMPTS) < reached <= TOKENS * len(PROMPTS), "a position is judged once, however deep"
+        assert right / reached == pytest.approx(agreement(made, engine, 1), abs=0.05)
         assert max(len(receipt.by_depth) for receipt in made.receipts) > 1
         await nodes_idle(made)
+
+
+@pytest.mark.parametrize("drift", [0.1, 0.3, 1.0])
+@in_virtual_time
+async def test_a_drafter_that_names_alternatives_is_right_where_one_of_them_is(drift: float) -> None:
+    async with world(drafters=1) as made:
+        engine = made.honest(drift)
+        await made.attached(1)
+        await made.ask(Sampling(), *PROMPTS)
+        reached, right = await judged(made)
+        assert reached <= TOKENS * len(PROMPTS), "a position is judged once, however many candidates it has"
+        assert agreement(made, engine, 1) + 0.05 < right / reached < agreement(made, engine, RANKS) + 0.05
+        await nodes_idle(made)
+
+
+async def judged(made: World) -> tuple[int, int]:
+    """Positions that were decided with drafts for them, and those a draft was right about."""
+    await made.hear_receipts(len(PROMPTS))
+    counts = [pair for receipt in made.receipts for pair in receipt.by_depth]
+    reached, right = (sum(column) for column in zip(*counts, strict=True))
+    return reached, right
+
+
+def agreement(made: World, engine: DraftingEngine, ranks: int) -> float:
+    """Share of all positions where the target's token is among the drafter's best."""
+    drafter = engine.model
+    assert isinstance(drafter, ScriptedModel)
+    agreed = [
+        made.answers[name][at] in drafter.row([*prompt, *made.answers[name][:at]]).argsort()[-ranks:]
+        for name, prompt in PROMPTS.items()
+        for at in range(TOKENS)
+    ]
+    return sum(agreed) / len(agreed)
 
 
 @in_virtual_time

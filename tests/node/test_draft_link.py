@@ -12,6 +12,7 @@ from node.limits import LendingLimits
 from tests.support.fake_draft_target import FakeDraftTarget
 from tests.support.node_facts import NodeFacts
 from tests.support.scripted_models import ScriptedModel
+from tests.support.session_rows import SureTable
 from tests.support.waits import Waits
 from wanspec_p2p.errors import CloseCode, ConfigError, LinkClosed, PeerRefused, RemoteProtocolError, Unreachable
 from wanspec_p2p.links.backoff import Backoff
@@ -29,6 +30,7 @@ class Bench:
         self.target = FakeDraftTarget(self.facts.target, self.facts.node, self.facts.clock)
         self.model = ScriptedModel(1)
         self.engine = DraftingEngine(self.model, clock=self.facts.clock)
+        self.engine.table = SureTable()
         self.waits = Waits()
         self.link = DraftLink(
             self.lease,

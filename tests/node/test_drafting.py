@@ -1,20 +1,24 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
 
-from node.drafting import MAX_BATCH, DraftingEngine, Seat
+from node.drafting import CPU_ROWS, MAX_BATCH, ROWS, DraftingEngine, Seat
 from tests.support.scripted_models import ScriptedModel
+from tests.support.session_rows import SureTable
 from wanspec_p2p.clock import ManualClock
 from wanspec_p2p.errors import EngineError
+from wanspec_p2p.models.base import ModelInfo
+from wanspec_p2p.models.torch_attention import ROW_MULTIPLE
 from wanspec_p2p.speculation.drafter_session import DrafterSession, DrafterSpec
 from wanspec_p2p.speculation.events import DrafterEvent, FlushDue, SessionClosed, Started, Window
 from wanspec_p2p.speculation.instructions import DrafterInstruction, Release, SendDraft, StartFlushTimer
-from wanspec_p2p.types import Sampling, Segment, SessionId
+from wanspec_p2p.types import Device, Sampling, Segment, SessionId
 
 PREFIX = (5, 6, 7)
 
@@ -58,7 +62,7 @@ def seat(engine: DraftingEngine, heard: Heard, *, prefix: Sequence[int] = PREFIX
         window=Window(positions, positions),
         context=info.context,
     )
-    return engine.seat(DrafterSession(spec), cache, heard)
+    return engine.seat(DrafterSession(spec, SureTable()), cache, heard)
 
 
 def greedy(model: ScriptedModel, prefix: Sequence[int], count: int) -> list[int]:
@@ -107,6 +111,18 @@ async def test_sessions_share_passes_and_never_caches() -> None:
         for heard, prefix in zip(all_heard, prefixes, strict=True):
             assert await heard.until(8) == greedy(model, prefix, 8)
     assert [len(batch) for batch in model.batches] == [3] * 8
+
+
+@pytest.mark.parametrize(("device", "rows"), [(Device.CPU, CPU_ROWS), (Device.CUDA, ROWS)])
+def test_a_session_runs_as_many_nodes_in_a_pass_as_cost_no_more_than_one(device: Device, rows: int) -> None:
+    class Elsewhere(ScriptedModel):
+        @property
+        def info(self) -> ModelInfo:
+            return dataclasses.replace(super().info, device=device)
+
+    engine = DraftingEngine(Elsewhere(1), clock=ManualClock())
+    assert engine.batch == rows
+    assert CPU_ROWS % ROW_MULTIPLE == 0
 
 
 async def test_nobody_waits_for_a_second_turn_of_somebody_else() -> None:

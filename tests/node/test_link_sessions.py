@@ -10,11 +10,12 @@ from node.limits import LendingLimits
 from node.link_sessions import LinkSessions
 from tests.support.fake_draft_target import FakeDraftTarget
 from tests.support.scripted_models import ScriptedModel
-from tests.support.session_rows import prefix_hash
+from tests.support.session_rows import SureTable, prefix_hash
 from wanspec_p2p.clock import ManualClock
 from wanspec_p2p.errors import RemoteProtocolError
 from wanspec_p2p.protocol.node_to_target import Decline, Draft
 from wanspec_p2p.protocol.target_to_node import Close
+from wanspec_p2p.speculation.calibration import RankTable
 
 opened = FakeDraftTarget.open
 verdict = FakeDraftTarget.verdict
@@ -26,6 +27,7 @@ class Desk:
     def __init__(self, slots: int = 2, max_prefix: int = 10) -> None:
         self.model = ScriptedModel(1)
         self.engine = DraftingEngine(self.model, clock=ManualClock())
+        self.engine.table = SureTable()
         self.said: list[Draft | Decline] = []
         limits = LendingLimits(slots=slots, max_prefix=max_prefix)
         self.sessions = LinkSessions(self.engine, limits, self.said.append)
@@ -165,6 +167,39 @@ async def test_after_a_correction_the_hash_is_named_again(desk: Desk) -> None:
     first = desk.said[0]
     assert isinstance(first, Draft)
     assert (first.base_len, first.base_hash) == (3, prefix_hash("s", (1, 2, wrong)))
+
+
+async def test_branches_run_below_several_places_at_once_and_name_them_all(desk: Desk) -> None:
+    desk.engine.table = RankTable()
+    desk.sessions.handle(opened(1, (1, 2), name="s", window=40))
+    await desk.draft()
+    sizes = {len(segment.tree) for batch in desk.model.batches for segment in batch}
+    assert max(sizes) == desk.engine.batch > 1
+    places = {prefix_hash("s", (1, 2)): (1, 2)}
+    for message in desk.said:
+        assert isinstance(message, Draft)
+        bases = [places[message.base_hash], *(places[chained] for _, chained in message.bases)]
+        assert [len(base) for base in bases] == [message.base_len, *(length for length, _ in message.bases)]
+        paths: list[tuple[int, ...]] = []
+        for i, token in enumerate(message.tokens):
+            parent = message.parents[i] if message.parents else i - 1
+            paths.append((*(bases[-1 - parent] if parent < 0 else paths[parent]), token))
+        places |= {prefix_hash("s", path): path for path in paths}
+    assert len(places) == 1 + desk.sessions.drafted > 10, "each token went out once"
+    assert any(isinstance(message, Draft) and message.bases for message in desk.said)
+
+
+async def test_the_lane_the_target_gives_decides_which_branches_are_run(desk: Desk) -> None:
+    desk.engine.table = RankTable()
+    for lane in (0, 1):
+        message = opened(1 + lane, (1, 2), name="s", window=40)
+        desk.sessions.handle(msgspec.structs.replace(message, lane=lane, lanes=2))
+    await desk.draft()
+    run_by: list[set[int]] = [set(), set()]
+    for batch in desk.model.batches[:2]:
+        for segment in batch:
+            run_by[int(segment.cache[-1])] |= set(segment.tree)
+    assert run_by[0] != run_by[1]
 
 
 async def test_a_verdict_without_a_window_leaves_it_as_it_was(desk: Desk) -> None:

@@ -80,8 +80,9 @@ def _agree(message: Any) -> Any:
     """Change the fields that must fit the others until they do."""
     change = msgspec.structs.replace
     match message:
-        case Draft(tokens=tokens, parents=parents, confidences=confidences, base_hash=base):
-            own = tuple(min(parent, i - 1) for i, parent in enumerate(_fit(parents, len(tokens))))
+        case Draft(tokens=tokens, parents=parents, confidences=confidences, base_hash=base, bases=bases):
+            highest = enumerate(_fit(parents, len(tokens)))
+            own = tuple(max(min(parent, i - 1), -1 - len(bases)) for i, parent in highest)
             base = base.ljust(8, b"-") if base else b""
             return change(message, parents=own, confidences=_fit(confidences, len(tokens)), base_hash=base)
         case Open(prefix=prefix, prompt_len=length, lanes=lanes, lane=lane):

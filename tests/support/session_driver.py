@@ -21,10 +21,12 @@ from wanspec_p2p.speculation.events import (
     DraftArrived,
     DrafterJoined,
     DrafterLeft,
+    LocalDrafted,
     ModelFree,
     Started,
     TargetEvent,
     Verified,
+    Window,
 )
 from wanspec_p2p.speculation.instructions import (
     CloseDraft,
@@ -34,6 +36,7 @@ from wanspec_p2p.speculation.instructions import (
     OpenDraft,
     PrepareNoise,
     RequestModel,
+    RunLocalPass,
     RunPass,
     SendDraft,
     SendVerdict,
@@ -42,7 +45,7 @@ from wanspec_p2p.speculation.policy import Policy
 from wanspec_p2p.speculation.target_session import SessionSpec, TargetSession, TargetState
 from wanspec_p2p.types import FinishReason, PeerId, Segment, TokenId
 
-__all__ = ["Drive", "Link", "Pick", "chosen", "drafters_first", "seeded"]
+__all__ = ["SMALL", "Drive", "Link", "Pick", "chosen", "drafters_first", "seeded"]
 
 Pick: TypeAlias = Callable[[int], int]
 """Which of so many things happens next."""
@@ -71,6 +74,10 @@ def drafters_first(count: int) -> int:
     return count - 1
 
 
+SMALL = Policy(width=8, window=Window(positions=16, tokens=64))
+"""Small enough that everything is checked after every event."""
+
+
 @dataclass(slots=True)
 class Link:
     """Two FIFO queues between a target and one peer.
@@ -91,11 +98,17 @@ class Link:
 
 
 class Drive:
-    """Runs one answer to its end under a schedule of the caller's choosing."""
+    """Runs one answer to its end under a schedule of the caller's choosing.
 
-    def __init__(self, spec: SessionSpec, rows: Rows, pick: Pick, policy: Policy | None = None) -> None:
+    Args:
+        local: what the target's own drafter computes, if it has one.
+    """
+
+    def __init__(
+        self, spec: SessionSpec, rows: Rows, pick: Pick, policy: Policy | None = None, *, local: Rows | None = None
+    ) -> None:
         self.spec = spec
-        self.target = TargetSession(spec, policy)
+        self.target = TargetSession(spec, policy or SMALL, local=local is not None)
         self.links: dict[PeerId, Link] = {}
         self.tokens: list[TokenId] = list(spec.committed)
         self.finished: FinishReason | None = None
@@ -104,13 +117,20 @@ class Drive:
         self._model = PassModel(rows)
         self._wants_model = False
         self._running: Segment | None = None
-        self.feed(Started(0.0))
+        self._local_model = None if local is None else PassModel(local)
+        self._local_running: Segment | None = None
+        self.feed(Started(self.now))
 
     @property
     def bound(self) -> int:
         """Events after which an answer of this length must be over, whatever the schedule."""
         per_peer = 16 * self.target.policy.window.tokens + 64
         return (self.spec.max_tokens + 2) * (4 + per_peer * (1 + len(self.links)))
+
+    @property
+    def now(self) -> float:
+        """Time that the target measures its passes by: so much for each event."""
+        return 0.001 * self.events
 
     def has_seen(self, events: int) -> bool:
         return self.events >= events
@@ -120,15 +140,15 @@ class Drive:
     ) -> None:
         drafter = PeerId(name)
         self.links[drafter] = Link(peer, copies, delay, replay)
-        self.feed(DrafterJoined(drafter, lane, 0.0))
+        self.feed(DrafterJoined(drafter, lane, self.now))
 
     def leave(self, name: str) -> None:
         """The link breaks: what is in flight on it is lost."""
         if self.links.pop(PeerId(name), None) is not None:
-            self.feed(DrafterLeft(PeerId(name), 0.0))
+            self.feed(DrafterLeft(PeerId(name), self.now))
 
     def cancel(self) -> None:
-        self.feed(Cancelled(0.0))
+        self.feed(Cancelled(self.now))
 
     def run(self, until: Callable[[], bool] = lambda: False) -> list[TokenId]:
         """Let things happen until `until` holds or the answer is finished, then hand back the answer so far.
@@ -149,11 +169,14 @@ class Drive:
         for instruction in self.target.handle(event):
             match instruction:
                 case RequestModel():
-                    assert not self._wants_model and self._running is None, "asked for the model twice"
+                    assert not self._wants_model and not self._busy, "asked for the model twice"
                     self._wants_model = True
                 case RunPass(segment):
-                    assert self._running is None
+                    assert not self._busy
                     self._running = segment
+                case RunLocalPass(segment):
+                    assert not self._busy
+                    self._local_running = segment
                 case PrepareNoise(positions):
                     self.target.sampler.noise.prepare(positions)
                 case OpenDraft(drafter) | SendVerdict(drafter) | CloseDraft(drafter):
@@ -191,11 +214,17 @@ class Drive:
     def _target_choices(self) -> list[Callable[[], None]]:
         if self._wants_model:
             return [self._grant]
+        if self._local_running is not None:
+            return [self._finish_local_pass]
         return [self._finish_pass] if self._running is not None else []
+
+    @property
+    def _busy(self) -> bool:
+        return self._running is not None or self._local_running is not None
 
     def _grant(self) -> None:
         self._wants_model = False
-        self.feed(ModelFree(0.0))
+        self.feed(ModelFree(self.now))
 
     def _finish_pass(self) -> None:
         segment, self._running = self._running, None
@@ -203,7 +232,16 @@ class Drive:
         rows = self._model.run(segment)
         if self.target.state is TargetState.VERIFYING:
             assert self._model.cached == list(self.target.tree.committed), "the cache is not the committed prefix"
-        self.feed(Verified(rows, 0.0))
+        self.feed(Verified(rows, self.now))
+
+    def _finish_local_pass(self) -> None:
+        segment, self._local_running = self._local_running, None
+        assert segment is not None and self._local_model is not None
+        rows = self._local_model.run(segment)
+        if self.target.state is TargetState.DRAFTING:
+            committed = self.target.tree.committed
+            assert self._local_model.cached == list(committed), "the cache is not the committed prefix"
+        self.feed(LocalDrafted(rows, self.now))
 
     def _receive(self, link: Link) -> None:
         link.peer.receive(link.down.popleft())
@@ -217,6 +255,13 @@ class Drive:
         for frame in frames:
             self.feed(
                 DraftArrived(
-                    drafter, frame.base_len, frame.base_hash, frame.tokens, frame.parents, frame.confidences, at=0.0
+                    drafter,
+                    frame.base_len,
+                    frame.base_hash,
+                    frame.tokens,
+                    frame.parents,
+                    frame.confidences,
+                    at=self.now,
+                    bases=frame.bases,
                 )
             )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeAlias
 
 from tests.support.session_rows import PassModel, Rows, check_tree, prefix_hash
+from wanspec_p2p.speculation.calibration import RankTable
 from wanspec_p2p.speculation.drafter_session import DrafterSession, DrafterSpec, DrafterState
 from wanspec_p2p.speculation.events import (
     Drafted,
@@ -65,19 +66,24 @@ class CreditAudit:
         )
 
     def draft(self, draft: SendDraft) -> None:
-        places = [p for p in (*self._prefixes(), *self._outstanding) if len(p) == draft.base_len]
-        [base] = [p for p in places if prefix_hash(self._session, p) == draft.base_hash]
+        bases = [self._base(*base) for base in ((draft.base_len, draft.base_hash), *draft.bases)]
         assert len(draft.confidences) == len(draft.tokens)
         paths: list[tuple[TokenId, ...]] = []
         for i, token in enumerate(draft.tokens):
             parent = draft.parents[i] if draft.parents else i - 1
-            paths.append((*(base if parent < 0 else paths[parent]), token))
-        assert self._outstanding.isdisjoint(paths), "a token went out twice"
+            assert parent < i, "a token hangs off a later one"
+            paths.append((*(bases[-1 - parent] if parent < 0 else paths[parent]), token))
+        assert self._outstanding.isdisjoint(paths) and len(set(paths)) == len(paths), "a token went out twice"
         self._outstanding.update(paths)
         self.most_positions = max(self.most_positions, *(len(p) - len(self._committed) for p in paths))
         self.most_tokens = max(self.most_tokens, len(self._outstanding))
         assert self.most_positions <= self._granted.positions, "window of positions exceeded"
         assert self.most_tokens <= self._granted.tokens, "window of tokens exceeded"
+
+    def _base(self, length: int, chained: bytes) -> tuple[TokenId, ...]:
+        places = [p for p in (*self._prefixes(), *self._outstanding) if len(p) == length]
+        [base] = [p for p in places if prefix_hash(self._session, p) == chained]
+        return base
 
     def _prefixes(self) -> Iterator[tuple[TokenId, ...]]:
         return (self._committed[:length] for length in range(len(self._committed) + 1))
@@ -96,11 +102,28 @@ class Peer(Protocol):
 
 
 class HonestPeer:
-    """A real drafter session with a model of its own. Any `Abandon` is a failure unless a test expects it."""
+    """A real drafter session with a model of its own. Any `Abandon` is a failure unless a test expects it.
 
-    def __init__(self, spec: SessionSpec, rows: Rows, *, context: int = 4096, flush_tokens: int = 4) -> None:
+    Args:
+        lanes: how many drafters share the branches; which share is this one's, the target says.
+        batch: nodes it runs in one pass.
+        table: what its model's candidates are worth; by default it knows nothing of them yet.
+    """
+
+    def __init__(
+        self,
+        spec: SessionSpec,
+        rows: Rows,
+        *,
+        context: int = 4096,
+        flush_tokens: int = 4,
+        lanes: int = 1,
+        batch: int = 8,
+        table: RankTable | None = None,
+    ) -> None:
         self._spec, self._rows = spec, rows
         self._context, self._flush_tokens = context, flush_tokens
+        self._lanes, self._batch, self._table = lanes, batch, table
         self.outbox: deque[SendDraft] = deque()
         self.session: DrafterSession | None = None
         self.audit: CreditAudit | None = None
@@ -145,8 +168,12 @@ class HonestPeer:
                 stop_tokens=spec.stop_tokens,
                 window=opened.window,
                 context=self._context,
+                lane=opened.lane % self._lanes,
+                lanes=self._lanes,
+                batch=self._batch,
                 flush_tokens=self._flush_tokens,
-            )
+            ),
+            self._table,
         )
         self._feed(Started(0.0))
 
@@ -157,8 +184,9 @@ class HonestPeer:
     def _finish_pass(self) -> None:
         segment, self._running = self._running, None
         assert segment is not None
-        [row] = self._model.run(segment)
-        self._feed(Drafted(row, 0.0))
+        rows = self._model.run(segment)
+        assert len(rows) <= max(1, self._batch), "a pass wider than the batch"
+        self._feed(Drafted(rows, 0.0))
 
     def _fire(self) -> None:
         self._timer = False
@@ -245,7 +273,7 @@ class LyingPeer(SilentPeer):
 
 
 class JunkPeer(SilentPeer):
-    """Sends frames that no drafter would: bases out of thin air, parents that are not there, far too much."""
+    """Sends frames that no drafter would: bases out of thin air, parents and bases that are not there, far too much."""
 
     def __init__(self, spec: SessionSpec, seed: int, frames: int = 3) -> None:
         super().__init__()
@@ -274,8 +302,9 @@ class JunkPeer(SilentPeer):
         tokens = tuple(self._pick(self._spec.vocab_size + 2) for _ in range(count))
         parents: tuple[int, ...] = (
             (),
-            tuple(self._pick(i + 1) - 1 for i in range(count)),
-            tuple(self._pick(count + 1) - 1 for _ in range(1 + self._pick(count))),
+            tuple(self._pick(i + 3) - 3 for i in range(count)),
+            tuple(self._pick(count + 4) - 4 for _ in range(1 + self._pick(count))),
         )[self._pick(3)]
+        bases = tuple(self._places[self._pick(len(self._places))] for _ in range(self._pick(3)))
         base_len = length + (self._pick(8) == 0)  # now and then of a length that does not go with the hash
-        self.outbox.append(SendDraft(base_len, chained, tokens, parents, ()))
+        self.outbox.append(SendDraft(base_len, chained, tokens, parents, (), bases))

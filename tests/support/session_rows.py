@@ -9,12 +9,13 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from wanspec_p2p.speculation.calibration import RANKS, RankTable
 from wanspec_p2p.speculation.sampling import Sampler
 from wanspec_p2p.speculation.target_session import SessionSpec
 from wanspec_p2p.speculation.tree import ROOT, DraftTree, chain_hash, session_hash
 from wanspec_p2p.types import PeerId, Segment, SessionId, TokenId
 
-__all__ = ["PassModel", "Row", "Rows", "check_tree", "decode_alone", "prefix_hash", "scripted_rows"]
+__all__ = ["PassModel", "Row", "Rows", "SureTable", "check_tree", "decode_alone", "prefix_hash", "scripted_rows"]
 
 Row: TypeAlias = NDArray[np.float32]
 Rows: TypeAlias = Callable[[Sequence[TokenId]], Row]
@@ -105,18 +106,33 @@ class PassModel:
         self.passes = 0
 
     def run(self, segment: Segment) -> list[Row]:
-        """Logits after the last of `segment.tokens`, then after each node of its tree."""
+        """Logits after the last of `segment.tokens` if there are any, then after each node of its tree."""
         assert segment.length <= len(self.cached)
-        assert not segment.keep or segment.length == len(self.cached), "kept nodes hang below the last token"
+        carried = segment.keep or segment.held
+        assert not carried or segment.length == len(self.cached), "carried nodes hang below the last token"
         parent = -1
         for index in segment.keep:
             assert self._parents[index] == parent, "kept nodes are a path from the root"
             parent = index
+        numbers = {parent: -1}
+        for index in segment.held:
+            assert self._parents[index] in numbers, "held nodes hang below the new root or below held ones"
+            numbers[index] = len(numbers) - 1
         kept = [self._tree[index] for index in segment.keep]
+        held = tuple(self._tree[index] for index in segment.held)
         self.cached = [*self.cached[: segment.length], *kept, *segment.tokens]
-        self._tree, self._parents = segment.tree, segment.parents
+        self._parents = (*(numbers[self._parents[index]] for index in segment.held), *segment.parents)
+        self._tree = held + segment.tree
         self.passes += 1
         paths: list[list[TokenId]] = []
-        for token, parent in zip(segment.tree, segment.parents, strict=True):
+        for token, parent in zip(self._tree, self._parents, strict=True):
             paths.append([*(paths[parent] if parent >= 0 else []), token])
-        return [self._rows([*self.cached, *path]) for path in ([], *paths)]
+        rows = [self._rows([*self.cached, *path]) for path in paths[len(held) :]]
+        return [self._rows(self.cached), *rows] if segment.tokens else rows
+
+
+class SureTable(RankTable):
+    """Takes the first candidate for right, whatever comes of it: a session with this table drafts one chain."""
+
+    def chances(self, sureness: int) -> tuple[float, ...]:
+        return (1.0, *(0.0,) * (RANKS - 1))

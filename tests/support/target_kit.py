@@ -17,6 +17,7 @@ from wanspec_p2p.clock import Clock
 from wanspec_p2p.errors import LinkClosed, PeerRefused
 from wanspec_p2p.links.memory import MemoryTransport, Path, memory_transports
 from wanspec_p2p.links.peer import PeerLink, connect
+from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.codec import (
     AT_COORDINATOR_FROM_TARGET,
     AT_NODE_FROM_TARGET,
@@ -141,16 +142,19 @@ class FakeNode:
         return await self.receive(Open)
 
     async def draft(self, opened: Open, tokens: Sequence[TokenId], *, after: Sequence[TokenId] = ()) -> None:
-        """A chain below the prefix that was opened and `after`."""
+        """A chain below the prefix that was opened and `after`, in as many frames as it takes."""
         prefix = (*opened.prefix, *after)
-        await self.link.send(
-            Draft(
-                session=opened.session,
-                base_len=len(prefix),
-                base_hash=prefix_hash(opened.id, prefix),
-                tokens=tuple(tokens),
+        for at in range(0, len(tokens), limits.MAX_DRAFT_TOKENS):
+            frame = tuple(tokens[at : at + limits.MAX_DRAFT_TOKENS])
+            await self.link.send(
+                Draft(
+                    session=opened.session,
+                    base_len=len(prefix),
+                    base_hash=prefix_hash(opened.id, prefix),
+                    tokens=frame,
+                )
             )
-        )
+            prefix += frame
 
     async def verdicts(self) -> AsyncIterator[Verdict]:
         """What the target says until it closes the session or the link."""

@@ -1,50 +1,18 @@
-"""An event loop whose time jumps to the next timer when nothing is ready: hours of time-outs in milliseconds.
-
-For code whose waiting is the event loop's (`asyncio.timeout`, `call_at`) and whose I/O is in memory.
-"""
+"""Tests in virtual time: hours of time-outs in milliseconds, on the event loop of the simulator."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec
 
+from wanspec_p2p.simulation.loop import SimulatedClock, VirtualTimeLoop, run_in_virtual_time
+
+__all__ = ["LoopClock", "VirtualTimeLoop", "in_virtual_time"]
+
 P = ParamSpec("P")
-
-
-class _JumpingSelector(selectors.DefaultSelector):
-    """Advances the loop's time instead of waiting for it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:
-            raise RuntimeError("deadlock: nothing is ready and no timer is set")
-        self.now += max(timeout, 0.0)
-        return super().select(0)
-
-
-class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
-        self._jumping = _JumpingSelector()
-        super().__init__(self._jumping)
-
-    def time(self) -> float:
-        return self._jumping.now
-
-
-class LoopClock:
-    """A `Clock` that shows the running loop's time."""
-
-    def monotonic(self) -> float:
-        return asyncio.get_running_loop().time()
-
-    def wall(self) -> float:
-        return 1_800_000_000.0 + self.monotonic()
+LoopClock = SimulatedClock
 
 
 def in_virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
@@ -55,10 +23,7 @@ def in_virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P,
         async def bounded() -> None:
             async with asyncio.timeout(3600):
                 await test(*args, **kwargs)
-            left = asyncio.all_tasks() - {asyncio.current_task()}
-            assert not left, f"tasks left behind: {left}"
 
-        with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-            runner.run(bounded())
+        run_in_virtual_time(bounded())
 
     return run

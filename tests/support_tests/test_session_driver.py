@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.session_driver import Drive, drafters_first, seeded
 from tests.support.session_peers import CreditAudit, HonestPeer, JunkPeer, LyingPeer, SilentPeer
-from tests.support.session_rows import PassModel, check_tree, decode_alone, prefix_hash, scripted_rows
+from tests.support.session_rows import PassModel, SureTable, check_tree, decode_alone, prefix_hash, scripted_rows
 from wanspec_p2p.speculation.events import Window
 from wanspec_p2p.speculation.instructions import OpenDraft, SendDraft, SendVerdict
 from wanspec_p2p.speculation.target_session import SessionSpec
@@ -114,8 +114,11 @@ def audit(window: Window) -> CreditAudit:
     return CreditAudit(SESSION, OpenDraft(PEER, PROMPT, window, 0))
 
 
-def frame(base: tuple[int, ...], *tokens: int, parents: tuple[int, ...] = ()) -> SendDraft:
-    return SendDraft(len(base), prefix_hash(SESSION, base), tokens, parents, (0,) * len(tokens))
+def frame(
+    base: tuple[int, ...], *tokens: int, parents: tuple[int, ...] = (), bases: tuple[tuple[int, ...], ...] = ()
+) -> SendDraft:
+    others = tuple((len(other), prefix_hash(SESSION, other)) for other in bases)
+    return SendDraft(len(base), prefix_hash(SESSION, base), tokens, parents, (0,) * len(tokens), others)
 
 
 def test_the_audit_counts_what_is_outstanding() -> None:
@@ -135,6 +138,13 @@ def test_the_audit_counts_what_is_outstanding() -> None:
         (Window(2, 9), [frame(PROMPT, 3, 4, 5)], "window of positions"),
         (Window(9, 2), [frame(PROMPT, 3, 4, 5, parents=(-1, -1, -1))], "window of tokens"),
         (Window(9, 9), [frame(PROMPT, 3), frame(PROMPT, 3)], "twice"),
+        (Window(9, 9), [frame(PROMPT, 3, 3, parents=(-1, -1))], "twice"),
+        (Window(9, 9), [frame(PROMPT, 3, 4, parents=(-1, 1))], "a later one"),
+        (
+            Window(2, 9),
+            [frame(PROMPT, 3, 4), frame(PROMPT, 5, 6, parents=(-1, -2), bases=((*PROMPT, 3, 4),))],
+            "positi",
+        ),
     ],
 )
 def test_the_audit_reports_a_drafter_beyond_its_credit(window: Window, frames: list[SendDraft], complaint: str) -> None:
@@ -144,10 +154,39 @@ def test_the_audit_reports_a_drafter_beyond_its_credit(window: Window, frames: l
             seen.draft(each)
 
 
+def test_the_audit_follows_a_frame_to_all_its_bases() -> None:
+    seen = audit(Window(positions=9, tokens=9))
+    seen.draft(frame(PROMPT, 3, 4, parents=(-1, -1)))
+    seen.draft(frame((*PROMPT, 3), 5, 6, parents=(-1, -2), bases=((*PROMPT, 4),)))
+    assert (seen.most_positions, seen.most_tokens) == (2, 4)
+    seen.verdict(SendVerdict(PEER, 3, (), prefix_hash(SESSION, (*PROMPT, 4)), Window(9, 9)))
+    seen.draft(frame((*PROMPT, 4, 6), 7))
+    assert (seen.most_positions, seen.most_tokens) == (2, 4)
+
+
 @pytest.mark.parametrize("base", [(1, 3), (*PROMPT, 7)])
 def test_the_audit_reports_a_base_that_was_never_there(base: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="not enough values"):
         audit(Window(9, 9)).draft(frame(base, 3))
+    with pytest.raises(ValueError, match="not enough values"):
+        audit(Window(9, 9)).draft(frame(PROMPT, 3, 4, parents=(-1, -2), bases=(base,)))
+
+
+def test_a_sure_drafter_drafts_one_chain() -> None:
+    drive = Drive(SPEC, ROWS, drafters_first)
+    peer = HonestPeer(SPEC, ROWS, table=SureTable())
+    drive.join("sure", peer)
+    drive.run(until=lambda: drive.target.stats.rounds == 1)
+    assert peer.session is not None
+    paths = [peer.session.tree.path(node) for node in peer.session.tree]
+    assert [len(path) for path in paths] == list(range(1, len(paths) + 1))
+
+
+def test_a_target_with_a_drafter_of_its_own_is_driven_too() -> None:
+    drive = Drive(SPEC, ROWS, seeded(4), local=ROWS)
+    assert drive.run() == decode_alone(SPEC, ROWS)
+    assert drive.target.stats.local_passes > 0
+    assert drive.target.stats.rounds < SPEC.max_tokens
 
 
 def test_every_schedule_gives_the_answer_of_the_target_alone() -> None:

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from tests.support.virtual_time import LoopClock, VirtualTimeLoop, in_virtual_time
+from wanspec_p2p.simulation.loop import VirtualTimeError
 
 
 @in_virtual_time
@@ -32,5 +33,5 @@ def test_a_task_left_behind_is_a_failure() -> None:
     async def careless() -> None:
         careless.task = asyncio.create_task(asyncio.sleep(99))  # type: ignore[attr-defined]  # keeps a reference
 
-    with pytest.raises(AssertionError, match="left behind"):
+    with pytest.raises(VirtualTimeError, match="left behind"):
         careless()

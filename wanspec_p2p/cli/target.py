@@ -33,6 +33,10 @@ Address = Annotated[str | None, typer.Option(help="What nodes dial, where it is 
 TlsCert = Annotated[Path | None, typer.Option(help="PEM; off loopback one is made if you have none.")]
 TlsKey = Annotated[Path | None, typer.Option(help="PEM; belongs to --tls-cert.")]
 Drafters = Annotated[int | None, typer.Option(help="Nodes that draft for one session.", min=0)]
+LocalDrafter = Annotated[
+    str | None,
+    typer.Option(help="A drafter of the target's own, used where no node's drafts are and it pays.", metavar="MODEL"),
+]
 Network = Annotated[bool | None, typer.Option("--network/--no-network", help="Whether nodes draft at all.")]
 
 
@@ -51,6 +55,7 @@ def join(
     tls_key: TlsKey = None,
     slots: Slots = None,
     drafters: Drafters = None,
+    local_drafter: LocalDrafter = None,
     network: Network = None,
     threads: Threads = None,
     dtype: DtypeOption = None,

@@ -32,6 +32,8 @@ def _draft(message: Draft) -> str | None:
         return f"confidences has {len(message.confidences)} entries for {count} tokens"
     if any(parent >= i for i, parent in enumerate(message.parents)):
         return "parents names a token that does not come before its child"
+    if any(parent < -1 - len(message.bases) for parent in message.parents):
+        return "parents names a base that is not there"
     return None
 
 

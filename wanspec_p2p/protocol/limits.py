@@ -25,7 +25,7 @@ MAX_STOPS = 16
 MAX_VOCABULARY = 1 << 20
 MAX_DRAFT_TOKENS = 64
 """Tokens in one Draft frame."""
-MAX_WINDOW = 256
+MAX_WINDOW = 1024
 """Positions a drafter may run ahead, and tokens it may have outstanding."""
 MAX_DRAFTED = MAX_PROMPT_TOKENS * MAX_WINDOW
 """Draft tokens of one session, in counts: a full window every round, and a round settles at least one position."""

@@ -28,9 +28,10 @@ class Draft(DraftLinkMessage, frozen=True, tag=2):
     An empty `base_hash` says: the place where the chain of my last Draft in this session ends. Links keep their order,
     so that is no guess, and a run-ahead drafter says nothing else between two corrections.
 
-    `parents[i]` is -1 (the base) or < i; an empty list means a chain (`parents[i] = i - 1`).
-    `confidences[i]` says how sure the drafter is of `tokens[i]`, 0..127 (`speculation.sampling.Ranking.confidence`); an
-    empty list means none are reported.
+    `parents[i]` is an earlier index, -1 (the base) or -2 - j (`bases[j]`, further places that tokens hang from); an
+    empty list means a chain (`parents[i] = i - 1`).
+    `confidences[i]` is the drafter's own estimate that `tokens[i]` is right if what it hangs from is, as log-odds in
+    0..127 (`speculation.calibration.quantised`); an empty list means none are reported.
     """
 
     session: SessionHandle
@@ -38,12 +39,13 @@ class Draft(DraftLinkMessage, frozen=True, tag=2):
     base_hash: Annotated[bytes, msgspec.Meta(max_length=8)]
     tokens: Annotated[tuple[Token, ...], msgspec.Meta(min_length=1, max_length=limits.MAX_DRAFT_TOKENS)]
     parents: Annotated[
-        tuple[Annotated[int, msgspec.Meta(ge=-1, lt=limits.MAX_DRAFT_TOKENS)], ...],
+        tuple[Annotated[int, msgspec.Meta(ge=-limits.MAX_DRAFT_TOKENS, lt=limits.MAX_DRAFT_TOKENS)], ...],
         msgspec.Meta(max_length=limits.MAX_DRAFT_TOKENS),
     ] = ()
     confidences: Annotated[
         tuple[Annotated[int, msgspec.Meta(ge=0, le=127)], ...], msgspec.Meta(max_length=limits.MAX_DRAFT_TOKENS)
     ] = ()
+    bases: Annotated[tuple[tuple[Count, PrefixHash], ...], msgspec.Meta(max_length=limits.MAX_DRAFT_TOKENS - 1)] = ()
 
 
 class Decline(DraftLinkMessage, frozen=True, tag=3):

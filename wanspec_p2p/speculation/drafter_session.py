@@ -1,11 +1,12 @@
-"""One generation as a drafter sees it: run ahead along the best path, roll back when a verdict disagrees.
+"""One generation as a drafter sees it: run ahead along the best paths, and switch when a verdict takes another.
 
     NEW ──Started──▶ WAITING ──ModelFree──▶ DRAFTING ──Drafted──▶ WAITING … (credit left)
-                        ▲                       └──────▶ IDLE (credit used up, path ended, or no opinion)
+                        ▲                       └──────▶ IDLE (credit used up, paths ended, or no opinion)
                         └──────VerdictArrived──────────────┘                        any ──SessionClosed──▶ CLOSED
 
 It waits for no verdict while it has credit. Every token it sends stays in its tree until a verdict settles it, so that
-both sides agree on what "drafted earlier by the same drafter" means.
+both sides agree on what "drafted earlier by the same drafter" means. A verdict that takes a branch finds it warm: what
+lies below has been run, and its tokens are with the target already or on their way.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wanspec_p2p.errors import LocalProtocolError
+from wanspec_p2p.speculation.calibration import RANKS, RankTable
 from wanspec_p2p.speculation.events import (
     Drafted,
     DrafterEvent,
@@ -27,6 +29,7 @@ from wanspec_p2p.speculation.events import (
     VerdictArrived,
     Window,
 )
+from wanspec_p2p.speculation.growth import Growth
 from wanspec_p2p.speculation.instructions import (
     Abandon,
     DrafterInstruction,
@@ -38,11 +41,14 @@ from wanspec_p2p.speculation.instructions import (
 )
 from wanspec_p2p.speculation.sampling import Sampler
 from wanspec_p2p.speculation.tree import ROOT, DraftTree, chain_end
-from wanspec_p2p.types import PeerId, Sampling, Segment, SessionId, TokenId
+from wanspec_p2p.speculation.warm import WarmCache
+from wanspec_p2p.types import PeerId, Sampling, SessionId, TokenId
 
 __all__ = ["DRAFTER_TRANSITIONS", "DrafterSession", "DrafterSpec", "DrafterState"]
 
 _SELF = PeerId("self")
+MAX_DRAFT_TOKENS = 64
+"""Tokens in one frame, as the protocol bounds them (protocol.limits)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,9 @@ class DrafterSpec:
         cache: name of the model cache; unique at this node (the session's name is chosen by the target).
         prompt_len: how much of `prefix` is prompt; the rest is answer.
         context: positions the drafter's model has; it never drafts beyond them.
+        lane, lanes: which of how many shares of the branches is this drafter's.
+        batch: nodes run in one pass.
+        floor: tokens less likely than this to be on the answer's path are not drafted.
         flush_tokens, flush_seconds: a frame goes out at so many tokens, or so long after its first.
     """
 
@@ -66,6 +75,10 @@ class DrafterSpec:
     stop_tokens: tuple[TokenId, ...]
     window: Window
     context: int
+    lane: int = 0
+    lanes: int = 1
+    batch: int = 8
+    floor: float = 0.002
     flush_tokens: int = 4
     flush_seconds: float = 0.010
 
@@ -79,9 +92,13 @@ class DrafterState(enum.Enum):
 
 
 class DrafterSession:
-    """The node's side of a session. Takes the target's word for nothing: a verdict that does not fit ends it."""
+    """The node's side of a session. Takes the target's word for nothing: a verdict that does not fit ends it.
 
-    def __init__(self, spec: DrafterSpec) -> None:
+    Args:
+        table: what is known of this model's candidates, shared by all sessions of the model.
+    """
+
+    def __init__(self, spec: DrafterSpec, table: RankTable | None = None) -> None:
         self.spec = spec
         self.state = DrafterState.NEW
         self.window = spec.window
@@ -90,11 +107,11 @@ class DrafterSession:
             spec.sampling, spec.seed, spec.vocab_size, spec.prefix[: spec.prompt_len], spec.stop_tokens
         )
         self.sampler.commit(spec.prefix[spec.prompt_len :])
-        self._tip = ROOT  # end of the path being extended
-        self._exhausted = False  # nothing sensible follows the tip
-        self._cached: list[TokenId] = []  # what the model's cache holds
-        self._running: tuple[int, bytes] | None = None  # the place whose next token the pass computes
-        self._unsent: list[int] = []  # a chain of nodes
+        self._growth = Growth(
+            self.tree, _SELF, table or RankTable(), floor=spec.floor, lane=spec.lane, lanes=spec.lanes
+        )
+        self._warm = WarmCache(spec.cache, spec.prefix)
+        self._unsent: list[int] = []  # parents first
         self._timer = False
 
     def handle(self, event: DrafterEvent) -> list[DrafterInstruction]:
@@ -110,22 +127,21 @@ class DrafterSession:
 
     @property
     def credit(self) -> bool:
-        """Whether one more token may be drafted at the tip."""
-        length, _ = self.tree.place(self._tip)
-        return (
-            length - self.tree.committed_len < self.window.positions
-            and self.tree.held_by(_SELF) < self.window.tokens
-            and length < self.spec.context
-            and not self._exhausted
-        )
+        """Whether another pass could lead to a token that may be sent."""
+        return self.window.positions > 0 and self.tree.held_by(_SELF) < self.window.tokens
 
     def _proceed(self) -> list[DrafterInstruction]:
-        """Ask for the model while there is credit; with none left, what is unsent goes out at once."""
-        if self.credit:
+        """Ask for the model while there is something to run; with nothing left, what is unsent goes out at once."""
+        if self.credit and self._runs_something():
             self.state = DrafterState.WAITING
             return [RequestModel()]
         self.state = DrafterState.IDLE
         return self._flush()
+
+    def _runs_something(self) -> bool:
+        if not self._growth.root_known:
+            return self.tree.committed_len < self.spec.context
+        return self._growth.waiting(self._may_run)
 
     def _start(self, event: Started) -> list[DrafterInstruction]:
         if any(token >= self.spec.vocab_size for token in self.spec.prefix):
@@ -133,27 +149,37 @@ class DrafterSession:
         return self._proceed()
 
     def _run(self, event: ModelFree) -> list[DrafterInstruction]:
-        if not self.credit:  # a verdict took it back meanwhile
-            return self._proceed()
-        sequence = [*self.tree.committed, *self.tree.path(self._tip)]
-        same = _common(self._cached, sequence[:-1])  # at least the last token runs: its logits are wanted
-        self._cached = sequence
-        self._running = self.tree.place(self._tip)
+        nodes: list[int] = []
+        if self._growth.root_known and self.credit:
+            nodes = self._growth.take(self.spec.batch, self._may_run)
+        if not nodes and (self._growth.root_known or not self.credit or not self._runs_something()):
+            self.state = DrafterState.IDLE  # a verdict took the credit back meanwhile, or nothing may be run
+            return self._flush()
         self.state = DrafterState.DRAFTING
-        return [RunPass(Segment(self.spec.cache, same, (), tuple(sequence[same:])))]
+        return [RunPass(self._warm.segment(self.tree, nodes))]
+
+    def _may_run(self, node: int) -> bool:
+        """What follows this node could be sent: it ends nothing and lies within the window and the context."""
+        place = self.tree[node]
+        beyond = place.length - self.tree.committed_len
+        return (
+            place.token not in self.spec.stop_tokens
+            and beyond < self.window.positions
+            and place.length < self.spec.context
+        )
+
+    def _may_send(self, parent: int, token: TokenId) -> bool:
+        length, _ = self.tree.place(parent)
+        return (
+            length - self.tree.committed_len < self.window.positions
+            and self.tree.held_by(_SELF) < self.window.tokens
+            and length < self.spec.context
+        )
 
     def _extend(self, event: Drafted) -> list[DrafterInstruction]:
-        running, self._running = self._running, None
-        if running != self.tree.place(self._tip) or not self.credit:  # a verdict came while the model ran
-            return self._proceed()
-        ranking = self.sampler.rank(event.row, self.tree.path(self._tip))
-        if not ranking.tokens:
-            self._exhausted = True
-            return self._proceed()
-        token = ranking.tokens[0]
-        self._tip, _ = self.tree.add(self._tip, token, _SELF, ranking.confidence)
-        self._exhausted = token in self.spec.stop_tokens
-        self._unsent.append(self._tip)
+        for node, row in self._warm.ran(self.tree, event.rows):
+            self._growth.expand(node, self.sampler.rank(row, self.tree.path(node), RANKS))
+        self._unsent.extend(self._growth.admit(self._may_send))
         if len(self._unsent) >= self.spec.flush_tokens:
             return [*self._flush(), *self._proceed()]
         return [*self._start_timer(), *self._proceed()]
@@ -166,16 +192,27 @@ class DrafterSession:
         if any(token >= self.spec.vocab_size for token in tokens):
             return self._abandon("the verdict holds a token outside the vocabulary")
         self.window = event.window
-        agreed = self.tree.path(self._tip)[: len(tokens)] == tokens
+        self._growth.settle(tokens)
+        self._warm.commit(self.tree, tokens)
+        root = self._end_of(tokens)
         self.tree.commit(tokens)
         self.sampler.commit(tokens)
+        if tokens:
+            self._growth.moved(root)
         self._unsent = [node for node in self._unsent if node in self.tree]
-        if self._tip not in self.tree:  # settled or contradicted; what it drafts is one path, so nothing is left of it
-            self._tip = ROOT
-        self._exhausted = self._exhausted and agreed
+        self._unsent.extend(self._growth.admit(self._may_send))
         if self.state is DrafterState.IDLE:
-            return self._proceed()
+            return [*self._start_timer(), *self._proceed()] if self._unsent else self._proceed()
         return []
+
+    def _end_of(self, tokens: Sequence[TokenId]) -> int | None:
+        at = ROOT
+        for token in tokens:
+            child = self.tree.children(at).get(token)
+            if child is None:
+                return None
+            at = child
+        return at
 
     def _locate(self, event: VerdictArrived) -> int | None:
         """The node where the path this drafter had drafted itself ends and `event.tail` begins."""
@@ -192,26 +229,39 @@ class DrafterSession:
         return self._flush()
 
     def _start_timer(self) -> list[DrafterInstruction]:
-        if self._timer:
+        if self._timer or not self._unsent:
             return []
         self._timer = True
         return [StartFlushTimer(self.spec.flush_seconds)]
 
     def _flush(self) -> list[DrafterInstruction]:
-        if not self._unsent:
-            return []
-        nodes = [self.tree[node] for node in self._unsent]
-        base_len, base_hash = self.tree.place(nodes[0].parent)
-        self._unsent = []
-        return [
-            SendDraft(
-                base_len,
-                base_hash,
-                tuple(node.token for node in nodes),
-                (),
-                tuple(node.confidence or 0 for node in nodes),
-            )
-        ]
+        unsent, self._unsent = self._unsent, []
+        frames = [unsent[at : at + MAX_DRAFT_TOKENS] for at in range(0, len(unsent), MAX_DRAFT_TOKENS)]
+        return [self._frame(nodes) for nodes in frames]
+
+    def _frame(self, nodes: Sequence[int]) -> SendDraft:
+        index: dict[int, int] = {}
+        bases: list[int] = []
+        parents: list[int] = []
+        for number, node in enumerate(nodes):
+            parent = self.tree[node].parent
+            if parent not in index:
+                if parent not in bases:
+                    bases.append(parent)
+                parents.append(-1 - bases.index(parent))
+            else:
+                parents.append(index[parent])
+            index[node] = number
+        (base_len, base_hash), *others = (self.tree.place(base) for base in bases)
+        chain = all(parent == number - 1 for number, parent in enumerate(parents))
+        return SendDraft(
+            base_len,
+            base_hash,
+            tuple(self.tree[node].token for node in nodes),
+            () if chain else tuple(parents),
+            tuple(self.tree[node].confidence or 0 for node in nodes),
+            tuple(others),
+        )
 
     def _abandon(self, reason: str) -> list[DrafterInstruction]:
         self.state = DrafterState.CLOSED
@@ -226,16 +276,6 @@ class DrafterSession:
 
     def _ignore(self, event: DrafterEvent) -> list[DrafterInstruction]:
         return []
-
-
-def _common(a: Sequence[TokenId], b: Sequence[TokenId]) -> int:
-    """Length of the longest common prefix."""
-    length = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        length += 1
-    return length
 
 
 _Handler = Callable[[DrafterSession, Any], list[DrafterInstruction]]

@@ -17,6 +17,8 @@ __all__ = [
     "DrafterJoined",
     "DrafterLeft",
     "FlushDue",
+    "LocalDrafted",
+    "LocalFailed",
     "ModelFailed",
     "ModelFree",
     "SessionClosed",
@@ -86,6 +88,7 @@ class DraftArrived:
     parents: tuple[int, ...]
     confidences: tuple[int, ...]
     at: float
+    bases: tuple[tuple[int, bytes], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,22 @@ class Verified:
     """Logits of the pass: after the committed prefix, then after each candidate."""
 
     rows: Sequence[Row]
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class LocalDrafted:
+    """Logits of a pass of the target's own drafter: after its tokens, if it had any, then after each tree node."""
+
+    rows: Sequence[Row]
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFailed:
+    """That pass failed; the session goes on without the drafter."""
+
+    reason: str
     at: float
 
 
@@ -106,9 +125,9 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class Drafted:
-    """Logits after the last token of the pass."""
+    """Logits of the pass: one row after its tokens, if it had any, then one after each tree node."""
 
-    row: Row
+    rows: Sequence[Row]
     at: float
 
 
@@ -132,6 +151,15 @@ class SessionClosed:
 
 
 TargetEvent: TypeAlias = (
-    Started | ModelFree | ModelFailed | DrafterJoined | DrafterLeft | DraftArrived | Verified | Cancelled
+    Started
+    | ModelFree
+    | ModelFailed
+    | DrafterJoined
+    | DrafterLeft
+    | DraftArrived
+    | Verified
+    | LocalDrafted
+    | LocalFailed
+    | Cancelled
 )
 DrafterEvent: TypeAlias = Started | ModelFree | ModelFailed | Drafted | VerdictArrived | FlushDue | SessionClosed

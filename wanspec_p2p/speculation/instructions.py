@@ -20,6 +20,7 @@ __all__ = [
     "PrepareNoise",
     "Release",
     "RequestModel",
+    "RunLocalPass",
     "RunPass",
     "SendDraft",
     "SendVerdict",
@@ -45,6 +46,13 @@ class RunPass:
 
 
 # The target's session
+
+
+@dataclass(frozen=True, slots=True)
+class RunLocalPass:
+    """On the target's own drafter. Answer with `LocalDrafted` or `LocalFailed`; the target's model may go to others."""
+
+    segment: Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +125,14 @@ class Fail:
 
 @dataclass(frozen=True, slots=True)
 class SendDraft:
-    """`parents` is empty for a chain."""
+    """`parents[i]` is an earlier index, -1 (the base) or -2 - j (`bases[j]`); empty for a chain."""
 
     base_len: int
     base_hash: bytes
     tokens: tuple[TokenId, ...]
     parents: tuple[int, ...]
     confidences: tuple[int, ...]
+    bases: tuple[tuple[int, bytes], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +155,6 @@ class Abandon:
 
 
 TargetInstruction: TypeAlias = (
-    RequestModel | RunPass | OpenDraft | SendVerdict | CloseDraft | Emit | PrepareNoise | Finish | Fail
+    RequestModel | RunPass | RunLocalPass | OpenDraft | SendVerdict | CloseDraft | Emit | PrepareNoise | Finish | Fail
 )
 DrafterInstruction: TypeAlias = RequestModel | RunPass | SendDraft | StartFlushTimer | Release | Abandon

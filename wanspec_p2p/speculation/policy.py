@@ -1,25 +1,46 @@
-"""What is worth verifying. Pure functions of measured acceptance; no constant is tuned to a workload.
+"""What is worth verifying, and what is worth drafting at the target. Pure functions of what was measured.
 
-First form: the likeliest candidates up to a fixed width. Draft length, fan-out, hedging and the gate come here.
+Every candidate has a chance to be on the answer's path: the product, along its path, of what its drafters are believed.
+Every decision compares tokens expected with tokens that the same time makes at the session's own pace (the marginal
+value theorem; with the rate learned as one goes it converges on the best rate, Dinkelbach 1967). No constant belongs
+to a workload, a model or a distance.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 from wanspec_p2p.speculation.events import Window
 from wanspec_p2p.speculation.tree import ROOT, DraftTree
 from wanspec_p2p.speculation.verify import Candidates
-from wanspec_p2p.types import PeerId
 
-__all__ = ["Policy", "select"]
-
+__all__ = ["Expansion", "LocalDrafting", "Policy", "expansion", "select"]
 
 MIN_POSITIONS = 2
 """Even a drafter that was always wrong gets so much, to show that it is right again."""
+SIBLINGS = 0.999
+"""Chances of one place's candidates add up to no more."""
+NEGLIGIBLE = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class LocalDrafting:
+    """How a target uses a drafter of its own.
+
+    Args:
+        rows: nodes in one pass of it.
+        candidates: kept of each node's; 1 drafts a chain.
+        price: how much dearer than its time a pass is held to be, where passes at the target are to be spared.
+        passes: exactly so many before each verification, whatever it brings; None lets the gate decide.
+    """
+
+    rows: int = 8
+    candidates: int = 4
+    price: float = 0.0
+    passes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +50,17 @@ class Policy:
     Args:
         width: candidates in one pass. With the root's row they fill a multiple of four rows.
         window: the most credit any drafter gets.
-        floor: a candidate less likely than this to be walked is not worth its row, nor is drafting it.
-        retry_rounds: every so many rounds one candidate below the floor is verified all the same, so that a drafter
+        floor: where a drafter's paths have less chance than this, its credit ends.
+        retry_rounds: every so many rounds one candidate not worth its row is verified all the same, so that a drafter
             that was wrong for a while can show that it is right again.
+        local: how the target's own drafter is used, if it has one.
     """
 
-    width: int = 7
-    window: Window = Window(positions=16, tokens=32)
+    width: int = 63
+    window: Window = Window(positions=64, tokens=1024)
     floor: float = 0.02
     retry_rounds: int = 16
+    local: LocalDrafting = LocalDrafting()
 
     def credit(self, acceptance: float) -> Window:
         """How far a drafter of this acceptance may run ahead: as deep as a path still has a chance above the floor.
@@ -52,38 +75,49 @@ class Policy:
         return Window(positions, -(-most.tokens * positions // max(1, most.positions)))
 
 
+def _shared(tree: DraftTree, of: int, belief: Callable[[int], float]) -> list[tuple[int, float]]:
+    """The children of a place with their chances, which add up to less than one."""
+    children = [(child, belief(child)) for child in tree.children(of).values()]
+    total = sum(chance for _, chance in children)
+    if total <= SIBLINGS:
+        return children
+    return [(child, chance * SIBLINGS / total) for child, chance in children]
+
+
 def select(
-    tree: DraftTree, acceptance: Callable[[PeerId], float], policy: Policy, round_number: int, positions: int
+    tree: DraftTree,
+    belief: Callable[[int], float],
+    policy: Policy,
+    *,
+    floor: float,
+    retry: bool,
+    positions: int,
 ) -> Candidates:
     """The candidates most likely to be walked, parents first, best first.
 
-    A node's chance is its parent's times the acceptance of its best drafter; siblings share what is left by those
-    before them.
-
     Args:
+        belief: the chance that a node is right if its parent is.
+        floor: a candidate less likely than this to be walked is not worth its row.
+        retry: take one that is not, all the same.
         positions: how many candidates deep a path may go; beyond it the answer is at its end anyway.
     """
     nodes: list[int] = []
     parents: list[int] = []
     index = {ROOT: -1}
-    floor = 0.0 if round_number % policy.retry_rounds == 0 else policy.floor
     heap: list[tuple[float, int]] = []
 
     def offer_children(of: int, chance: float) -> None:
-        for child in tree.children(of).values():
-            alpha = max(acceptance(peer) for peer in tree[child].drafters)
-            heapq.heappush(heap, (-chance * alpha, child))
-            chance *= 1.0 - alpha
+        for child, share in _shared(tree, of, belief):
+            heapq.heappush(heap, (-chance * share, child))
 
     if positions > 0:
         offer_children(ROOT, 1.0)
-    spared = 0
     while heap and len(nodes) < policy.width:
         chance, node_id = heapq.heappop(heap)
-        if -chance < policy.floor:
-            if -chance < floor or spared:
+        if -chance < floor:
+            if not retry:
                 break
-            spared += 1
+            retry = False
         node = tree[node_id]
         index[node_id] = len(nodes)
         nodes.append(node_id)
@@ -91,3 +125,71 @@ def select(
         if node.length - tree.committed_len < positions:
             offer_children(node_id, -chance)
     return Candidates(tuple(nodes), tuple(tree[n].token for n in nodes), tuple(parents))
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """What one pass of the target's own drafter would run.
+
+    Attributes:
+        nodes: of the tree, parents first; those above the ones wanted that its cache lacks are among them.
+        gain: tokens that it is expected to add to the next round.
+    """
+
+    nodes: tuple[int, ...]
+    gain: float
+
+
+def expansion(
+    tree: DraftTree,
+    belief: Callable[[int], float],
+    *,
+    rows: int,
+    mass: float,
+    expanded: Container[int],
+    warm: Container[int],
+    runnable: Callable[[int], bool],
+) -> Expansion:
+    """The places where a local draft would add most.
+
+    A place whose candidates already hold `mass` of the next token's chances gains nothing.
+
+    Args:
+        mass: chance that the target's token is among the candidates of a place that was run.
+        expanded: places that the local drafter has run.
+        warm: those in its cache.
+        runnable: whether anything may follow a node.
+    """
+    heap: list[tuple[float, int, float]] = []
+    room, gain = rows, 0.0
+    chosen: dict[int, None] = {}
+
+    def offer(of: int, chance: float) -> None:
+        children = _shared(tree, of, belief)
+        open_mass = 0.0 if of in expanded else max(0.0, mass - sum(share for _, share in children))
+        heapq.heappush(heap, (-chance * open_mass, of, chance))
+        for child, share in children:
+            if chance * share > NEGLIGIBLE and runnable(child):
+                offer(child, chance * share)
+
+    offer(ROOT, 1.0)
+    while heap and room > 0:
+        value, node, _ = heapq.heappop(heap)
+        if -value <= NEGLIGIBLE:
+            break
+        above = _cold_path(tree, node, warm, chosen)
+        if len(above) > room:
+            continue
+        room -= max(1, len(above))
+        chosen.update(dict.fromkeys(above))
+        gain -= value
+    return Expansion(tuple(sorted(chosen)), gain)
+
+
+def _cold_path(tree: DraftTree, node: int, warm: Container[int], chosen: Container[int]) -> list[int]:
+    """`node` and what lies above it that would have to be run for it."""
+    path: list[int] = []
+    while node != ROOT and node not in warm and node not in chosen:
+        path.append(node)
+        node = tree[node].parent
+    return path

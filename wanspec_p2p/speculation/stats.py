@@ -38,7 +38,7 @@ class DrafterStats:
 
     @property
     def acceptance(self) -> float:
-        """Recent share of right tokens among those whose parent was right; 0.5 before anything is known."""
+        """Recent share of positions, below a right token, where one of its candidates was right; 0.5 at first."""
         return (self.hits + 0.25) / (self.decisions + 0.5)
 
     def judged(self, depth: int, right: bool) -> None:
@@ -58,6 +58,7 @@ class DrafterStats:
 @dataclass(slots=True)
 class SessionStats:
     rounds: int = 0
+    local_passes: int = 0  # of the target's own drafter
     verified: int = 0
     accepted: int = 0
     near_ties: int = 0
@@ -103,9 +104,9 @@ class SessionStats:
                 own.verified += 1
                 own.accepted += i in right
                 if (depth := depths.get(parent)) is not None:
-                    own.decided(i in right)
                     positions[drafter, depth] = i in right or positions.get((drafter, depth), False)
             if i in right:
                 self.of(node.origin).won += 1
         for (drafter, depth), hit in positions.items():
             self.of(drafter).judged(depth, hit)
+            self.of(drafter).decided(hit)

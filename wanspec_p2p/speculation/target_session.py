@@ -1,6 +1,8 @@
 """One generation as the target sees it: merge what has arrived, verify when the model is free, commit, tell everyone.
 
     NEW ──Started──▶ WAITING ──ModelFree──▶ VERIFYING ──Verified──▶ WAITING … ──▶ FINISHED
+                        ▲ └────ModelFree──▶ DRAFTING, where the target's own drafter would bring more
+                        └────LocalDrafted──────┘
 
 All state changes go through `handle`. `TRANSITIONS` lists what is legal; anything else is a bug of ours.
 """
@@ -13,11 +15,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from wanspec_p2p.errors import EngineError, LocalProtocolError
+from wanspec_p2p.speculation.calibration import quantised
 from wanspec_p2p.speculation.events import (
     Cancelled,
     DraftArrived,
     DrafterJoined,
     DrafterLeft,
+    LocalDrafted,
+    LocalFailed,
     ModelFailed,
     ModelFree,
     Started,
@@ -34,11 +39,14 @@ from wanspec_p2p.speculation.instructions import (
     OpenDraft,
     PrepareNoise,
     RequestModel,
+    RunLocalPass,
     RunPass,
     SendVerdict,
     TargetInstruction,
     TokenScores,
 )
+from wanspec_p2p.speculation.local import LOCAL, LocalDrafter
+from wanspec_p2p.speculation.pace import Knowledge, Pace
 from wanspec_p2p.speculation.policy import Policy, select
 from wanspec_p2p.speculation.sampling import Row, Sampler, logprobs
 from wanspec_p2p.speculation.stats import SessionStats
@@ -47,6 +55,9 @@ from wanspec_p2p.speculation.verify import Candidates, Step, walk
 from wanspec_p2p.types import FinishReason, PeerId, Sampling, Segment, SessionId, TokenId
 
 __all__ = ["TRANSITIONS", "SessionSpec", "TargetSession", "TargetState"]
+
+UNSURE = quantised(0.5)
+"""What a token counts for whose drafter says nothing about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +94,26 @@ class TargetState(enum.Enum):
     NEW = enum.auto()
     WAITING = enum.auto()  # for the model
     VERIFYING = enum.auto()
+    DRAFTING = enum.auto()  # at the target's own drafter
     FINISHED = enum.auto()
 
 
 class TargetSession:
-    """Exact whatever arrives: drafts, in any order and from anybody, only decide how many tokens a round settles."""
+    """Exact whatever arrives: drafts, in any order and from anybody, only decide how many tokens a round settles.
 
-    def __init__(self, spec: SessionSpec, policy: Policy | None = None) -> None:
+    Args:
+        knowledge: what the target has learned so far, shared by its sessions.
+        local: whether the target has a drafter of its own.
+    """
+
+    def __init__(
+        self,
+        spec: SessionSpec,
+        policy: Policy | None = None,
+        knowledge: Knowledge | None = None,
+        *,
+        local: bool = False,
+    ) -> None:
         self.spec = spec
         self.policy = policy or Policy()
         self.state = TargetState.NEW
@@ -98,11 +122,15 @@ class TargetSession:
         self.sampler = Sampler(spec.sampling, spec.seed, spec.vocab_size, spec.prompt, spec.stop_tokens)
         self.sampler.commit(spec.committed)
         self.drafters: dict[PeerId, int] = {}  # to their lane
+        self.knowledge = knowledge or Knowledge()
+        self._pace = Pace()
+        self._begun = 0.0  # of the pass that runs
         self._answer_len = len(spec.committed)
         self._candidates = Candidates((), (), ())
         self._cached = 0  # positions in the model's cache that belong to the committed prefix
         self._keep: tuple[int, ...] = ()  # candidates of the last pass to add to them
         self._pending: tuple[TokenId, ...] = (*spec.prompt, *spec.committed)  # committed, not in the cache
+        self._local = LocalDrafter(self, self.policy.local) if local else None
 
     def handle(self, event: TargetEvent) -> list[TargetInstruction]:
         """The one door.
@@ -120,6 +148,15 @@ class TargetSession:
         return self._answer_len
 
     @property
+    def cache(self) -> str:
+        """Its caches' name, at the target's model and at its own drafter."""
+        return self.spec.session
+
+    @property
+    def stop_tokens(self) -> tuple[TokenId, ...]:
+        return self.spec.stop_tokens
+
+    @property
     def remaining(self) -> int:
         return self.spec.max_tokens - self._answer_len
 
@@ -127,10 +164,32 @@ class TargetSession:
         self.state = TargetState.WAITING
         return [RequestModel()]
 
-    def _verify(self, event: ModelFree) -> list[TargetInstruction]:
+    def _decide(self, event: ModelFree) -> list[TargetInstruction]:
+        """Verify what there is, unless a pass of the target's own drafter first makes more of the time."""
+        self._begun = event.at
+        if self._local is not None:
+            segment = self._local.worthwhile(self._pace.rate)
+            if segment is not None:
+                self.state = TargetState.DRAFTING
+                return [RunLocalPass(segment)]
+        return self._verify()
+
+    def belief(self, node: int) -> float:
+        """The chance that a node of the tree is right if its parent is."""
+        found = self.tree[node]
+        return self.knowledge.reliability(found.origin).believed(
+            UNSURE if found.confidence is None else found.confidence
+        )
+
+    def _verify(self) -> list[TargetInstruction]:
         # A pass emits one token more than it accepts: the last remaining one needs no candidate.
         self._candidates = select(
-            self.tree, lambda p: self.stats.of(p).acceptance, self.policy, self.stats.rounds, self.remaining - 1
+            self.tree,
+            self.belief,
+            self.policy,
+            floor=self._pace.rate * self.knowledge.verify.per_row,
+            retry=self.stats.rounds % self.policy.retry_rounds == 0,
+            positions=self.remaining - 1,
         )
         segment = Segment(
             cache=self.spec.session,
@@ -158,7 +217,10 @@ class TargetSession:
         committed = tuple(self._committed(step, candidates, event.rows) for step in steps)
         emit = Emit(self._answer_len, committed)
         self.stats.verified_round(self.tree, candidates, steps)
+        self._learn(candidates, steps, event.at)
         tails = {drafter: self._tail(drafter, tokens) for drafter in self.drafters}
+        if self._local is not None:
+            self._local.settle(tokens)
 
         self._cached += len(self._keep) + len(self._pending)
         self._keep = tuple(step.candidate for step in steps if step.candidate is not None)
@@ -176,8 +238,38 @@ class TargetSession:
         verdicts = [SendVerdict(d, length, tail, prefix_hash, self._credit(d)) for d, tail in tails.items()]
         return [emit, RequestModel(), *verdicts]
 
+    def _learn(self, candidates: Candidates, steps: Sequence[Step], at: float) -> None:
+        seconds = at - self._begun
+        self.knowledge.verify.measured(len(candidates.nodes), seconds)
+        self._pace.spent(seconds)
+        self._pace.made(len(steps))
+        right = {step.candidate for step in steps}
+        walked = {step.row - 1 for step in steps}
+        for i, (node_id, parent) in enumerate(zip(candidates.nodes, candidates.parents, strict=True)):
+            if parent in walked:
+                node = self.tree[node_id]
+                confidence = UNSURE if node.confidence is None else node.confidence
+                self.knowledge.reliability(node.origin).decided(confidence, i in right)
+
+    def _drafted(self, event: LocalDrafted) -> list[TargetInstruction]:
+        assert self._local is not None
+        seconds = event.at - self._begun
+        self.knowledge.local.measured(0, seconds)
+        self._pace.spent(seconds)
+        self.stats.local_passes += 1
+        self._local.drafted(event.rows)
+        self.state = TargetState.WAITING
+        return [RequestModel()]
+
+    def _undrafted(self, event: LocalFailed) -> list[TargetInstruction]:
+        self._local = None
+        self.state = TargetState.WAITING
+        return [RequestModel()]
+
     def _committed(self, step: Step, candidates: Candidates, rows: Sequence[Row]) -> Committed:
         origin = None if step.candidate is None else self.tree[candidates.nodes[step.candidate]].origin
+        if origin == LOCAL:
+            origin = None
         scores = None
         if self.spec.top_logprobs is not None:
             logprob, top = logprobs(rows[step.row], self.spec.vocab_size, step.token, self.spec.top_logprobs)
@@ -221,6 +313,7 @@ class TargetSession:
                 # Drafts under an earlier, larger credit may still be on their way.
                 max_positions=self.policy.window.positions,
                 max_tokens=self.policy.window.tokens,
+                bases=event.bases,
             )
             self.stats.arrived(event.drafter, merge)
         return []
@@ -247,11 +340,17 @@ _Handler = Callable[[TargetSession, Any], list[TargetInstruction]]
 TRANSITIONS: dict[tuple[TargetState, type[TargetEvent]], _Handler] = {
     (TargetState.NEW, Started): TargetSession._start,
     (TargetState.NEW, Cancelled): TargetSession._cancel,
-    (TargetState.WAITING, ModelFree): TargetSession._verify,
+    (TargetState.WAITING, ModelFree): TargetSession._decide,
     (TargetState.WAITING, DrafterJoined): TargetSession._join,
     (TargetState.WAITING, DrafterLeft): TargetSession._leave,
     (TargetState.WAITING, DraftArrived): TargetSession._merge,
     (TargetState.WAITING, Cancelled): TargetSession._cancel,
+    (TargetState.DRAFTING, LocalDrafted): TargetSession._drafted,
+    (TargetState.DRAFTING, LocalFailed): TargetSession._undrafted,
+    (TargetState.DRAFTING, DrafterJoined): TargetSession._join,
+    (TargetState.DRAFTING, DrafterLeft): TargetSession._leave,
+    (TargetState.DRAFTING, DraftArrived): TargetSession._merge,
+    (TargetState.DRAFTING, Cancelled): TargetSession._cancel,
     (TargetState.VERIFYING, Verified): TargetSession._settle,
     (TargetState.VERIFYING, ModelFailed): TargetSession._fail,
     (TargetState.VERIFYING, DrafterJoined): TargetSession._join,
@@ -262,6 +361,8 @@ TRANSITIONS: dict[tuple[TargetState, type[TargetEvent]], _Handler] = {
     (TargetState.FINISHED, ModelFree): TargetSession._ignore,
     (TargetState.FINISHED, Verified): TargetSession._ignore,
     (TargetState.FINISHED, ModelFailed): TargetSession._ignore,
+    (TargetState.FINISHED, LocalDrafted): TargetSession._ignore,
+    (TargetState.FINISHED, LocalFailed): TargetSession._ignore,
     (TargetState.FINISHED, DrafterJoined): TargetSession._ignore,
     (TargetState.FINISHED, DrafterLeft): TargetSession._ignore,
     (TargetState.FINISHED, DraftArrived): TargetSession._ignore,

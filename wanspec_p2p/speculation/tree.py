@@ -47,6 +47,7 @@ class Node:
     origin: PeerId
     confidence: int | None
     holders: set[PeerId]
+    claims: dict[PeerId, int | None] = field(default_factory=dict)  # everyone's own confidence, whoever came first
     children: dict[TokenId, int] = field(default_factory=dict)
 
     @property
@@ -138,12 +139,13 @@ class DraftTree:
             node = self._nodes[existing]
             if peer not in node.holders:
                 node.holders.add(peer)
+                node.claims.setdefault(peer, confidence)
                 self._held[peer] = self.held_by(peer) + 1
             return existing, False
         length, before = self.place(parent)
         node_id = self._next_id
         self._next_id += 1
-        node = Node(token, parent, length + 1, chain_hash(before, token), peer, confidence, {peer})
+        node = Node(token, parent, length + 1, chain_hash(before, token), peer, confidence, {peer}, {peer: confidence})
         self._nodes[node_id] = node
         self._by_hash[node.hash] = node_id
         self._held[peer] = self.held_by(peer) + 1
@@ -169,19 +171,20 @@ class DraftTree:
         vocab_size: int,
         max_positions: int,
         max_tokens: int,
+        bases: Sequence[tuple[int, bytes]] = (),
     ) -> Merge:
         """Take in a draft. It may be late, doubled, wrong or hostile: nothing it holds can make this fail.
 
         Args:
-            parents: -1 (the base) or an earlier index; empty means a chain.
+            parents: an earlier index, -1 (the base) or -2 - j (`bases[j]`); empty means a chain.
             max_positions: how far beyond the committed length this peer may draft.
             max_tokens: how many unsettled nodes it may hold.
         """
-        base = self._base(peer, base_len, base_hash)
+        roots = [self._base(peer, base_len, base_hash), *(self._base(peer, *base) for base in bases)]
         places: list[_Place] = []
         fates: Counter[_Fate] = Counter()
         for i, token in enumerate(tokens):
-            parent = _above(i, base, parents, places)
+            parent = _above(i, roots, parents, places)
             place: _Place
             if isinstance(parent, _Fate):
                 place = fate = parent
@@ -271,12 +274,12 @@ class _Fate(enum.Enum):
 _Place: TypeAlias = int | _Settled | _Fate
 
 
-def _above(i: int, base: _Place, parents: Sequence[int], places: Sequence[_Place]) -> _Place:
-    """Where token i hangs; a parent that is not an earlier token of the draft is unknown."""
+def _above(i: int, roots: Sequence[_Place], parents: Sequence[int], places: Sequence[_Place]) -> _Place:
+    """Where token i hangs; a parent that is neither a base nor an earlier token of the draft is unknown."""
     if parents:
         parent = parents[i] if i < len(parents) else i
     else:
         parent = i - 1
     if parent < 0:
-        return base
+        return roots[-1 - parent] if -1 - parent < len(roots) else _Fate.UNKNOWN
     return places[parent] if parent < i else _Fate.UNKNOWN

@@ -254,6 +254,7 @@ class DraftLink:
                 tokens=draft.tokens,
                 parents=draft.parents,
                 confidences=draft.confidences,
+                bases=draft.bases,
                 at=self._clock.monotonic(),
             )
         )

@@ -23,6 +23,7 @@ from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.coordinator_to_target import Generate
 from wanspec_p2p.protocol.target_to_coordinator import Failed, Finished, Receipt, TokenLogprob, Tokens, Usage
 from wanspec_p2p.speculation.instructions import Committed, Emit
+from wanspec_p2p.speculation.pace import Knowledge
 from wanspec_p2p.speculation.policy import Policy
 from wanspec_p2p.speculation.stats import SessionStats
 from wanspec_p2p.speculation.target_session import SessionSpec, TargetSession
@@ -51,6 +52,7 @@ class RequestDesk:
         say: takes messages for the coordinator; must not block.
         receipts: takes what drafters did for a session that has ended.
         new_id: unique names, for sessions and receipts.
+        local: the target's own drafter.
     """
 
     def __init__(
@@ -65,7 +67,9 @@ class RequestDesk:
         receipts: Callable[[list[Receipt]], None],
         new_id: Callable[[], str],
         clock: Clock,
+        local: Engine | None = None,
     ) -> None:
+        self._knowledge, self._local = Knowledge(), local
         self._engine, self._tokenizer, self._pool, self._policy = engine, tokenizer, pool, policy
         self._queue, self._say, self._receipts = queue, say, receipts
         self._new_id, self._clock = new_id, clock
@@ -134,9 +138,14 @@ class RequestDesk:
 
     async def _run(self, request: Generate, spec: SessionSpec, answer: Answer) -> None:
         started = self._clock.monotonic()
-        session = TargetSession(spec, self._policy)
+        session = TargetSession(spec, self._policy, self._knowledge, local=self._local is not None)
         runner = SessionRunner(
-            session, self._engine, self._who_may_see(request), lambda emit: answer.take(emit, runner), self._clock
+            session,
+            self._engine,
+            self._who_may_see(request),
+            lambda emit: answer.take(emit, runner),
+            self._clock,
+            self._local,
         )
         try:
             reason = await runner.run()

@@ -10,12 +10,16 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import structlog
+
 from wanspec_p2p.clock import Clock
 from wanspec_p2p.errors import EngineError, LocalProtocolError
 from wanspec_p2p.speculation.events import (
     Cancelled,
     DrafterJoined,
     DrafterLeft,
+    LocalDrafted,
+    LocalFailed,
     ModelFailed,
     ModelFree,
     Started,
@@ -30,15 +34,18 @@ from wanspec_p2p.speculation.instructions import (
     OpenDraft,
     PrepareNoise,
     RequestModel,
+    RunLocalPass,
     RunPass,
     SendVerdict,
     TargetInstruction,
 )
 from wanspec_p2p.speculation.target_session import TargetSession
 from wanspec_p2p.target.engine import Engine
-from wanspec_p2p.types import FinishReason, PeerId
+from wanspec_p2p.types import FinishReason, PeerId, Segment
 
 __all__ = ["DraftChannel", "SessionRunner"]
+
+log = structlog.get_logger(__name__)
 
 
 class DraftChannel(Protocol):
@@ -63,6 +70,7 @@ class SessionRunner:
     Args:
         channel: None for a session that nobody drafts for.
         emit: takes the tokens as they are settled; must not block.
+        local: the target's own drafter, where the session is to use one.
     """
 
     def __init__(
@@ -72,10 +80,12 @@ class SessionRunner:
         channel: DraftChannel | None,
         emit: Callable[[Emit], None],
         clock: Clock,
+        local: Engine | None = None,
     ) -> None:
         self.session = session
         self.leases: dict[PeerId, str] = {}  # of everyone who drafted here, also of those who left
         self._engine, self._channel, self._emit, self._clock = engine, channel, emit, clock
+        self._local = local
         self._model_wanted = False
         self._wake = asyncio.Event()
         self._over = False
@@ -117,7 +127,8 @@ class SessionRunner:
             self.cancel()  # without effect on a session that has finished
             if self._channel is not None:
                 self._channel.end(self)
-            await _to_its_end(asyncio.ensure_future(self._engine.model.release(self.session.spec.session)))
+            for engine in filter(None, (self._engine, self._local)):
+                await _to_its_end(asyncio.ensure_future(engine.model.release(self.session.spec.session)))
         if self._failure is not None:
             raise EngineError(self._failure)
         assert self._reason is not None
@@ -127,8 +138,27 @@ class SessionRunner:
         async with self._engine.turn():
             if self._over:
                 return
-            outcome = await self._pass(self.session.handle(ModelFree(self._clock.monotonic())))
-        self.feed(outcome)
+            instructions = self.session.handle(ModelFree(self._clock.monotonic()))
+            match instructions:
+                case [RunLocalPass(segment)]:
+                    local: Segment | None = segment
+                case _:
+                    local = None
+                    outcome = await self._pass(instructions)
+        self.feed(outcome if local is None else await self._local_pass(local))
+
+    async def _local_pass(self, segment: Segment) -> TargetEvent:
+        """Off the target's turn: meanwhile its model is free for other sessions."""
+        assert self._local is not None
+        async with self._local.turn():
+            forward = asyncio.ensure_future(self._local.model.forward([segment]))
+            await _to_its_end(forward)
+        try:
+            (rows,) = forward.result()
+        except EngineError as error:
+            log.error("the target's own drafter failed: the session goes on without it", error=str(error))
+            return LocalFailed(str(error), self._clock.monotonic())
+        return LocalDrafted(list(rows), self._clock.monotonic())
 
     async def _pass(self, instructions: list[TargetInstruction]) -> TargetEvent:
         (segment,) = (i.segment for i in instructions if isinstance(i, RunPass))
@@ -165,7 +195,9 @@ class SessionRunner:
             case Fail(reason):
                 self._failure = reason
                 self._end()
-            case RunPass() | PrepareNoise():  # only a ModelFree brings these, and _round carries them out
+            case (
+                RunPass() | RunLocalPass() | PrepareNoise()
+            ):  # only a ModelFree brings these, and _round carries them out
                 raise LocalProtocolError(f"{type(instruction).__name__} without a turn at the model")
 
     def _say(self, instruction: OpenDraft | SendVerdict | CloseDraft) -> None:

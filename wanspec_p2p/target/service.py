@@ -74,10 +74,20 @@ async def run(
     listener = await listen(settings.host, settings.port, admit, tls=context)
     try:
         model, tokenizer = await _load(settings, progress)
+        local: LanguageModel | None = None
         try:
+            local = await _load_local(settings, progress)
             dial_home = partial(_dial, home, identity, clock)
             target = Target(
-                settings, identity, home.coordinator, model, tokenizer, clock, dial=dial_home, rng=random.Random()
+                settings,
+                identity,
+                home.coordinator,
+                model,
+                tokenizer,
+                clock,
+                dial=dial_home,
+                rng=random.Random(),
+                local=local,
             )
             made.set_result(target)
             address = settings.address or _address(settings.host, listener.port, secure=certificate is not None)
@@ -85,6 +95,8 @@ async def run(
             await target.serve(address, certificate, secret, joined, stop or asyncio.Event())
         finally:
             await model.close()
+            if local is not None:
+                await local.close()
     finally:
         await listener.close()
 
@@ -103,9 +115,29 @@ async def _load(
     # Loading a tokenizer reads files; the model brings its own thread.
     tokenizer = await asyncio.to_thread(load_tokenizer, settings.model, catalog=catalog)
     model = await load_language_model(
-        settings.model, catalog=catalog, threads=settings.threads, dtype=settings.dtype, progress=progress
+        settings.model,
+        catalog=catalog,
+        threads=settings.threads,
+        dtype=settings.dtype,
+        progress=progress,
+        copying=False,
     )
     return model, tokenizer
+
+
+async def _load_local(
+    settings: TargetSettings, progress: Callable[[str, int, int], None] | None
+) -> LanguageModel | None:
+    if settings.local_drafter is None:
+        return None
+    return await load_language_model(
+        settings.local_drafter,
+        catalog=Catalog(settings.cache_dir, progress),
+        threads=settings.threads,
+        dtype=settings.dtype,
+        progress=progress,
+        fast=True,  # its drafts are verified like anybody's
+    )
 
 
 async def _dial(

@@ -32,6 +32,7 @@ class TargetSettings:
         tls_cert, tls_key: the operator's own certificate; without them one is made (and pinned through leases).
         slots: sessions served at once; `queue` more wait.
         drafters: drafters per session.
+        local_drafter: model of the target's own drafter, used where no node's drafts are and it pays; None: none.
         width: draft tokens verified in one pass.
         positions, tokens: credit of each drafter (beyond the committed length; outstanding).
         network: False decodes everything alone.
@@ -56,9 +57,10 @@ class TargetSettings:
     slots: int = 8
     queue: int = 64
     drafters: int = 2
-    width: int = 7
-    positions: int = 16
-    tokens: int = 32
+    local_drafter: str | None = None
+    width: int = 63
+    positions: int = 64
+    tokens: int = 1024
     network: bool = True
     threads: int | None = None
     dtype: Dtype | None = None

@@ -48,6 +48,7 @@ class Target:
     Args:
         coordinator: its public key; leases it signed are the only ones that count.
         dial: how the coordinator is reached.
+        local: the target's own drafter, if it has one.
 
     Raises:
         ConfigError: tokenizer and model do not belong together.
@@ -66,7 +67,10 @@ class Target:
         rng: random.Random,
         sleep: Sleep = asyncio.sleep,
         new_id: Callable[[], str] = _new_id,
+        local: LanguageModel | None = None,
     ) -> None:
+        if local is not None and local.info.tokenizer != model.info.tokenizer:
+            raise ConfigError(f"{settings.local_drafter} cannot draft for {settings.model}: their tokenizers differ")
         if tokenizer.fingerprint != model.info.tokenizer:
             raise ConfigError(f"the tokenizer of {settings.model} is not the one its weights were loaded with")
         self._settings, self._identity, self._clock = settings, identity, clock
@@ -97,6 +101,7 @@ class Target:
             receipts=self._receipts.add,
             new_id=new_id,
             clock=clock,
+            local=None if local is None else Engine(local, settings.slots),
         )
 
     async def admit(self, transport: Transport) -> None:

@@ -42,7 +42,7 @@ some = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 
 def _draft(**changes: Any) -> bytes:
     fields = {"session": 1, "base_len": 2, "base_hash": bytes(8), "tokens": [1], "parents": [], "confidences": []}
-    return pack([2, *(fields | changes).values()])
+    return pack([2, *(fields | {"bases": []} | changes).values()])
 
 
 def _refusal(codec: Codec[Any], frame: str | bytes) -> RemoteProtocolError:
@@ -68,7 +68,11 @@ def test_every_message_survives_the_journey(kind: type, name: str, data: st.Data
 def test_the_forms_on_the_wire() -> None:
     assert DRAFT_LINK.encode(Ping(id=1, at=2.5)) == '{"type":"ping","id":1,"at":2.5}'
     draft = Draft(session=3, base_len=7, base_hash=b"12345678", tokens=(10, 11))
-    assert msgspec.msgpack.decode(DRAFT_LINK.encode(draft)) == [2, 3, 7, b"12345678", [10, 11], [], []]
+    assert msgspec.msgpack.decode(DRAFT_LINK.encode(draft)) == [2, 3, 7, b"12345678", [10, 11], [], [], []]
+    tree = Draft(
+        session=3, base_len=7, base_hash=b"12345678", tokens=(10, 11), parents=(-1, -2), bases=((9, b"abcdefgh"),)
+    )
+    assert msgspec.msgpack.decode(DRAFT_LINK.encode(tree))[5:] == [[-1, -2], [], [[9, b"abcdefgh"]]]
 
 
 def test_a_drafted_token_costs_few_bytes() -> None:
@@ -104,7 +108,10 @@ def test_our_own_frames_are_bounded() -> None:
         (DRAFT_LINK, _draft(tokens=[-1]), "Draft: Expected `int` >= 0 at `$.tokens[0]`", 1007),
         (DRAFT_LINK, _draft(tokens=[]), "Draft: Expected `array` of length >= 1 at `$.tokens`", 1007),
         (DRAFT_LINK, _draft(base_hash=b"7 bytes"), "Draft: base_hash has 7 bytes, not 8 or none", 1002),
-        (DRAFT_LINK, _draft(more=0), "Draft: Expected `array` of at most length 6, got 7", 1007),
+        (DRAFT_LINK, _draft(more=0), "Draft: Expected `array` of at most length 7, got 8", 1007),
+        (DRAFT_LINK, _draft(bases=[[3, b"short"]]), "Draft: Expected `bytes` of length >= 8 at `$.bases[0][1]`", 1007),
+        (DRAFT_LINK, _draft(parents=[-2]), "Draft: parents names a base that is not there", 1002),
+        (DRAFT_LINK, _draft(parents=[-65]), "Draft: Expected `int` >= -64 at `$.parents[0]`", 1007),
         (DRAFT_LINK, _draft(parents=[0]), "Draft: parents names a token that does not come before its child", 1002),
         (DRAFT_LINK, _draft(parents=[-1, 0]), "Draft: parents has 2 entries for 1 tokens", 1002),
         (DRAFT_LINK, _draft(confidences=[1, 2]), "Draft: confidences has 2 entries for 1 tokens", 1002),

@@ -30,7 +30,7 @@ def test_the_page_names_what_the_code_names() -> None:
         f"version {limits.PROTOCOL_VERSION}.",
         DRAFT_PATH,
         "- `base_hash`: bytes, 0…8",
-        "- `parents`: list of 0…64 × (integer -1…63) (optional)",
+        "- `parents`: list of 0…64 × (integer -64…63) (optional)",
         handshake._LISTENER_SIGNS.decode().replace("\0", r"\0"),
         handshake._DIALLER_SIGNS.decode().replace("\0", r"\0"),
     ):

@@ -11,7 +11,15 @@ import pytest
 
 from tests.support.session_rows import check_tree, prefix_hash
 from wanspec_p2p.errors import LocalProtocolError
-from wanspec_p2p.speculation.drafter_session import DRAFTER_TRANSITIONS, DrafterSession, DrafterSpec, DrafterState
+from wanspec_p2p.protocol import limits
+from wanspec_p2p.speculation.calibration import RankTable, quantised
+from wanspec_p2p.speculation.drafter_session import (
+    DRAFTER_TRANSITIONS,
+    MAX_DRAFT_TOKENS,
+    DrafterSession,
+    DrafterSpec,
+    DrafterState,
+)
 from wanspec_p2p.speculation.events import (
     Drafted,
     DrafterEvent,
@@ -42,7 +50,8 @@ STOP = 0
 VOCABULARY = 20
 WINDOW = Window(positions=6, tokens=9)
 AT = 0.0
-SURE = 127
+CHANCES = (0.9, 0.02, 0.01, 0.005)
+SURE = quantised(CHANCES[0])
 TIMER = StartFlushTimer(0.010)
 SPEC = DrafterSpec(
     session=SESSION,
@@ -55,24 +64,61 @@ SPEC = DrafterSpec(
     stop_tokens=(STOP,),
     window=WINDOW,
     context=100,
+    floor=0.05,  # the first candidates' chain and nothing else
 )
+BRANCHING = (0.6, 0.3, 0.0, 0.0)
 
 
-def session_of(**changes: Any) -> DrafterSession:
-    return DrafterSession(dataclasses.replace(SPEC, **changes))
+class FixedTable(RankTable):
+    """Chances that do not change, and what a session would have had it learn."""
+
+    def __init__(self, chances: tuple[float, ...] = CHANCES) -> None:
+        super().__init__()
+        self._fixed = chances
+        self.learned: list[int | None] = []
+
+    def chances(self, sureness: int) -> tuple[float, ...]:
+        return self._fixed
+
+    def learn(self, sureness: int, rank: int | None) -> None:
+        self.learned.append(rank)
 
 
-def says(token: int) -> Drafted:
-    row = np.zeros(VOCABULARY, dtype=np.float32)
-    row[token] = 50.0
-    return Drafted(row, AT)
+def session_of(table: FixedTable | None = None, **changes: Any) -> DrafterSession:
+    return DrafterSession(dataclasses.replace(SPEC, **changes), table or FixedTable())
 
 
-NO_OPINION = Drafted(np.ones(VOCABULARY, dtype=np.float32), AT)
+def says(*candidates: int) -> Drafted:
+    """One row, of these candidates, best first."""
+    return say(candidates)
 
 
-def run(length: int, *tokens: int) -> RunPass:
-    return RunPass(Segment(CACHE, length, (), tokens))
+def say(*places: Sequence[int]) -> Drafted:
+    """A row for each place, of its candidates, best first."""
+    rows = np.zeros((len(places), VOCABULARY), dtype=np.float32)
+    for row, candidates in zip(rows, places, strict=True):
+        for rank, token in enumerate(candidates):
+            row[token] = 50.0 - rank
+    return Drafted(list(rows), AT)
+
+
+NO_OPINION = Drafted([np.ones(VOCABULARY, dtype=np.float32)], AT)
+
+
+def run(length: int, *tokens: int, keep: tuple[int, ...] = ()) -> RunPass:
+    """Committed tokens that have not been run yet; `keep` of them have."""
+    return RunPass(Segment(CACHE, length, keep, tokens))
+
+
+def grow(
+    length: int,
+    *tree: int,
+    parents: tuple[int, ...] = (-1,),
+    keep: tuple[int, ...] = (),
+    held: tuple[int, ...] = (),
+) -> RunPass:
+    """Drafted tokens, below what the cache holds already."""
+    return RunPass(Segment(CACHE, length, keep, (), tree, parents, held))
 
 
 def sends(base: Sequence[int], *tokens: int) -> SendDraft:
@@ -90,7 +136,8 @@ def feed(session: DrafterSession, *events: DrafterEvent) -> list[DrafterInstruct
     for event in events:
         instructions = session.handle(event)
         check_tree(session.tree, SESSION)
-        assert len(session.tree.path(max(session.tree, default=ROOT))) == len(session.tree), "it drafts one path"
+        if session.spec.floor == SPEC.floor:
+            assert len(session.tree.path(max(session.tree, default=ROOT))) == len(session.tree), "it drafts one path"
     return instructions
 
 
@@ -112,9 +159,9 @@ def test_it_runs_ahead_and_streams_as_it_goes() -> None:
     assert feed(session, Started(AT)) == [RequestModel()]
     assert feed(session, ModelFree(AT)) == [run(0, *PROMPT)]
     assert feed(session, says(4)) == [TIMER, RequestModel()]
-    assert feed(session, ModelFree(AT)) == [run(3, 4)]
+    assert feed(session, ModelFree(AT)) == [grow(3, 4)]
     assert feed(session, says(5)) == [sends(PROMPT, 4, 5), RequestModel()]
-    assert feed(session, ModelFree(AT)) == [run(4, 5)]
+    assert feed(session, ModelFree(AT)) == [grow(3, 5, parents=(0,), held=(0,))]
     assert feed(session, says(6)) == [RequestModel()], "the timer of the first frame still runs"
     assert feed(session, FlushDue(AT)) == [sends((*PROMPT, 4, 5), 6)]
     assert feed(session, FlushDue(AT)) == []
@@ -146,7 +193,7 @@ def test_credit_of_tokens_counts_what_no_verdict_has_settled() -> None:
     assert drafted(session, 6) == [sends((*PROMPT, 4, 5), 6)]
     assert session.state is DrafterState.IDLE
     assert feed(session, verdict((*PROMPT, 4), window=Window(9, 3))) == [RequestModel()]
-    assert feed(session, ModelFree(AT)) == [run(5, 6)]
+    assert feed(session, ModelFree(AT)) == [grow(3, 6, parents=(0,), keep=(0,), held=(1,))]
 
 
 def test_no_credit_at_all_asks_for_nothing() -> None:
@@ -173,7 +220,7 @@ def test_nothing_follows_an_end_of_sequence_token() -> None:
     assert session.state is DrafterState.IDLE
     assert feed(session, verdict((*PROMPT, 4))) == [], "agreed so far: still nothing to add"
     assert feed(session, verdict((*PROMPT, 4, 9), 9)) == [RequestModel()], "the target went on another way"
-    assert feed(session, ModelFree(AT)) == [run(4, 9)]
+    assert feed(session, ModelFree(AT)) == [run(3, 9, keep=(0,))]
 
 
 def test_end_of_sequence_is_not_drafted_before_min_tokens() -> None:
@@ -191,7 +238,7 @@ def test_no_opinion_idles_until_the_target_goes_another_way() -> None:
     assert session.state is DrafterState.IDLE
     assert feed(session, verdict((*PROMPT, 4))) == []
     assert feed(session, verdict((*PROMPT, 4, 8), 8)) == [RequestModel()]
-    assert feed(session, ModelFree(AT)) == [run(4, 8)]
+    assert feed(session, ModelFree(AT)) == [run(3, 8, keep=(0,))]
 
 
 def test_an_agreeing_verdict_changes_nothing_but_the_credit() -> None:
@@ -199,7 +246,7 @@ def test_an_agreeing_verdict_changes_nothing_but_the_credit() -> None:
     feed(session, Started(AT))
     drafted(session, 4, 5, 6)
     assert feed(session, verdict((*PROMPT, 4, 5))) == []
-    assert feed(session, ModelFree(AT)) == [run(5, 6)]
+    assert feed(session, ModelFree(AT)) == [grow(3, 6, keep=(0, 1))]
     assert feed(session, says(7)) == [sends((*PROMPT, 4, 5, 6), 7), RequestModel()]
 
 
@@ -210,7 +257,7 @@ def test_an_agreeing_verdict_in_mid_pass_lets_the_pass_count() -> None:
     feed(session, ModelFree(AT))
     assert feed(session, verdict((*PROMPT, 4, 5))) == []
     assert feed(session, says(6)) == [sends((*PROMPT, 4, 5), 6), RequestModel()]
-    assert feed(session, ModelFree(AT)) == [run(5, 6)]
+    assert feed(session, ModelFree(AT)) == [grow(3, 6, keep=(0, 1))]
 
 
 def test_a_verdict_that_overtakes_it_makes_it_catch_up() -> None:
@@ -228,7 +275,7 @@ def test_a_verdict_that_disagrees_rolls_back_to_the_fork() -> None:
     drafted(session, 4, 5, 6)
     assert feed(session, verdict((*PROMPT, 4, 9), 9)) == []
     assert len(session.tree) == 0
-    assert feed(session, ModelFree(AT)) == [run(4, 9)], "the cache is good up to the fork"
+    assert feed(session, ModelFree(AT)) == [run(3, 9, keep=(0,))], "the cache is good up to the fork"
     assert feed(session, says(7)) == [sends((*PROMPT, 4, 9), 7), RequestModel()]
 
 
@@ -267,7 +314,7 @@ def test_a_tail_may_begin_anywhere_on_what_was_drafted(known: int) -> None:
     committed = (*PROMPT, 4, 5, 6)
     assert feed(session, verdict(committed, *committed[3 + known :])) == []
     assert list(session.tree.committed) == list(committed)
-    assert feed(session, ModelFree(AT)) == [run(5, 6)]
+    assert feed(session, ModelFree(AT)) == [run(3, 6, keep=(0, 1))]
 
 
 def test_a_window_that_shrinks_to_nothing_stops_the_drafting() -> None:
@@ -288,9 +335,21 @@ def test_a_window_that_shrinks_in_mid_pass_lets_no_further_pass_begin() -> None:
     assert feed(session, says(5)) == []
     assert session.state is DrafterState.IDLE
     assert len(session.tree) == 0
-    # The row was thrown away, so 4 runs once more although the cache holds it.
+    # What the row said is not lost: with credit again it is drafted, and 4 is not run once more.
     assert feed(session, verdict((*PROMPT, 4))) == [RequestModel()]
-    assert feed(session, ModelFree(AT)) == [run(3, 4)]
+    assert feed(session, ModelFree(AT)) == [grow(3, 5, keep=(0,))]
+    assert feed(session, FlushDue(AT)) == [sends((*PROMPT, 4), 5)]
+
+
+def test_what_a_verdict_has_room_for_again_goes_out_though_nothing_is_left_to_run() -> None:
+    session = session_of(window=Window(positions=1, tokens=9))
+    feed(session, Started(AT))
+    drafted(session, 4)
+    assert session.state is DrafterState.IDLE
+    feed(session, verdict((*PROMPT, 4), window=Window(1, 9)), ModelFree(AT), verdict((*PROMPT, 4), window=Window(0, 0)))
+    assert feed(session, says(5)) == []
+    assert feed(session, verdict((*PROMPT, 4), window=Window(1, 9))) == [sends((*PROMPT, 4), 5)]
+    assert session.state is DrafterState.IDLE
 
 
 def test_after_a_fork_it_drafts_on_from_the_committed_prefix() -> None:
@@ -310,7 +369,85 @@ def test_resuming_tells_prompt_from_answer() -> None:
     feed(session, Started(AT), ModelFree(AT))
     row = np.zeros(VOCABULARY, dtype=np.float32)
     row[7], row[1] = 50.0, 20.0
-    assert tokens_sent(feed(session, Drafted(row, AT))) == (1,)
+    assert tokens_sent(feed(session, Drafted([row], AT))) == (1,)
+
+
+# Branches.
+
+
+def branching(table: FixedTable | None = None, **changes: Any) -> DrafterSession:
+    """A session that has run the prompt and drafts 4, or else 5."""
+    session = session_of(table or FixedTable(BRANCHING), **{"floor": 0.07, "flush_tokens": 99, **changes})
+    feed(session, Started(AT), ModelFree(AT), says(4, 5))
+    return session
+
+
+def test_second_candidates_are_branches_of_the_same_frame() -> None:
+    session = branching(flush_tokens=2)
+    frame = feed(branching(flush_tokens=99), FlushDue(AT))
+    sureness = (quantised(0.6), quantised(0.3))
+    assert frame == [SendDraft(3, prefix_hash(SESSION, PROMPT), (4, 5), (-1, -1), sureness)]
+    assert feed(session, ModelFree(AT)) == [grow(3, 4, 5, parents=(-1, -1))]
+
+
+def test_tokens_below_several_places_travel_in_one_frame() -> None:
+    session = branching(flush_tokens=2)
+    feed(session, ModelFree(AT))
+    first, second = (*PROMPT, 4), (*PROMPT, 5)
+    assert feed(session, say((6, 7), (8, 9)))[0] == SendDraft(
+        base_len=4,
+        base_hash=prefix_hash(SESSION, first),
+        tokens=(6, 7, 8, 9),
+        parents=(-1, -1, -2, -2),
+        confidences=(quantised(0.6), quantised(0.3)) * 2,
+        bases=((4, prefix_hash(SESSION, second)),),
+    )
+
+
+def test_a_verdict_that_takes_a_branch_finds_it_warm() -> None:
+    table = FixedTable(BRANCHING)
+    session = branching(table)
+    feed(session, ModelFree(AT), say((6, 7), (8, 9)))
+    assert feed(session, verdict((*PROMPT, 5))) == []
+    assert table.learned == [1], "the second candidate was right"
+    assert [session.tree[node].token for node in session.tree] == [8, 9]
+    assert feed(session, ModelFree(AT)) == [grow(3, 8, 9, parents=(-1, -1), keep=(1,))], "5 is not run again"
+    feed(session, FlushDue(AT), say((10,), (11,)))
+    assert feed(session, verdict((*PROMPT, 5, 9, 15), 15)) == []
+    assert table.learned == [1, 1, None]
+    assert feed(session, ModelFree(AT)) == [run(4, 15, keep=(1,))]
+
+
+def test_a_pass_runs_no_more_than_the_batch_the_likeliest_first() -> None:
+    session = branching(batch=2, window=Window(positions=6, tokens=30))
+    feed(session, ModelFree(AT))
+    feed(session, say((6, 7), (8, 9)))  # 6 has 0.36, 7 and 8 have 0.18, 9 has 0.09
+    assert feed(session, ModelFree(AT)) == [grow(3, 6, 7, parents=(0, 0), held=(0, 1))]
+    feed(session, say((10,), (11,)))  # 10 has 0.216, 8 has 0.18
+    assert feed(session, ModelFree(AT)) == [grow(3, 8, 10, parents=(1, 2), held=(0, 1, 2, 3))]
+
+
+def test_branches_of_another_lane_are_sent_and_not_run() -> None:
+    run_by = []
+    for lane in range(2):
+        session = branching(lane=lane, lanes=2)
+        assert [session.tree[node].token for node in session.tree] == [4, 5]
+        [instruction] = feed(session, ModelFree(AT))
+        assert isinstance(instruction, RunPass)
+        run_by.append(instruction.segment.tree)
+    assert sorted(run_by) == [(4,), (4, 5)], "the likeliest path is everyone's, a branch is one drafter's"
+
+
+def test_no_frame_is_longer_than_the_protocol_allows() -> None:
+    assert MAX_DRAFT_TOKENS == limits.MAX_DRAFT_TOKENS
+    count = MAX_DRAFT_TOKENS + 6
+    session = session_of(FixedTable((1.0, 0.0, 0.0, 0.0)), window=Window(count, count), flush_tokens=count, context=999)
+    feed(session, Started(AT))
+    tokens = [1 + i % 9 for i in range(count)]
+    frames = [i for i in drafted(session, *tokens) if isinstance(i, SendDraft)]
+    assert [len(frame.tokens) for frame in frames] == [MAX_DRAFT_TOKENS, 6]
+    assert frames[1].base_len == len(PROMPT) + MAX_DRAFT_TOKENS
+    assert [token for frame in frames for token in frame.tokens] == tokens
 
 
 FOREIGN = "the verdict does not fit what was drafted"

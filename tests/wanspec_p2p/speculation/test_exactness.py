@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.session_driver import Drive, chosen, drafters_first, seeded
+from tests.support.session_driver import SMALL, Drive, chosen, drafters_first, seeded
 from tests.support.session_peers import HonestPeer, JunkPeer, LyingPeer, Peer, SilentPeer
-from tests.support.session_rows import Rows, decode_alone, scripted_rows
+from tests.support.session_rows import Rows, SureTable, decode_alone, scripted_rows
 from wanspec_p2p.speculation.events import Window
-from wanspec_p2p.speculation.policy import Policy
+from wanspec_p2p.speculation.local import LOCAL
+from wanspec_p2p.speculation.policy import LocalDrafting, Policy
 from wanspec_p2p.speculation.target_session import SessionSpec
 from wanspec_p2p.types import FinishReason, PeerId, Sampling, SessionId
 
@@ -39,7 +41,7 @@ SAMPLINGS = {
     ),
 }
 POLICIES = {
-    "default": Policy(),
+    "small": SMALL,
     "tight": Policy(width=3, window=Window(positions=4, tokens=5)),
 }
 
@@ -60,17 +62,25 @@ def spec_of(sampling: Sampling, *, max_tokens: int = 24, committed: tuple[int, .
 class Scene:
     """One answer to come: the target's law, the answer it gives alone, and a drive that has not begun."""
 
-    def __init__(self, spec: SessionSpec, policy: Policy, schedule: Callable[[int], int], *, law: int = 11) -> None:
-        self.spec, self.law = spec, law
+    def __init__(
+        self,
+        spec: SessionSpec,
+        policy: Policy,
+        schedule: Callable[[int], int],
+        *,
+        law: int = 11,
+        local: float | None = None,
+    ) -> None:
+        self.spec, self.law, self.policy, self.schedule = spec, law, policy, schedule
         self.rows = scripted_rows(law, VOCABULARY, ties=law % 2 == 1)
         self.alone = decode_alone(spec, self.rows)
-        self.drive = Drive(spec, self.rows, schedule, policy)
+        self.drive = Drive(spec, self.rows, schedule, policy, local=None if local is None else self.drafter(local))
 
     def drafter(self, drift: float = 0.2) -> Rows:
         return scripted_rows(self.law, VOCABULARY, drift=drift, ties=self.law % 2 == 1)
 
-    def honest(self, drift: float = 0.2, *, context: int = 4096) -> HonestPeer:
-        return HonestPeer(self.spec, self.drafter(drift), context=context)
+    def honest(self, drift: float = 0.2, *, context: int = 4096, lanes: int = 1, batch: int = 8) -> HonestPeer:
+        return HonestPeer(self.spec, self.drafter(drift), context=context, lanes=lanes, batch=batch)
 
     def finish(self) -> Drive:
         assert self.drive.run() == self.alone
@@ -85,7 +95,7 @@ def no_drafter(scene: Scene) -> None:
 
 
 def three_honest(scene: Scene) -> None:
-    peers = [scene.honest(0.0), scene.honest(0.2), scene.honest(0.5)]
+    peers = [scene.honest(0.0), scene.honest(0.2, lanes=3), scene.honest(0.5, lanes=3, batch=1)]
     for i, peer in enumerate(peers):
         scene.drive.join(f"n{i}", peer, lane=i)
     drive = scene.finish()
@@ -153,6 +163,19 @@ def duplicated_and_late(scene: Scene) -> None:
     assert [peer.abandoned for peer in peers] == [None] * 3
 
 
+def own_drafter(scene: Scene) -> None:
+    for drift, passes in ((0.0, None), (0.5, None), (0.5, 2)):
+        policy = dataclasses.replace(scene.policy, local=LocalDrafting(rows=3, candidates=2, passes=passes))
+        again = Scene(scene.spec, policy, scene.schedule, law=scene.law, local=drift)
+        peer = again.honest(0.2)
+        again.drive.join("honest", peer)
+        again.drive.join("liar", LyingPeer(scene.spec, scene.alone))
+        stats = again.finish().target.stats
+        assert peer.abandoned is None
+        assert stats.local_passes > 0
+        assert sum(stats.won_by_peer.values()) <= stats.accepted
+
+
 CONDITIONS: dict[str, Callable[[Scene], None]] = {
     function.__name__.replace("_", " "): function
     for function in (
@@ -164,6 +187,7 @@ CONDITIONS: dict[str, Callable[[Scene], None]] = {
         leaving_mid_answer,
         leaving_and_coming_back,
         duplicated_and_late,
+        own_drafter,
     )
 }
 
@@ -183,20 +207,39 @@ def test_an_answer_goes_on_from_any_of_its_positions(sampling: str) -> None:
     whole = Scene(spec_of(SAMPLINGS[sampling]), Policy(), seeded(0), law=12).alone
     for position in range(len(whole)):
         spec = spec_of(SAMPLINGS[sampling], committed=tuple(whole[:position]))
-        scene = Scene(spec, Policy(), seeded(position), law=12)
+        scene = Scene(spec, SMALL, seeded(position), law=12)
         assert scene.alone == whole
         three_honest(scene)
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_a_drafter_of_the_same_law_settles_many_tokens_a_round(sampling: str) -> None:
-    """Equal laws and equal noise: every drafted token is right, at any temperature."""
-    scene = Scene(spec_of(SAMPLINGS[sampling], max_tokens=40), Policy(), drafters_first, law=14)
-    scene.drive.join("twin", scene.honest(0.0))
+    """Equal laws and equal noise: every first candidate is right, at any temperature."""
+    scene = Scene(spec_of(SAMPLINGS[sampling], max_tokens=40), Policy(width=7), drafters_first, law=14)
+    scene.drive.join("twin", HonestPeer(scene.spec, scene.drafter(0.0), table=SureTable()))
     drive = scene.finish()
     figures = drive.target.stats.of(PeerId("twin"))
     assert figures.accepted == figures.verified
     assert drive.target.stats.rounds <= math.ceil(len(scene.alone) / 6)  # the width is seven, less while it is unknown
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_a_drafter_of_the_same_law_need_not_know_that_it_is(sampling: str) -> None:
+    """It drafts a tree while it knows nothing of itself; the answer's path is in it."""
+    scene = Scene(spec_of(SAMPLINGS[sampling], max_tokens=40), Policy(), drafters_first, law=14)
+    scene.drive.join("twin", scene.honest(0.0))
+    drive = scene.finish()
+    assert drive.target.stats.rounds <= math.ceil(len(scene.alone) / 4)
+    assert drive.target.stats.of(PeerId("twin")).acceptance > 0.8
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_an_own_drafter_of_the_same_law_settles_more_than_the_target_alone(sampling: str) -> None:
+    policy = Policy(local=LocalDrafting(passes=3))
+    scene = Scene(spec_of(SAMPLINGS[sampling], max_tokens=40), policy, drafters_first, law=14, local=0.0)
+    drive = scene.finish()
+    assert drive.target.stats.rounds <= math.ceil(len(scene.alone) / 2)
+    assert set(drive.target.stats.won_by_peer) == {LOCAL}
 
 
 @dataclass(frozen=True)
@@ -211,6 +254,8 @@ class Newcomer:
     copies: int
     delay: int
     replay: bool
+    lanes: int
+    batch: int
 
     def peer(self, scene: Scene) -> Peer:
         match self.kind:
@@ -221,7 +266,7 @@ class Newcomer:
             case "silent":
                 return SilentPeer()
             case _:
-                return scene.honest(self.drift, context=self.context)
+                return scene.honest(self.drift, context=self.context, lanes=self.lanes, batch=self.batch)
 
 
 newcomers = st.builds(
@@ -234,12 +279,20 @@ newcomers = st.builds(
     copies=st.integers(1, 3),
     delay=st.integers(0, 3),
     replay=st.booleans(),
+    lanes=st.integers(1, 3),
+    batch=st.sampled_from([1, 2, 8]),
 )
 policies = st.builds(
     Policy,
     width=st.integers(0, 7),
     window=st.builds(Window, positions=st.integers(0, 8), tokens=st.integers(0, 12)),
     retry_rounds=st.integers(1, 4),
+    local=st.builds(
+        LocalDrafting,
+        rows=st.integers(1, 4),
+        candidates=st.integers(1, 4),
+        passes=st.one_of(st.none(), st.integers(0, 2)),
+    ),
 )
 specs = st.builds(
     spec_of, st.sampled_from(list(SAMPLINGS.values())), max_tokens=st.integers(1, 20), seed=st.integers(0, 2**63)
@@ -251,14 +304,21 @@ specs = st.builds(
     spec=specs,
     policy=policies,
     law=st.integers(0, 50),
+    local=st.sampled_from([None, None, 0.0, 0.5]),
     company=st.lists(newcomers, max_size=6),
     order=st.lists(st.integers(0, 99), max_size=60),
     then=st.integers(0, 99),
 )
 def test_any_order_of_events_any_company_any_sampling(
-    spec: SessionSpec, policy: Policy, law: int, company: list[Newcomer], order: list[int], then: int
+    spec: SessionSpec,
+    policy: Policy,
+    law: int,
+    local: float | None,
+    company: list[Newcomer],
+    order: list[int],
+    then: int,
 ) -> None:
-    scene = Scene(spec, policy, chosen(order, seeded(then)), law=law)
+    scene = Scene(spec, policy, chosen(order, seeded(then)), law=law, local=local)
     drive, honest = scene.drive, []
     for lane, newcomer in enumerate(sorted(company, key=lambda newcomer: newcomer.after)):
         drive.run(until=partial(drive.has_seen, newcomer.after))

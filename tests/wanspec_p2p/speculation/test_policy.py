@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +15,6 @@ from wanspec_p2p.speculation.verify import Candidates
 from wanspec_p2p.types import PeerId, SessionId
 
 A, B = PeerId("a"), PeerId("b")
-ROUND = 1  # not one in which candidates below the floor get their chance
 
 
 def tree_of(*branches: tuple[PeerId, tuple[int, ...]]) -> DraftTree:
@@ -30,13 +28,22 @@ def tree_of(*branches: tuple[PeerId, tuple[int, ...]]) -> DraftTree:
 
 def chosen(
     tree: DraftTree,
-    acceptance: Mapping[PeerId, float],
+    beliefs: Mapping[PeerId, float],
     *,
-    round_number: int = ROUND,
+    floor: float = 0.0,
+    retry: bool = False,
     positions: int = 99,
-    **policy: Any,
+    width: int = 63,
 ) -> Candidates:
-    return select(tree, acceptance.__getitem__, Policy(**policy), round_number, positions)
+    """Every token is believed as much as whoever brought it first."""
+    return select(
+        tree,
+        lambda node: beliefs[tree[node].origin],
+        Policy(width=width),
+        floor=floor,
+        retry=retry,
+        positions=positions,
+    )
 
 
 def test_a_chain_comes_whole_when_there_is_room() -> None:
@@ -48,15 +55,17 @@ def test_a_chain_comes_whole_when_there_is_room() -> None:
 
 def test_the_width_keeps_the_likeliest() -> None:
     tree = tree_of((A, (4, 5, 6)), (B, (7, 8)))
-    candidates = chosen(tree, {A: 0.5, B: 0.9}, width=3)
-    # 4: 0.5. 7: what 4 leaves, 0.5 x 0.9 = 0.45. 8: 0.405. 5: 0.25.
-    assert (candidates.tokens, candidates.parents) == ((4, 7, 8), (-1, -1, 1))
+    candidates = chosen(tree, {A: 0.3, B: 0.6}, width=3)
+    # 7: 0.6. 8: 0.36. 4: 0.3. 5: 0.09.
+    assert (candidates.tokens, candidates.parents) == ((7, 8, 4), (-1, 0, -1))
 
 
-def test_a_node_is_as_likely_as_its_best_drafter_says() -> None:
-    tree = tree_of((A, (4,)), (B, (4,)), (A, (5,)))
-    assert chosen(tree, {A: 0.1, B: 0.95}, width=1).tokens == (4,)
-    assert chosen(tree, {A: 0.1, B: 0.95}, floor=0.01).tokens == (4,)  # 5 has 0.05 x 0.1
+def test_what_is_believed_of_one_places_candidates_adds_up_to_less_than_one() -> None:
+    """Only one of them can be right, however sure two drafters are of theirs."""
+    tree = tree_of((A, (4, 5)), (B, (7,)))
+    assert chosen(tree, {A: 0.9, B: 0.9}, floor=0.49).tokens == (4, 7)  # a half each, and 5 nine tenths of that
+    assert chosen(tree, {A: 0.9, B: 0.9}, floor=0.51).tokens == ()
+    assert chosen(tree, {A: 0.9, B: 0.05}, floor=0.8).tokens == (4, 5), "where they do, each keeps its own"
 
 
 def test_equal_chances_go_to_the_older_node() -> None:
@@ -70,14 +79,20 @@ def test_nothing_goes_deeper_than_there_are_positions() -> None:
     assert chosen(tree, {A: 0.9}, positions=0) == Candidates((), (), ())
 
 
-def test_below_the_floor_one_candidate_gets_its_chance_every_so_many_rounds() -> None:
-    tree = tree_of((A, (4, 5)))
-    assert chosen(tree, {A: 0.01}).tokens == ()
-    assert chosen(tree, {A: 0.01}, round_number=32).tokens == (4,)
-    assert chosen(tree, {A: 0.01}, round_number=9, retry_rounds=3).tokens == (4,)
+def test_a_candidate_less_likely_than_its_row_is_worth_is_left_out() -> None:
+    tree = tree_of((A, (4, 5, 6)))
+    assert chosen(tree, {A: 0.5}, floor=0.25).tokens == (4, 5)
+    assert chosen(tree, {A: 0.5}, floor=0.26).tokens == (4,)
 
 
-def test_nodes_of_those_who_began_anew_are_judged_by_their_origin() -> None:
+def test_one_candidate_below_the_floor_gets_its_chance_where_there_is_a_retry() -> None:
+    tree = tree_of((A, (4, 5)), (B, (6,)))
+    assert chosen(tree, {A: 0.01, B: 0.005}, floor=0.1).tokens == ()
+    assert chosen(tree, {A: 0.01, B: 0.005}, floor=0.1, retry=True).tokens == (4,)
+    assert chosen(tree, {A: 0.01, B: 0.5}, floor=0.1, retry=True).tokens == (6, 4)
+
+
+def test_nodes_of_those_who_began_anew_are_still_candidates() -> None:
     tree = tree_of((A, (4,)))
     tree.disown(A)
     assert chosen(tree, {A: 0.9}).tokens == (4,)
@@ -88,22 +103,25 @@ def test_nodes_of_those_who_began_anew_are_judged_by_their_origin() -> None:
     branches=st.lists(
         st.tuples(st.sampled_from([A, B]), st.lists(st.integers(0, 3), min_size=1, max_size=5)), max_size=6
     ),
-    rates=st.tuples(st.floats(0.001, 0.99), st.floats(0.001, 0.99)),
+    rates=st.tuples(st.floats(0.001, 1.0), st.floats(0.001, 1.0)),
     width=st.integers(0, 9),
     positions=st.integers(0, 6),
-    round_number=st.integers(0, 40),
+    floor=st.sampled_from([0.0, 0.01, 0.3, 2.0]),
+    retry=st.booleans(),
 )
 def test_any_selection_is_a_tree_within_its_bounds(
     branches: list[tuple[PeerId, list[int]]],
     rates: tuple[float, float],
     width: int,
     positions: int,
-    round_number: int,
+    floor: float,
+    retry: bool,
 ) -> None:
     tree = tree_of(*((peer, tuple(tokens)) for peer, tokens in branches))
-    acceptance = dict(zip((A, B), rates, strict=True))
-    candidates = chosen(tree, acceptance, width=width, positions=positions, round_number=round_number)
+    beliefs = dict(zip((A, B), rates, strict=True))
+    candidates = chosen(tree, beliefs, width=width, positions=positions, floor=floor, retry=retry)
     assert len(candidates.nodes) == len(set(candidates.nodes)) <= width
+    most: list[float] = []  # that each may be believed: siblings can only take from it
     for i, (node_id, token, parent) in enumerate(
         zip(candidates.nodes, candidates.tokens, candidates.parents, strict=True)
     ):
@@ -112,6 +130,8 @@ def test_any_selection_is_a_tree_within_its_bounds(
         assert parent < i
         assert node.parent == (ROOT if parent < 0 else candidates.nodes[parent])
         assert node.length - tree.committed_len <= positions
+        most.append(beliefs[node.origin] * (1.0 if parent < 0 else most[parent]))
+    assert sum(chance < floor for chance in most) <= retry
 
 
 @pytest.mark.parametrize(

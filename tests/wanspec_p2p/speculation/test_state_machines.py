@@ -28,6 +28,8 @@ from wanspec_p2p.speculation.events import (
     DrafterJoined,
     DrafterLeft,
     FlushDue,
+    LocalDrafted,
+    LocalFailed,
     ModelFailed,
     ModelFree,
     SessionClosed,
@@ -37,6 +39,7 @@ from wanspec_p2p.speculation.events import (
     Verified,
     Window,
 )
+from wanspec_p2p.speculation.instructions import RunLocalPass, RunPass
 from wanspec_p2p.speculation.target_session import TRANSITIONS, SessionSpec, TargetSession, TargetState
 from wanspec_p2p.types import PeerId, Sampling, SessionId
 
@@ -52,10 +55,11 @@ Leads: TypeAlias = dict[tuple[enum.Enum, type], set[enum.Enum]]
 
 
 def target_session(draw: random.Random) -> TargetSession:
-    return TargetSession(SessionSpec(SESSION, (1, 2), bytes(16), Sampling(), VOCABULARY, 3, stop_tokens=(0,)))
+    spec = SessionSpec(SESSION, (1, 2), bytes(16), Sampling(), VOCABULARY, 3, stop_tokens=(0,))
+    return TargetSession(spec, local=draw.random() < 0.5)
 
 
-def target_event(kind: type[TargetEvent], session: TargetSession, draw: random.Random) -> TargetEvent:
+def target_event(kind: type[TargetEvent], session: TargetSession, rows: int, draw: random.Random) -> TargetEvent:
     base = session.tree.place(-1)
     events: dict[type[TargetEvent], Callable[[], TargetEvent]] = {
         Started: lambda: Started(AT),
@@ -64,7 +68,9 @@ def target_event(kind: type[TargetEvent], session: TargetSession, draw: random.R
         DrafterJoined: lambda: DrafterJoined(PEER, 0, AT),
         DrafterLeft: lambda: DrafterLeft(PEER, AT),
         DraftArrived: lambda: DraftArrived(PEER, *base, (draw.randrange(VOCABULARY),), (), (), AT),
-        Verified: lambda: Verified([random_row(draw) for _ in range(8)], AT),
+        Verified: lambda: Verified([random_row(draw) for _ in range(rows)], AT),
+        LocalDrafted: lambda: LocalDrafted([random_row(draw) for _ in range(rows)], AT),
+        LocalFailed: lambda: LocalFailed("", AT),
         Cancelled: lambda: Cancelled(AT),
     }
     return events[kind]()
@@ -78,14 +84,14 @@ def drafter_session(draw: random.Random) -> DrafterSession:
     )
 
 
-def drafter_event(kind: type[DrafterEvent], session: DrafterSession, draw: random.Random) -> DrafterEvent:
+def drafter_event(kind: type[DrafterEvent], session: DrafterSession, rows: int, draw: random.Random) -> DrafterEvent:
     committed = (*session.tree.committed, draw.randrange(VOCABULARY))
     fits = prefix_hash(SESSION, committed) if draw.randrange(4) else bytes(8)
     events: dict[type[DrafterEvent], Callable[[], DrafterEvent]] = {
         Started: lambda: Started(AT),
         ModelFree: lambda: ModelFree(AT),
         ModelFailed: lambda: ModelFailed("", AT),
-        Drafted: lambda: Drafted(random_row(draw), AT),
+        Drafted: lambda: Drafted([random_row(draw) for _ in range(rows)], AT),
         VerdictArrived: lambda: VerdictArrived(len(committed), committed[-1:], fits, Window(draw.randrange(3), 3), AT),
         FlushDue: lambda: FlushDue(AT),
         SessionClosed: lambda: SessionClosed(AT),
@@ -103,14 +109,15 @@ class Machine(NamedTuple):
     table: Table
     states: type[enum.Enum]
     session: Callable[[random.Random], Any]
-    event: Callable[[Any, Any, random.Random], Any]
+    event: Callable[[Any, Any, int, random.Random], Any]
 
 
 MACHINES = [
     Machine(
         "The target's session",
         "`wanspec_p2p.speculation.target_session.TargetSession`: one generation at the target. WAITING and VERIFYING "
-        "alternate, a round each, whether drafts arrive or not.",
+        "alternate, a round each, whether drafts arrive or not; DRAFTING is a pass of the target's own drafter before "
+        "it, where it has one and that pays.",
         TRANSITIONS,
         TargetState,
         target_session,
@@ -134,10 +141,13 @@ def observe(machine: Machine) -> Leads:
     leads: Leads = {}
     for _ in range(2000):
         session = machine.session(draw)
+        rows = 0  # of the pass that runs
         for _ in range(10):
             before = session.state
             kind = draw.choice([event for state, event in machine.table if state is before])
-            session.handle(machine.event(kind, session, draw))
+            for instruction in session.handle(machine.event(kind, session, rows, draw)):
+                if isinstance(instruction, RunPass | RunLocalPass):
+                    rows = instruction.segment.rows
             leads.setdefault((before, kind), set()).add(session.state)
     return leads
 

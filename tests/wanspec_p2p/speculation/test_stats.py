@@ -53,7 +53,16 @@ def test_only_tokens_whose_parent_was_right_tell_about_their_drafter(tree: Draft
     stats.verified_round(tree, CANDIDATES, [step(4, 0, 0), step(9, 1, None)])
     assert stats.of(A).decisions == pytest.approx(1 * 0.95 + 1)  # 4 and 5; 6 hung off a wrong token
     assert stats.of(A).hits == pytest.approx(1 * 0.95)
-    assert stats.of(B).decisions == pytest.approx(1 * 0.95 + 1)  # 4 and 7
+
+
+def test_several_candidates_for_one_position_are_one_decision(tree: DraftTree) -> None:
+    """A drafter that names alternatives is not held for wrong because only one of them can be right."""
+    stats = SessionStats()
+    stats.verified_round(tree, CANDIDATES, [step(7, 0, 3), step(9, 4, None)])
+    assert (stats.of(B).decisions, stats.of(B).hits) == (1.0, 1.0)  # 4 was wrong and 7 right
+    assert (stats.of(A).decisions, stats.of(A).hits) == (1.0, 0.0)
+    stats.verified_round(tree, CANDIDATES, [step(9, 0, None)])
+    assert (stats.of(B).decisions, stats.of(B).hits) == (1 * 0.95 + 1, 1 * 0.95)
 
 
 def test_positions_are_counted_by_their_depth_when_they_were_decided(tree: DraftTree) -> None:

@@ -12,11 +12,14 @@ import pytest
 
 from tests.support.session_rows import check_tree, prefix_hash
 from wanspec_p2p.errors import LocalProtocolError
+from wanspec_p2p.speculation.calibration import quantised
 from wanspec_p2p.speculation.events import (
     Cancelled,
     DraftArrived,
     DrafterJoined,
     DrafterLeft,
+    LocalDrafted,
+    LocalFailed,
     ModelFailed,
     ModelFree,
     Started,
@@ -33,11 +36,13 @@ from wanspec_p2p.speculation.instructions import (
     OpenDraft,
     PrepareNoise,
     RequestModel,
+    RunLocalPass,
     RunPass,
     SendVerdict,
     TargetInstruction,
     TokenScores,
 )
+from wanspec_p2p.speculation.pace import Knowledge
 from wanspec_p2p.speculation.policy import Policy
 from wanspec_p2p.speculation.sampling import logprobs
 from wanspec_p2p.speculation.target_session import TRANSITIONS, SessionSpec, TargetSession, TargetState
@@ -115,7 +120,7 @@ def test_sampling_prepares_the_noise_of_every_row_of_the_pass() -> None:
     session = session_of(sampling=Sampling(temperature=0.5))
     feed(session, Started(AT), DrafterJoined(A, 0, AT), drafts(A, PROMPT, 7, 8, 9, parents=(-1, 0, -1)))
     assert feed(session, ModelFree(AT)) == [
-        run(0, PROMPT, (7, 8, 9), (-1, 0, -1)),
+        run(0, PROMPT, (7, 9, 8), (-1, -1, 0)),
         PrepareNoise(range(3, 6)),  # after the prompt, after 7 or 9, after 7 8
     ]
 
@@ -377,21 +382,97 @@ def test_a_pass_whose_logits_are_not_numbers_is_a_failed_pass() -> None:
 
 
 def test_a_drafter_that_was_wrong_for_long_still_gets_its_chance() -> None:
-    """Below the floor nothing is verified, but for one candidate every `retry_rounds` rounds."""
+    """What is not worth its row is not verified, but for one candidate every `retry_rounds` rounds."""
     session = session_of(max_tokens=99)
     feed(session, Started(AT), DrafterJoined(A, 0, AT))
     tried: list[int] = []
+    now = 0.0
     for _ in range(60):
         feed(session, drafts(A, session.tree.committed, 9))
-        [instruction] = feed(session, ModelFree(AT))
+        [instruction] = feed(session, ModelFree(now))
         assert isinstance(instruction, RunPass)
         candidates = len(instruction.segment.tree)
         tried.append(candidates)
-        feed(session, says(*([8] * (1 + candidates))))
+        now += 1.0 + 0.4 * candidates
+        feed(session, dataclasses.replace(says(*([8] * (1 + candidates))), at=now))
     assert tried[0] == 1
-    last_tries = [i for i, candidates in enumerate(tried) if candidates][-2:]
-    assert last_tries == [32, 48]
-    assert sum(tried) < 30
+    # What a row costs is not known before widths differ, so that it takes a while.
+    assert [i for i, candidates in enumerate(tried) if candidates and i >= 32] == [32, 48]
+
+
+def test_a_drafter_is_believed_as_far_as_what_it_said_came_true() -> None:
+    knowledge = Knowledge()
+    session = TargetSession(SPEC, Policy(), knowledge)
+    feed(session, Started(AT), DrafterJoined(A, 0, AT), DrafterJoined(B, 1, AT))
+    sure = quantised(0.9)
+    for token in range(4, 14):
+        for drafter, draft in ((A, token), (B, 19)):
+            feed(session, dataclasses.replace(drafts(drafter, session.tree.committed, draft), confidences=(sure,)))
+        [instruction] = feed(session, ModelFree(AT))
+        assert isinstance(instruction, RunPass)
+        feed(session, says(token, *[18] * len(instruction.segment.tree)))
+    # Each round settled A's token and one that nobody had drafted.
+    assert knowledge.reliability(A).believed(sure) > 0.85
+    assert knowledge.reliability(B).believed(sure) < 0.2
+    again = TargetSession(SPEC, Policy(), knowledge)
+    feed(again, Started(AT), DrafterJoined(A, 0, AT), DrafterJoined(B, 1, AT))
+    feed(again, dataclasses.replace(drafts(B, PROMPT, 7), confidences=(sure,)))
+    feed(again, dataclasses.replace(drafts(A, PROMPT, 8), confidences=(sure,)), DrafterLeft(A, AT))
+    assert feed(again, ModelFree(AT)) == [run(0, PROMPT, (8, 7), (-1, -1))], "another session knows it too"
+
+
+def test_who_says_nothing_of_its_tokens_is_taken_for_unsure() -> None:
+    session = session_of()
+    feed(session, Started(AT), DrafterJoined(A, 0, AT), drafts(A, PROMPT, 7))
+    [node] = session.tree
+    assert session.belief(node) == pytest.approx(0.5, abs=0.03)
+
+
+# The target's own drafter.
+
+
+def locally(**changes: Any) -> TargetSession:
+    """A session whose target has a drafter of its own, in its first pass of it."""
+    session = TargetSession(dataclasses.replace(SPEC, **changes), Policy(width=7, window=WINDOW), local=True)
+    feed(session, Started(AT))
+    assert feed(session, ModelFree(AT)) == [RunLocalPass(Segment(SESSION, 0, (), PROMPT))]
+    return session
+
+
+def test_what_the_targets_own_drafter_drafts_is_verified_and_nobodys() -> None:
+    session = locally()
+    assert session.state is TargetState.DRAFTING
+    assert feed(session, DrafterJoined(A, 0, AT)) == [OpenDraft(A, PROMPT, WINDOW, 0)]
+    assert feed(session, LocalDrafted(says(7).rows, AT)) == [RequestModel()]
+    [instruction] = feed(session, ModelFree(AT))
+    assert isinstance(instruction, RunPass), "nothing to weigh a second one against yet"
+    assert instruction.segment.tree[0] == 7
+    settled = feed(session, says(7, 8, *[18] * (len(instruction.segment.tree) - 1)))
+    assert settled[0] == emits(0, (7, None), (8, None))
+    assert settled[-1] == verdict(A, (*PROMPT, 7, 8), 7, 8)
+    assert session.stats.local_passes == 1
+
+
+def test_a_target_whose_own_drafter_fails_goes_on_without_it() -> None:
+    session = locally()
+    assert feed(session, LocalFailed("out of memory", AT)) == [RequestModel()]
+    assert feed(session, ModelFree(AT)) == [run(0, PROMPT)]
+    feed(session, says(7))
+    assert feed(session, ModelFree(AT)) == [run(3, (7,))]
+    assert session.stats.local_passes == 0
+
+
+def test_the_last_token_needs_no_draft_of_its_own() -> None:
+    session = TargetSession(dataclasses.replace(SPEC, max_tokens=1), Policy(), local=True)
+    feed(session, Started(AT))
+    assert feed(session, ModelFree(AT)) == [run(0, PROMPT)]
+
+
+def test_cancel_during_a_pass_of_the_targets_own_drafter() -> None:
+    session = locally()
+    feed(session, DrafterJoined(A, 0, AT))
+    assert feed(session, Cancelled(AT)) == CANCELLED
+    assert feed(session, LocalDrafted(says(7).rows, AT)) == []
 
 
 # The table, pair by pair.
@@ -404,13 +485,15 @@ EVENTS: list[TargetEvent] = [
     DrafterLeft(A, AT),
     drafts(A, PROMPT, 7),
     says(7),
+    LocalDrafted(says(7).rows, AT),
+    LocalFailed("gone", AT),
     Cancelled(AT),
 ]
 
 
 def in_state(state: TargetState) -> TargetSession:
-    session = session_of()
-    if state is not TargetState.NEW:
+    session = locally() if state is TargetState.DRAFTING else session_of()
+    if state not in (TargetState.NEW, TargetState.DRAFTING):
         feed(session, Started(AT))
     if state is TargetState.VERIFYING:
         feed(session, ModelFree(AT))

@@ -33,6 +33,7 @@ def draft(
     parents: Sequence[int] = (),
     *,
     confidences: Sequence[int] = (),
+    bases: Sequence[Sequence[int]] = (),
     vocab_size: int = 100,
     max_positions: int = 8,
     max_tokens: int = 16,
@@ -48,6 +49,7 @@ def draft(
         vocab_size=vocab_size,
         max_positions=max_positions,
         max_tokens=max_tokens,
+        bases=[(len(other), prefix_hash(SESSION, other)) for other in bases],
     )
 
 
@@ -154,14 +156,35 @@ def test_what_hangs_below_a_token_left_out_is_left_out_for_the_same_reason() -> 
         ((-1, 5, 1), Merge(added=1, unknown=2)),
         ((-1,), Merge(added=1, unknown=2)),
         ((-1, 1, 0), Merge(added=2, unknown=1)),
-        ((-9, -9, -9, -9, -9), Merge(added=3)),
+        ((-1, -1, -1, -9, -9), Merge(added=3)),
+        ((-9, -2, -1), Merge(added=1, unknown=2)),
     ],
-    ids=["itself", "not there", "too few", "itself, then fine", "too many"],
+    ids=["itself", "not there", "too few", "itself, then fine", "too many", "no such base"],
 )
 def test_parents_that_are_no_earlier_token_are_unknown(parents: tuple[int, ...], expected: Merge) -> None:
     tree = tree_of()
     assert draft(tree, A, PROMPT, (4, 5, 6), parents) == expected
     check_tree(tree, SESSION)
+
+
+def test_one_draft_may_hang_off_several_places() -> None:
+    tree = tree_of()
+    draft(tree, A, PROMPT, (4, 5), (-1, -1))
+    bases = [(*PROMPT, 5), (*PROMPT, 7), PROMPT]
+    merge = draft(tree, A, (*PROMPT, 4), (6, 6, 6, 6, 8), (-1, -2, -3, -4, 1), bases=bases)
+    assert merge == Merge(added=4, unknown=1), "nobody drafted 7"
+    assert branches(tree) == {(4,), (5,), (4, 6), (5, 6), (5, 6, 8), (6,)}
+    check_tree(tree, SESSION)
+
+
+def test_a_further_base_is_the_drafters_own_or_unknown_and_may_be_late() -> None:
+    tree = tree_of()
+    draft(tree, A, PROMPT, (4, 5))
+    assert draft(tree, B, PROMPT, (9, 6), (-1, -2), bases=[(*PROMPT, 4)]) == Merge(added=1, unknown=1)
+    tree.commit((4,))
+    merge = draft(tree, A, (*PROMPT, 4), (7, 4, 8), (-1, -2, 1), bases=[PROMPT])
+    assert merge == Merge(added=2, late=1)
+    assert branches(tree) == {(5,), (7,), (8,)}
 
 
 def test_commit_moves_the_root_and_removes_what_it_contradicts() -> None:
@@ -223,7 +246,13 @@ class AnyTraffic(RuleBasedStateMachine):
         self.sent: list[tuple[PeerId, tuple[int, ...]]] = []
 
     def send(
-        self, peer: PeerId, base: Sequence[int], tokens: Sequence[int], parents: Sequence[int], limits: tuple[int, int]
+        self,
+        peer: PeerId,
+        base: Sequence[int],
+        tokens: Sequence[int],
+        parents: Sequence[int],
+        limits: tuple[int, int],
+        bases: Sequence[Sequence[int]] = (),
     ) -> Merge:
         before = {node: set(self.tree[node].holders) for node in self.tree}
         merge = draft(
@@ -235,6 +264,7 @@ class AnyTraffic(RuleBasedStateMachine):
             vocab_size=VOCABULARY,
             max_positions=limits[0],
             max_tokens=limits[1],
+            bases=bases,
         )
         assert sum(dataclasses.astuple(merge)) == len(tokens)
         gained = {node for node in self.tree if peer in self.tree[node].holders - before.get(node, set())}
@@ -282,13 +312,20 @@ class AnyTraffic(RuleBasedStateMachine):
         peer=peers,
         base=st.lists(st.integers(0, VOCABULARY - 1), max_size=7),
         tokens=st.lists(st.integers(-1, VOCABULARY + 1), min_size=1, max_size=8),
-        parents=st.lists(st.integers(-2, 9), max_size=9),
+        parents=st.lists(st.integers(-4, 9), max_size=9),
         limits=limits,
+        bases=st.lists(st.lists(st.integers(0, VOCABULARY - 1), max_size=7), max_size=2),
     )
     def send_junk(
-        self, peer: PeerId, base: list[int], tokens: list[int], parents: list[int], limits: tuple[int, int]
+        self,
+        peer: PeerId,
+        base: list[int],
+        tokens: list[int],
+        parents: list[int],
+        limits: tuple[int, int],
+        bases: list[list[int]],
     ) -> None:
-        self.send(peer, base, tokens, parents, limits)
+        self.send(peer, base, tokens, parents, limits, bases)
 
     @rule(peer=peers)
     def begin_anew(self, peer: PeerId) -> None:

@@ -231,7 +231,7 @@ async def test_a_node_that_falls_silent_is_dropped() -> None:
 class Flood:
     """A `Link` on which another frame is always there already."""
 
-    peer, role, rtt = PeerId("n" * 32), Role.NODE, None
+    peer, role, rtt, jitter = PeerId("n" * 32), Role.NODE, None, None
 
     def __init__(self) -> None:
         self.received = 0

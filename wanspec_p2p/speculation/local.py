@@ -1,0 +1,129 @@
+"""The target's own drafter, for one session: it drafts where nobody else has, and only when that pays.
+
+This is the gate: a draft at the target is worth its time where the candidates on hand are unlikely to hold the next
+token. WANSpec (arXiv 2602.18931) asks the entropy of the remote drafts; here the chances that they are believed to have
+say it directly, and the threshold is the session's own pace, so that nothing has to be tuned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from wanspec_p2p.speculation.calibration import quantised
+from wanspec_p2p.speculation.pace import Knowledge
+from wanspec_p2p.speculation.policy import LocalDrafting, expansion
+from wanspec_p2p.speculation.sampling import Ranking, Row, Sampler
+from wanspec_p2p.speculation.tree import ROOT, DraftTree
+from wanspec_p2p.speculation.warm import WarmCache
+from wanspec_p2p.types import PeerId, Segment, TokenId
+
+__all__ = ["LOCAL", "LocalDrafter"]
+
+LOCAL = PeerId("local")
+"""Origin of its nodes in the draft tree; no peer has this name."""
+
+
+class _Session(Protocol):
+    """What a local drafter shares with its session."""
+
+    tree: DraftTree
+    sampler: Sampler
+    knowledge: Knowledge
+
+    @property
+    def belief(self) -> Callable[[int], float]: ...
+
+    @property
+    def remaining(self) -> int: ...
+
+    @property
+    def stop_tokens(self) -> Sequence[TokenId]: ...
+
+    @property
+    def cache(self) -> str: ...
+
+
+class LocalDrafter:
+    """Args:
+    session: whose tree it drafts into.
+    """
+
+    def __init__(self, session: _Session, drafting: LocalDrafting) -> None:
+        self._session, self._drafting = session, drafting
+        self._warm = WarmCache(session.cache, session.tree.committed)
+        self._expanded: dict[int, Ranking] = {}  # places it has run
+        self._passes = 0  # since the last round
+
+    def worthwhile(self, rate: float) -> Segment | None:
+        """The pass to run before the next verification; None where verifying now is better.
+
+        Args:
+            rate: tokens per second that the session makes.
+        """
+        session, drafting = self._session, self._drafting
+        if session.remaining <= 1 or (drafting.passes is not None and self._passes >= drafting.passes):
+            return None
+        table = session.knowledge.table.typical()[: drafting.candidates]
+        found = expansion(
+            session.tree,
+            session.belief,
+            rows=drafting.rows,
+            mass=sum(table),
+            expanded=self._expanded,
+            warm=self._warm,
+            runnable=self._runnable,
+        )
+        rate = rate or 1.0 / max(session.knowledge.verify.mean, 1e-9)  # before the first round: as if decoding plainly
+        cost = session.knowledge.local.mean * (1.0 + drafting.price) * rate
+        unweighed = not session.knowledge.verify.known and self._passes > 0  # nothing to weigh it against yet
+        if found.gain <= 0.0 or (drafting.passes is None and (unweighed or found.gain <= cost)):
+            return None
+        if not found.nodes and self._warm.root_is_run:
+            return None
+        return self._warm.segment(session.tree, found.nodes)
+
+    def drafted(self, rows: Sequence[Row]) -> None:
+        """The pass is over: its candidates join the tree."""
+        session = self._session
+        self._passes += 1
+        for place, row in self._warm.ran(session.tree, rows):
+            path = session.tree.path(place)
+            ranking = session.sampler.rank(row, path, self._drafting.candidates)
+            self._expanded[place] = ranking
+            for chance, token in zip(session.knowledge.table.chances(ranking.confidence), ranking.tokens, strict=False):
+                session.tree.add(place, token, LOCAL, quantised(chance))
+
+    def settle(self, tokens: Sequence[TokenId]) -> None:
+        """`tokens` are about to be committed in the tree."""
+        tree = self._session.tree
+        known: int | None = ROOT
+        for token in tokens:
+            ranking = None if known is None else self._expanded.get(known)
+            if ranking is not None and ranking.tokens:
+                rank = ranking.tokens.index(token) if token in ranking.tokens else None
+                self._session.knowledge.table.learn(ranking.confidence, rank)
+            known = None if known is None else tree.children(known).get(token)
+        self._warm.commit(tree, tokens)
+        root = self._expanded.get(known) if known is not None else None
+        below = _below(tree, known)
+        self._expanded = {node: ranking for node, ranking in self._expanded.items() if node in below}
+        if root is not None:
+            self._expanded[ROOT] = root
+        self._passes = 0
+
+    def _runnable(self, node: int) -> bool:
+        found = self._session.tree[node]
+        beyond = found.length - self._session.tree.committed_len
+        return found.token not in self._session.stop_tokens and beyond < self._session.remaining - 1
+
+
+def _below(tree: DraftTree, node: int | None) -> set[int]:
+    """The nodes that stay in the tree when it is committed to `node` (None: none)."""
+    found: set[int] = set()
+    stack = [] if node is None else list(tree.children(node).values())
+    while stack:
+        at = stack.pop()
+        found.add(at)
+        stack.extend(tree[at].children.values())
+    return found
