@@ -175,10 +175,14 @@ class TargetSession:
         return self._verify()
 
     def belief(self, node: int) -> float:
-        """The chance that a node of the tree is right if its parent is."""
-        found = self.tree[node]
-        return self.knowledge.reliability(found.origin).believed(
-            UNSURE if found.confidence is None else found.confidence
+        """The chance that a node of the tree is right if its parent is.
+
+        Of all who brought it, the one believed most counts: a peer that comes first and claims little hides nothing.
+        """
+        reliability = self.knowledge.reliability
+        return max(
+            reliability(peer).believed(UNSURE if claim is None else claim)
+            for peer, claim in self.tree[node].claims.items()
         )
 
     def _verify(self) -> list[TargetInstruction]:
@@ -247,9 +251,8 @@ class TargetSession:
         walked = {step.row - 1 for step in steps}
         for i, (node_id, parent) in enumerate(zip(candidates.nodes, candidates.parents, strict=True)):
             if parent in walked:
-                node = self.tree[node_id]
-                confidence = UNSURE if node.confidence is None else node.confidence
-                self.knowledge.reliability(node.origin).decided(confidence, i in right)
+                for peer, claim in self.tree[node_id].claims.items():
+                    self.knowledge.reliability(peer).decided(UNSURE if claim is None else claim, i in right)
 
     def _drafted(self, event: LocalDrafted) -> list[TargetInstruction]:
         assert self._local is not None

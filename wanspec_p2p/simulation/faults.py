@@ -1,0 +1,121 @@
+"""Random trouble: nodes that lie, stay silent or die, links that stall, break and heal; and what holds all the same.
+
+Each schedule is drawn from its seed alone: how many nodes, what they are, how far away, and what happens when. The text
+must be the target's own, whatever happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from wanspec_p2p.simulation.drafting_node import NodeSpec, SimulatedNode
+from wanspec_p2p.simulation.laws import IidLaw, Text
+from wanspec_p2p.simulation.loop import run_in_virtual_time
+from wanspec_p2p.simulation.models import SimulatedDrafter, SimulatedTarget
+from wanspec_p2p.simulation.pacing import Pace, Steps, flat
+from wanspec_p2p.simulation.site import Site
+from wanspec_p2p.simulation.wan import Wan
+from wanspec_p2p.speculation.policy import LocalDrafting, Policy
+from wanspec_p2p.speculation.target_session import SessionSpec
+from wanspec_p2p.types import Sampling, SessionId
+
+__all__ = ["Schedule", "play_faults"]
+
+LIAR = (0.0, 0.0, 0.0, 0.0, 1.0)
+FAR_TOO_SLOW = 60.0
+"""Seconds of a silent node's pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """What became of one.
+
+    Attributes:
+        exact: every answer was the target's own.
+        events: faults that struck.
+        seconds: virtual time of all answers.
+    """
+
+    seed: int
+    exact: bool
+    nodes: int
+    events: int
+    seconds: float
+
+
+def play_faults(seed: int, *, answers: int = 2, tokens: int = 48) -> Schedule:
+    """Play one schedule in virtual time: so many answers at once, each of so many tokens."""
+    return run_in_virtual_time(_play(seed, answers, tokens))
+
+
+async def _play(seed: int, answers: int, tokens: int) -> Schedule:
+    rng = random.Random(f"faults {seed}")
+    text = Text(seed)
+    specs = [_node(rng, text) for _ in range(rng.randint(1, 4))]
+    local = SimulatedDrafter(IidLaw(text), Pace(Steps(0.005, 8))) if rng.random() < 0.5 else None
+    policy = Policy(width=rng.choice((7, 31, 63)), local=LocalDrafting(price=rng.choice((0.0, 1.0))))
+    target = SimulatedTarget(text, Pace(flat(0.030, 64)))
+    async with Site(target, specs, seed=seed, drafters=rng.randint(1, 3), local=local) as site:
+        strikes = _Strikes(rng, site.nodes)
+        trouble = asyncio.create_task(strikes.go_on(), name="trouble")
+        try:
+            prompts = [(answer, seed % 512, *range(rng.randint(1, 12))) for answer in range(answers)]
+            played = await asyncio.gather(
+                *(site.play(_spec(f"{seed}-{n}", prompt, tokens), policy) for n, prompt in enumerate(prompts))
+            )
+        finally:
+            trouble.cancel()
+            await asyncio.gather(trouble, return_exceptions=True)
+    exact = all(
+        list(answer.tokens) == text.continuation(prompt, tokens) for answer, prompt in zip(played, prompts, strict=True)
+    )
+    return Schedule(seed, exact, len(specs), strikes.count, sum(answer.seconds for answer in played))
+
+
+def _node(rng: random.Random, text: Text) -> NodeSpec:
+    kind = rng.choice(("honest", "honest", "honest", "liar", "silent", "another drafter"))
+    law = IidLaw(
+        text, "another" if kind == "another drafter" else "drafter", **({"ranks": LIAR} if kind == "liar" else {})
+    )
+    seconds = FAR_TOO_SLOW if kind == "silent" else rng.choice((0.001, 0.005, 0.020))
+    wan = Wan(
+        rtt=rng.choice((0.0, 0.010, 0.030, 0.150, 2.0)),
+        jitter=rng.choice((0.0, 0.2, 2.0)),
+        loss=rng.choice((0.0, 0.0, 0.05)),
+    )
+    return NodeSpec(SimulatedDrafter(law, Pace(Steps(seconds, 8))), wan.path(), wan.path())
+
+
+class _Strikes:
+    """One fault after another, for as long as answers are under way."""
+
+    def __init__(self, rng: random.Random, nodes: list[SimulatedNode]) -> None:
+        self.count = 0
+        self._rng, self._alive = rng, list(nodes)
+
+    async def go_on(self) -> None:
+        mean = self._rng.choice((0.02, 0.1, 0.5))
+        while self._alive:
+            await asyncio.sleep(self._rng.expovariate(1.0 / mean))
+            node = self._rng.choice(self._alive)
+            deeds: list[Callable[[], None]] = [node.disconnect, node.partition, node.heal, node.heal]
+            self.count += 1
+            if self._rng.random() < 0.1:
+                self._alive.remove(node)
+                await node.kill()
+            else:
+                self._rng.choice(deeds)()
+
+
+def _spec(name: str, prompt: tuple[int, ...], tokens: int) -> SessionSpec:
+    return SessionSpec(
+        session=SessionId(f"faults-{name}"),
+        prompt=prompt,
+        seed=bytes(16),
+        sampling=Sampling(),
+        vocab_size=512,
+        max_tokens=tokens,
+    )
