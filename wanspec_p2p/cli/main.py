@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from wanspec_p2p import __version__
-from wanspec_p2p.cli import coordinator, demo, distill, doctor, models, node, prompt, status, target
+from wanspec_p2p.cli import coordinator, demo, distill, doctor, models, node, probe, prompt, record, sim, status, target
 from wanspec_p2p.cli.output import emit, printable, say
 from wanspec_p2p.errors import ExitCode, WanspecError
 
@@ -36,6 +36,9 @@ app.add_typer(node.app, name="node")
 app.command("prompt")(prompt.prompt)
 app.add_typer(models.app, name="models")
 app.command("distill")(distill.distill)
+app.command("record")(record.record)
+app.add_typer(sim.app, name="sim")
+app.add_typer(probe.app, name="probe")
 app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
 

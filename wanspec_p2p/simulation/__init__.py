@@ -1,1 +1,1 @@
-"""Worlds to try the shipped code in: hostile peers today, virtual time and links to come."""
+"""Worlds to try the shipped code in: hostile peers, and whole networks in virtual time."""

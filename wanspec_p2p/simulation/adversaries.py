@@ -36,6 +36,7 @@ from wanspec_p2p.links.base import Link
 from wanspec_p2p.models.base import LanguageModel, ModelInfo, Rows
 from wanspec_p2p.models.catalog import Catalog
 from wanspec_p2p.models.loading import load_language_model
+from wanspec_p2p.models.segments import CachedTokens
 from wanspec_p2p.protocol.node_to_coordinator import DrafterModel, RegisterNode
 from wanspec_p2p.protocol.node_to_target import Draft, NodeToTarget
 from wanspec_p2p.protocol.target_to_node import TargetToNode
@@ -57,7 +58,7 @@ class LiarModel:
 
     def __init__(self, info: ModelInfo) -> None:
         self._info = info
-        self._caches: dict[str, list[int]] = {}
+        self._caches: dict[str, CachedTokens] = {}
 
     @property
     def info(self) -> ModelInfo:
@@ -75,11 +76,12 @@ class LiarModel:
         self._caches.clear()
 
     def _lie(self, segment: Segment) -> Rows:
-        tokens = [*self._caches.get(segment.cache, [])[: segment.length], *segment.tokens]
-        self._caches[segment.cache] = tokens
-        digest = hashlib.blake2b(repr(tokens).encode(), digest_size=8).digest()
-        rows = np.zeros((1 + len(segment.tree), self._info.vocab_size), dtype=np.float32)
-        rows[:, int.from_bytes(digest, "little") % self._info.vocab_size] = 1000.0
+        cache = self._caches.setdefault(segment.cache, CachedTokens())
+        cache.apply(segment)
+        rows = np.zeros((segment.rows, self._info.vocab_size), dtype=np.float32)
+        for row, path in zip(rows, cache.row_paths(segment), strict=True):
+            digest = hashlib.blake2b(repr(cache.tokens + path).encode(), digest_size=8).digest()
+            row[int.from_bytes(digest, "little") % self._info.vocab_size] = 1000.0
         return rows
 
 
@@ -110,6 +112,10 @@ class Echo:
     @property
     def rtt(self) -> float | None:
         return self._link.rtt
+
+    @property
+    def jitter(self) -> float | None:
+        return self._link.jitter
 
     async def send(self, message: NodeToTarget) -> None:
         await self._link.send(message)

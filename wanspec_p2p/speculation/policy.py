@@ -39,7 +39,7 @@ class LocalDrafting:
 
     rows: int = 8
     candidates: int = 4
-    price: float = 0.0
+    price: float = 0.25
     passes: int | None = None
 
 

@@ -297,7 +297,9 @@ class TargetSession:
         return [OpenDraft(event.drafter, tuple(self.tree.committed), self._credit(event.drafter), event.lane)]
 
     def _credit(self, drafter: PeerId) -> Window:
-        return self.policy.credit(self.stats.of(drafter).acceptance)
+        own = self.stats.of(drafter)
+        # Before anything is known of it, all of it: from far away, less would be settled before it arrives, for ever.
+        return self.policy.credit(own.acceptance if own.decisions >= 1.0 else 1.0)
 
     def _leave(self, event: DrafterLeft) -> list[TargetInstruction]:
         self.drafters.pop(event.drafter, None)

@@ -44,7 +44,7 @@ def target_that_lets(drafter: ScriptedModel, passes: int) -> ScriptedModel:
 
 async def test_tokens_and_bytes_are_counted() -> None:
     drafter = ScriptedModel(1)
-    target = target_that_lets(drafter, passes=5)
+    target = target_that_lets(drafter, passes=3)
     figures = await measure(target, drafter, ByteTokenizer(), PROMPTS, tokens=16, sampling=Sampling())
     assert figures.tokens == 32
     assert 0 < figures.accepted <= figures.drafted

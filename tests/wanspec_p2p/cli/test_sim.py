@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.wanspec_p2p.cli.conftest import Run
+from wanspec_p2p.errors import ExitCode
+from wanspec_p2p.simulation.faults import Schedule
+from wanspec_p2p.simulation.reference import Figures, Setting
+
+LISTS = {
+    "no_local_latency_ratio",
+    "best_latency_ratio",
+    "offload_at_equal_latency",
+    "shipped_latency_ratio",
+    "shipped_latency_ratio_error",
+    "shipped_offload",
+}
+
+
+@pytest.fixture
+def plays(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Setting, int]]:
+    """What was asked for; nothing is simulated."""
+    asked: list[tuple[Setting, int]] = []
+
+    def play(setting: Setting, seed: int) -> Figures:
+        asked.append((setting, seed))
+        passes = 0 if not setting.local else setting.tokens
+        return Figures(setting.tokens, setting.tokens * (0.010 + setting.wan.rtt), local_passes=passes)
+
+    monkeypatch.setattr("wanspec_p2p.simulation.plays.play", play)
+    return asked
+
+
+def test_a_real_one_in_small(run: Run) -> None:
+    code, out, err = run("sim", "reference", "--quick", "--rtt", "10", "--drafters", "1", "--jobs", "1", "--json")
+    assert code == ExitCode.OK, err
+    report = json.loads(out)
+    assert out.count("\n") == 1 and err == ""
+    assert report["command"] == "wanspec sim reference --quick --seeds 1 --rtt 10 --drafters 1"
+    assert 0.5 < report["r1"]["best_latency_ratio"][0] <= report["r1"]["shipped_latency_ratio"][0] < 2.0
+
+
+def test_the_object_for_machines(run: Run, plays: list[tuple[Setting, int]]) -> None:
+    code, out, _ = run("sim", "reference", "--jobs", "1", "--json")
+    assert code == ExitCode.OK
+    report = json.loads(out)
+    assert report["rtt_ms"] == [0, 10, 20, 30, 50, 70, 100, 150]
+    for ratios in (report, report["chain_baseline"]):
+        for drafters in ("r2", "r4"):
+            assert set(ratios[drafters]) == LISTS
+            assert {len(values) for values in ratios[drafters].values()} == {8}
+    assert set(report["baselines"]) == {"tree", "chain"}
+    assert report["seeds"] == 8 and {seed for _, seed in plays} == set(range(8))
+    assert {setting.tokens for setting, _ in plays} == {256}
+    assert len(report["date"]) == 10
+
+
+def test_the_table_for_people(run: Run, plays: list[tuple[Setting, int]]) -> None:
+    code, out, err = run("sim", "reference", "--seeds", "1", "--rtt", "0, 12.5", "--drafters", "3", "--jobs", "1")
+    assert (code, err) == (ExitCode.OK, "")
+    lines = out.splitlines()
+    assert lines[0].startswith("wanspec sim reference --seeds 1 --rtt 0,12.5 --drafters 3, 2")
+    assert "tree at the target, 4 passes a round: 10.00 ms and 1.00 draft passes a token" in lines
+    rows = [line.split() for line in lines if line.strip().startswith("r3")]
+    assert rows[0] == ["r3", "0", "1.00", "1.00", "100%", "1.00", "(0%)"]
+    assert rows[1] == ["r3", "12.5", "2.25", "2.25", "0%", "2.25", "(0%)"]
+    assert len(rows) == 4  # against the tree, and against the chain
+
+
+def test_ablations_are_told_by_name(run: Run, plays: list[tuple[Setting, int]]) -> None:
+    arguments = ("sim", "reference", "--ablate", "--seeds", "1", "--drafters", "2", "--jobs", "1")
+    report = json.loads(run(*arguments, "--json")[1])
+    assert {setting.wan.rtt for setting, _ in plays if setting.drafters} == {0.01, 0.05}
+    assert set(report["variants"]["lanes off"]["r2"]) == LISTS
+    assert set(report["variants"]["one drafter"]["chain_baseline"]) == {"r1"}
+    assert "\nlanes off\n" in run(*arguments)[1]
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "line"),
+    [
+        ("--rtt", "10,-5", "--rtt: '-5' is not a number from 0 to 10000"),
+        ("--rtt", "nan", "--rtt: 'nan' is not a number from 0 to 10000"),
+        ("--rtt", "", "--rtt: '' is not a number from 0 to 10000"),
+        ("--rtt", "far", "--rtt: 'far' is not a number from 0 to 10000"),
+        ("--rtt", "5,5.0", "--rtt: '5.0' is named twice"),
+        ("--drafters", "0", "--drafters: '0' is not a number from 1 to 16"),
+        ("--drafters", "2,17", "--drafters: '17' is not a number from 1 to 16"),
+        ("--drafters", "1.5", "--drafters: '1.5' is not a whole number from 1 to 16"),
+        ("--drafters", "2,2", "--drafters: '2' is named twice"),
+    ],
+)
+def test_a_wrong_value_is_named(run: Run, plays: list[tuple[Setting, int]], flag: str, value: str, line: str) -> None:
+    assert run("sim", "reference", flag, value) == (ExitCode.USAGE, "", f"wanspec: {line}\n")
+    assert not plays
+
+
+def test_an_unknown_flag_and_no_seeds_are_named(run: Run) -> None:
+    for arguments, word in ((("--fast",), "--fast"), (("--seeds", "0"), "--seeds")):
+        code, out, err = run("sim", "reference", *arguments)
+        assert (code, out, err.count("\n")) == (ExitCode.USAGE, "", 1) and word in err
+
+
+def test_a_figure_is_drawn(run: Run, plays: list[tuple[Setting, int]], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    file = tmp_path / "wan.svg"
+    code, out, err = run("sim", "reference", "--quick", "--drafters", "2", "--jobs", "1", "--figure", str(file))
+    assert (code, err) == (ExitCode.OK, "") and "against the tree" in out
+    assert b"<svg" in file.read_bytes()
+
+
+def test_a_figure_that_cannot_be_is_said_before_anything_is_played(
+    run: Run, plays: list[tuple[Setting, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = str(tmp_path / "wan.svg")
+    for arguments, said in (
+        (("--figure", good, "--ablate"), "leave --ablate away"),
+        (("--figure", "wan.png"), "must end in .svg"),
+        (("--figure", str(tmp_path / "gone" / "wan.svg")), "is no folder that can be written to"),
+    ):
+        code, out, err = run("sim", "reference", *arguments)
+        assert (code, out, err.count("\n")) == (ExitCode.USAGE, "", 1) and said in err
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, _, err = run("sim", "reference", "--figure", good)
+    assert code == ExitCode.USAGE and "needs matplotlib" in err
+    assert not plays
+
+
+def test_faults_that_change_no_text(run: Run) -> None:
+    code, out, err = run("sim", "faults", "--count", "2", "--seed", "5", "--json")
+    assert code == ExitCode.OK, err
+    report = json.loads(out)
+    assert (report["schedules"], report["first_seed"], report["wrong_seeds"]) == (2, 5, [])
+
+
+def test_a_wrong_text_is_an_error_that_names_its_seed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wanspec_p2p.simulation.faults.play_faults", lambda seed: Schedule(seed, seed != 8, 1, 0, 1.0))
+    code, _, err = run("sim", "faults", "--count", "3", "--seed", "7")
+    assert code == ExitCode.FAILURE
+    assert "seeds 8" in err

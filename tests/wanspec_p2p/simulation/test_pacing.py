@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from tests.support.virtual_time import in_virtual_time
+from wanspec_p2p.simulation.pacing import Measured, Pace, Steps, flat
+
+
+def test_a_targets_curve_is_flat_up_to_so_many_nodes() -> None:
+    cost = flat(0.030, 64)
+    assert [cost.seconds(rows) for rows in (1, 8, 65, 130)] == pytest.approx([0.030, 0.030, 0.030, 0.060])
+
+
+def test_a_drafters_curve_rises_with_every_batch() -> None:
+    cost = Steps(0.005, 8)
+    assert [cost.seconds(rows) for rows in (1, 8, 9, 16, 17)] == pytest.approx([0.005, 0.005, 0.010, 0.010, 0.015])
+
+
+def test_between_measured_widths_lie_straight_lines() -> None:
+    cost = Measured([(4, 0.01), (8, 0.02), (16, 0.02)])
+    assert [cost.seconds(rows) for rows in (1, 4, 6, 8, 12, 16, 32)] == pytest.approx(
+        [0.01, 0.01, 0.015, 0.02, 0.02, 0.02, 0.04]
+    )
+
+
+@pytest.mark.parametrize("points", [[], [(0, 0.1)], [(4, 0.1), (4, 0.2)], [(8, 0.1), (4, 0.2)]])
+def test_points_must_ascend(points: list[tuple[int, float]]) -> None:
+    with pytest.raises(ValueError, match="ascending"):
+        Measured(points)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -0.1, float("nan"), float("inf")])
+def test_every_pass_takes_time(seconds: float) -> None:
+    with pytest.raises(ValueError, match="more than 0 seconds"):
+        Measured([(1, seconds)])
+    with pytest.raises(ValueError, match="more than 0 seconds"):
+        Steps(seconds, 8)
+
+
+@pytest.mark.parametrize(
+    ("faulty", "fault"),
+    [({"speed": 0.0}, "speed must be above 0"), ({"jitter": 1.0}, "jitter must be"), ({"jitter": 0.1}, "randomness")],
+)
+def test_a_pace_that_is_none_is_refused(faulty: dict[str, float], fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        Pace(Steps(1.0, 1), **faulty)  # type: ignore[arg-type]
+
+
+@in_virtual_time
+async def test_passes_of_one_device_follow_each_other() -> None:
+    pace, other = Pace(Steps(1.0, 1)), Pace(Steps(1.0, 1), speed=4.0)
+    time = asyncio.get_running_loop().time
+    ended = []
+
+    async def take(name: str, pace: Pace, rows: int) -> None:
+        await pace.run(rows)
+        ended.append((name, round(time(), 9)))
+
+    await asyncio.gather(take("a", pace, 2), take("b", pace, 1), take("c", other, 2))
+    assert ended == [("c", 0.5), ("a", 2.0), ("b", 3.0)]
+    await asyncio.sleep(7)
+    await take("d", pace, 1)
+    assert ended[-1] == ("d", 11.0)
+
+
+@in_virtual_time
+async def test_a_cancelled_pass_still_takes_its_time() -> None:
+    pace = Pace(Steps(1.0, 1))
+    first = asyncio.create_task(pace.run(3))
+    await asyncio.sleep(0.5)
+    first.cancel()
+    await pace.run(1)
+    assert asyncio.get_running_loop().time() == 4.0
+
+
+@in_virtual_time
+async def test_jitter_spreads_passes_evenly_around_their_cost() -> None:
+    time = asyncio.get_running_loop().time
+    taken: list[list[float]] = []
+    for seed in (1, 1, 2):
+        pace = Pace(Steps(1.0, 1), jitter=0.2, rng=random.Random(seed))
+        taken.append([])
+        for _ in range(400):
+            begun = time()
+            await pace.run(1)
+            taken[-1].append(round(time() - begun, 6))
+    assert taken[0] == taken[1] != taken[2]
+    assert 0.8 <= min(taken[0]) < 0.82 and 1.18 < max(taken[0]) <= 1.2
+    assert sum(taken[0]) / 400 == pytest.approx(1.0, abs=0.02)

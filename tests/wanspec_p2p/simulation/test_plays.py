@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+
+import pytest
+
+from wanspec_p2p.simulation.plays import played
+from wanspec_p2p.simulation.reference import Setting
+from wanspec_p2p.simulation.wan import Wan
+
+BASE = Setting(tokens=8, warm_up=0)
+
+
+def quiet(done: int, total: int) -> None:
+    pass
+
+
+def test_processes_do_not_change_what_comes_out() -> None:
+    settings = [BASE, replace(BASE, wan=Wan(0.02))]
+    told: list[tuple[int, int]] = []
+    before = signal.getsignal(signal.SIGINT)
+    here = played(settings, 2, processes=1, progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert played(settings, 2, processes=2, progress=quiet) == here
+    assert signal.getsignal(signal.SIGINT) == before
+    assert here[BASE][0] != here[BASE][1]
+
+
+def test_an_interrupt_ends_the_processes() -> None:
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        played([replace(BASE, tokens=n) for n in range(8, 16)], 1, processes=2, progress=interrupt)
+
+
+def test_what_goes_wrong_in_a_process_is_told() -> None:
+    with pytest.raises(ValueError, match="ranks"):
+        played([replace(BASE, ranks=(2.0,))], 2, processes=2, progress=quiet)

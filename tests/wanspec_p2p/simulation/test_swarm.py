@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path as FilePath
+
+import pytest
+
+from tests.support.virtual_time import LoopClock, in_virtual_time
+from wanspec_p2p.simulation.laws import IidLaw, Text
+from wanspec_p2p.simulation.models import SimulatedDrafter, SimulatedTarget
+from wanspec_p2p.simulation.pacing import Pace, Steps, flat
+from wanspec_p2p.simulation.swarm import ARRIVAL_SECONDS, Churn, Swarm, SwarmSpec
+from wanspec_p2p.simulation.trace import Trace
+from wanspec_p2p.simulation.wan import Wan
+
+ROOT = FilePath(__file__).parents[3]
+TEXT = Text(11)
+TOKENS = 32
+
+
+def spec(
+    *, targets: int = 1, nodes: int = 4, churn: Churn | None = None, drafters: int = 2, node_slots: int = 8
+) -> SwarmSpec:
+    return SwarmSpec(
+        target=lambda number: SimulatedTarget(TEXT, Pace(flat(0.030, 64))),
+        drafter=lambda number: SimulatedDrafter(IidLaw(TEXT), Pace(Steps(0.005, 8))),
+        wan=lambda caller, called: Wan(rtt=0.02, jitter=0.2),
+        targets=targets,
+        nodes=nodes,
+        churn=churn,
+        drafters=drafters,
+        node_slots=node_slots,
+    )
+
+
+async def ask(swarm: Swarm, number: int) -> None:
+    prompt = (1, 2, number)
+    answer = await swarm.ask(prompt, TOKENS)
+    assert answer.ids == TEXT.continuation(prompt, TOKENS)
+    assert answer.finished is not None and answer.finished.usage.completion_tokens == TOKENS
+
+
+@in_virtual_time
+async def test_nodes_join_are_leased_and_draft() -> None:
+    async with Swarm(spec(), seed=1) as swarm:
+        await asyncio.sleep(ARRIVAL_SECONDS + 5.0)
+        assert len(swarm.executor.registry.nodes) == 4
+        assert len(swarm.executor.registry.leases) == 2
+        answer = await swarm.ask((1, 2, 3), TOKENS)
+        assert answer.ids == TEXT.continuation((1, 2, 3), TOKENS)
+        assert answer.finished is not None
+        assert len(answer.finished.usage.won_by_peer) == 2
+        assert answer.finished.usage.rounds < TOKENS
+        await asyncio.sleep(5.0)
+        assert sum(tally.won for tally in swarm.executor.registry.tallies.values()) > 0
+    assert (swarm.counts.came, swarm.counts.left, swarm.counts.died) == (4, 0, 0)
+
+
+@in_virtual_time
+async def test_whoever_comes_and_goes_the_tokens_are_right() -> None:
+    churn = Churn(stay=20.0, away=10.0, polite=0.5)
+    async with Swarm(spec(targets=2, nodes=12, churn=churn, node_slots=2), seed=2) as swarm:
+        for number in range(30):
+            await asyncio.gather(ask(swarm, number), ask(swarm, 100 + number))
+            await asyncio.sleep(5.0)
+        assert len(swarm.nodes) <= 12
+    assert swarm.counts.left > 10 and swarm.counts.died > 10
+    assert swarm.counts.came >= swarm.counts.left + swarm.counts.died
+
+
+@in_virtual_time
+async def test_many_die_at_once_and_are_replaced() -> None:
+    async with Swarm(spec(nodes=10, churn=Churn(stay=1e6, away=1e6)), seed=3) as swarm:
+        await asyncio.sleep(ARRIVAL_SECONDS + 5.0)
+        asking = asyncio.create_task(ask(swarm, 1))
+        await asyncio.sleep(0.2)
+        assert swarm.kill(0.8, random.Random(1)) == 8
+        await asking
+        await asyncio.sleep(20.0)
+        assert len(swarm.nodes) == len(swarm.executor.registry.nodes) == 2
+        pool = swarm.targets[0].target.pool
+        assert pool is not None and len(pool.attached) == 2, "those that are left were asked for"
+        await ask(swarm, 2)
+
+
+@pytest.mark.parametrize("fields", [{"stay": 0.0}, {"away": -1.0}, {"stay": float("inf")}, {"polite": 1.5}], ids=str)
+def test_a_bad_value_is_named(fields: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(fields))} must be"):
+        Churn(**({"stay": 1.0, "away": 1.0} | fields))
+
+
+PROGRAM = """
+import asyncio
+from tests.wanspec_p2p.simulation import test_swarm as t
+from wanspec_p2p.simulation.loop import run_in_virtual_time
+
+async def main():
+    trace = t.Trace(t.LoopClock(), lambda line: print(line.decode(), end=""))
+    async with t.Swarm(t.spec(targets=2, nodes=10, churn=t.Churn(30.0, 10.0)), seed=4, trace=trace) as swarm:
+        await asyncio.sleep(30.0)
+        for number in range(10):
+            await asyncio.gather(t.ask(swarm, number), t.ask(swarm, 100 + number))
+            await asyncio.sleep(5.0)
+
+run_in_virtual_time(main())
+"""
+
+
+def test_the_same_seed_gives_the_same_trace_whatever_the_hash_seed() -> None:
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            timeout=100,
+            check=True,
+        ).stdout
+        for seed in ("1", "4242")
+    ]
+    assert outputs[0] == outputs[1]
+    assert outputs[0].count(b'"answered"') == 20
+    assert b'"died"' in outputs[0]
+
+
+@in_virtual_time
+async def test_errors_that_are_logged_are_traced() -> None:
+    lines: list[bytes] = []
+    async with Swarm(spec(nodes=2), seed=5, trace=Trace(LoopClock(), lines.append)) as swarm:
+        await asyncio.sleep(ARRIVAL_SECONDS + 5.0)
+        await ask(swarm, 1)
+    assert not [line for line in lines if b"error logged" in line]
+    assert [line for line in lines if b'"answered"' in line]

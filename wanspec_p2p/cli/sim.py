@@ -1,0 +1,194 @@
+"""`wanspec sim`: the shipped code in virtual time, where distance costs nothing but figures."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from wanspec_p2p import __version__
+from wanspec_p2p.cli.output import Json, emit, progress_bars, say
+from wanspec_p2p.errors import ConfigError, EngineError
+from wanspec_p2p.protocol.limits import MAX_DRAFTERS
+
+if TYPE_CHECKING:
+    from wanspec_p2p.simulation.experiment import Plan
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Play the shipped code in virtual time.", no_args_is_help=True)
+
+SEEDS = 8
+QUICK_RTT_MS = (0.0, 30.0, 100.0)
+LONGEST_RTT_MS = 10_000.0
+
+
+@app.callback()
+def sim() -> None:
+    """Play the shipped code in virtual time."""
+
+
+@app.command()
+def reference(
+    seeds: Annotated[int | None, typer.Option(help="Answers of each setting; 8 by default.", min=1, max=1000)] = None,
+    rtt: Annotated[str | None, typer.Option(help="Round trips in milliseconds, with commas.")] = None,
+    drafters: Annotated[str, typer.Option(help="Drafters of an answer, with commas.")] = "2,4",
+    jobs: Annotated[int, typer.Option(help="Processes that play at the same time.", min=1, max=256)] = 2,
+    ablate: Annotated[bool, typer.Option("--ablate", help="With one thing changed at a time.")] = False,
+    figure: Annotated[Path | None, typer.Option(help="SVG file to draw into; needs matplotlib.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="One short answer, few distances: a look.")] = False,
+    json: Json = False,
+) -> None:
+    """Compare remote drafting with a tree and a chain drafted at the target, by distance."""
+    from wanspec_p2p.simulation.experiment import ABLATION_RTT_MS, RTT_MS, Plan, Variant, ablations
+    from wanspec_p2p.simulation.reference import Setting
+
+    if figure is not None:
+        _check_figure(figure, ablate=ablate)
+    usual = ABLATION_RTT_MS if ablate else QUICK_RTT_MS if quick else RTT_MS
+    distances = usual if rtt is None else _numbers("--rtt", rtt, 0.0, LONGEST_RTT_MS)
+    counts = _whole("--drafters", drafters, MAX_DRAFTERS)
+    base = Setting(tokens=64, warm_up=32) if quick else Setting()
+    variants = ablations(base) if ablate else {"": Variant(base)}
+    plans = {name: Plan(variant, distances, counts) for name, variant in variants.items()}
+    chosen = seeds or (1 if quick else SEEDS)
+    found = _play(plans, chosen, jobs)
+    words = ["wanspec sim reference", *(["--ablate"] if ablate else []), *(["--quick"] if quick else [])]
+    words += [f"--seeds {chosen}", f"--rtt {_listed(distances)}", f"--drafters {_listed(counts)}"]
+    report: dict[str, Any] = {"version": __version__, "date": _today(), "command": " ".join(words), "seeds": chosen}
+    report |= {"variants": found} if ablate else found[""]
+    if figure is not None:
+        _draw(report, figure)
+    if json:
+        emit(report)
+    else:
+        _show(report, found)
+
+
+def _check_figure(figure: Path, *, ablate: bool) -> None:
+    """What is wrong is better said before minutes have gone by."""
+    if ablate:
+        raise ConfigError("--figure draws no ablations: leave --ablate away")
+    if figure.suffix != ".svg":
+        raise ConfigError(f"--figure {figure}: its name must end in .svg")
+    if not os.access(figure.parent, os.W_OK | os.X_OK):
+        raise ConfigError(f"--figure {figure}: {figure.parent} is no folder that can be written to")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError("--figure needs matplotlib: install it, or wanspec-p2p with [distill]")
+
+
+def _draw(report: dict[str, Any], figure: Path) -> None:
+    from wanspec_p2p.models.distill.files import replace_file
+    from wanspec_p2p.simulation.reference_figure import draw
+
+    replace_file(figure, draw(report), again="repeat the command")
+
+
+def _play(plans: dict[str, Plan], seeds: int, processes: int) -> dict[str, dict[str, Any]]:
+    from wanspec_p2p.simulation.experiment import compared
+    from wanspec_p2p.simulation.plays import played
+
+    settings = dict.fromkeys(setting for plan in plans.values() for setting in plan.settings)
+    with progress_bars() as progress:
+        results = played(
+            tuple(settings), seeds, processes=processes, progress=lambda done, of: progress("play", done, of)
+        )
+    return {name: compared(plan, results) for name, plan in plans.items()}
+
+
+def _show(report: dict[str, Any], found: dict[str, dict[str, Any]]) -> None:
+    say(f"{report['command']}, {report['date']}: {report['seeds']} answers of each setting, in virtual time")
+    for name, own in found.items():
+        say(f"\n{name}" if name else "")
+        for kind, alone in own["baselines"].items():
+            say(
+                f"{kind} at the target, {alone['passes']} passes a round: "
+                f"{alone['ms_per_token']:.2f} ms and {alone['passes_per_token']:.2f} draft passes a token"
+            )
+        for kind, ratios in (("tree", own), ("chain", own["chain_baseline"])):
+            _table(kind, own["rtt_ms"], {key: ratios[key] for key in own["chain_baseline"]})
+
+
+def _table(baseline: str, rtt_ms: list[float], found: dict[str, dict[str, list[float]]]) -> None:
+    """Latency is a ratio to the baseline's; offload is the share of its draft passes that the target is spared."""
+    say(f"against the {baseline:5}  RTT ms  no local  best  offload at <= 1.00  shipped (offload)")
+    for drafters, own in found.items():
+        for at, rtt in enumerate(rtt_ms):
+            row = {key: values[at] for key, values in own.items()}
+            say(
+                f"{drafters:>17}  {rtt:6g}  {row['no_local_latency_ratio']:8.2f}  {row['best_latency_ratio']:4.2f}"
+                f"  {row['offload_at_equal_latency']:18.0%}"
+                f"  {row['shipped_latency_ratio']:7.2f} ({row['shipped_offload']:.0%})"
+            )
+
+
+@app.command()
+def faults(
+    count: Annotated[int, typer.Option(help="Schedules to play.", min=1, max=1_000_000)] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the first schedule; the others follow.", min=0)] = 0,
+    json: Json = False,
+) -> None:
+    """Play answers while nodes lie, stall, part and die; fail if any text is not the target's own."""
+    from wanspec_p2p.simulation.faults import play_faults
+
+    wrong: list[int] = []
+    struck, seconds = 0, 0.0
+    with progress_bars() as progress:
+        for done in range(count):
+            schedule = play_faults(seed + done)
+            struck, seconds = struck + schedule.events, seconds + schedule.seconds
+            if not schedule.exact:
+                wrong.append(schedule.seed)
+            progress("play", done + 1, count)
+    report = {
+        "schedules": count,
+        "first_seed": seed,
+        "faults": struck,
+        "virtual_seconds": seconds,
+        "wrong_seeds": wrong,
+    }
+    if json:
+        emit(report)
+    else:
+        say(f"{count} schedules from seed {seed}, {struck} faults in {seconds:.0f} virtual seconds: {len(wrong)} wrong")
+    if wrong:
+        raise EngineError(f"the text was not the target's own with seeds {', '.join(map(str, wrong[:10]))}")
+
+
+def _numbers(flag: str, text: str, least: float, most: float) -> tuple[float, ...]:
+    values: list[float] = []
+    for part in map(str.strip, text.split(",")):
+        try:
+            value = float(part)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise ConfigError(f"{flag}: {part!r} is not a number from {least:g} to {most:g}")
+        if value in values:
+            raise ConfigError(f"{flag}: {part!r} is named twice")
+        values.append(value)
+    return tuple(values)
+
+
+def _whole(flag: str, text: str, most: int) -> tuple[int, ...]:
+    values = _numbers(flag, text, 1, most)
+    for value in values:
+        if value != int(value):
+            raise ConfigError(f"{flag}: '{value:g}' is not a whole number from 1 to {most}")
+    return tuple(map(int, values))
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    return ",".join(f"{value:g}" for value in values)
+
+
+def _today() -> str:
+    from datetime import UTC, datetime
+
+    from wanspec_p2p.clock import SystemClock
+
+    return datetime.fromtimestamp(SystemClock().wall(), UTC).date().isoformat()

@@ -1,0 +1,177 @@
+"""The reference experiment: remote drafting at every distance, beside both baselines, and with one thing changed.
+
+The policies differ in the price of a draft pass at the target alone; "shipped" is the one that nobody has to choose.
+Saved passes are never told without the latency they were saved at.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from wanspec_p2p.simulation.laws import REFERENCE_RANKS
+from wanspec_p2p.simulation.plays import Played
+from wanspec_p2p.simulation.reference import Figures, Setting, chain_alone, summed, tree_alone
+from wanspec_p2p.simulation.wan import Wan
+from wanspec_p2p.speculation.policy import LocalDrafting, Policy
+
+__all__ = ["ABLATION_RTT_MS", "RTT_MS", "Plan", "Variant", "ablations", "compared"]
+
+RTT_MS = (0.0, 10.0, 20.0, 30.0, 50.0, 70.0, 100.0, 150.0)
+ABLATION_RTT_MS = (10.0, 50.0)
+PASSES = tuple(range(4, 9))
+"""Of the baselines, the best of which counts: draft passes before a verification, and tokens of a chain."""
+NO_LOCAL = "no local drafter"
+SHIPPED = "price 0.25"
+POLICIES: Mapping[str, float | None] = {
+    NO_LOCAL: None,
+    "price 0": 0.0,
+    SHIPPED: LocalDrafting().price,
+    "price 0.5": 0.5,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """The reference with one thing changed.
+
+    Args:
+        drafters: how many it is played with; None: as many as the plan says.
+        policies: names in POLICIES.
+    """
+
+    base: Setting = Setting()
+    drafters: tuple[int, ...] | None = None
+    policies: tuple[str, ...] = tuple(POLICIES)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is played of a variant."""
+
+    variant: Variant
+    rtt_ms: tuple[float, ...]
+    drafters: tuple[int, ...]
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        return self.drafters if self.variant.drafters is None else self.variant.drafters
+
+    @property
+    def trees(self) -> dict[int, Setting]:
+        return {passes: tree_alone(passes, self._alone) for passes in PASSES}
+
+    @property
+    def chains(self) -> dict[int, Setting]:
+        return {passes: chain_alone(passes, self._alone) for passes in PASSES}
+
+    @property
+    def settings(self) -> dict[Setting, None]:
+        """All of them, each once."""
+        remote = (s for r in self.counts for rtt in self.rtt_ms for s in self.cell(r, rtt).values())
+        return dict.fromkeys((*self.trees.values(), *self.chains.values(), *remote))
+
+    def cell(self, drafters: int, rtt_ms: float) -> dict[str, Setting]:
+        """By policy."""
+        base = replace(self.variant.base, drafters=drafters, wan=replace(self.variant.base.wan, rtt=rtt_ms / 1000.0))
+        return {name: _priced(base, POLICIES[name]) for name in self.variant.policies}
+
+    @property
+    def _alone(self) -> Setting:
+        """What no change to nodes and links touches."""
+        return replace(self.variant.base, lanes=True, chain=False)
+
+
+def ablations(base: Setting) -> dict[str, Variant]:
+    """By what is changed."""
+
+    def local(drafting: LocalDrafting) -> Policy:
+        return replace(base.policy, local=drafting)
+
+    return {
+        "as it is": Variant(base),
+        "one drafter": Variant(base, (1,)),
+        "gate off: five local passes a round": Variant(
+            replace(base, policy=local(LocalDrafting(passes=PASSES[1]))), policies=(NO_LOCAL, SHIPPED)
+        ),
+        "lanes off": Variant(replace(base, lanes=False)),
+        "chain only": Variant(replace(base, chain=True, policy=local(LocalDrafting(rows=1, candidates=1)))),
+        **{
+            f"first rank right at {alpha:.1f}": Variant(replace(base, ranks=_ranks(alpha))) for alpha in (0.6, 0.7, 0.9)
+        },
+        "calibrated SmolLM2": Variant(replace(base, law="calibrated")),
+        "recorded SmolLM2": Variant(replace(base, law="recorded")),
+        "jitter 20 %": Variant(replace(base, wan=Wan(jitter=0.2))),
+        "1 % stalls of 400 ms": Variant(replace(base, wan=Wan(loss=0.01, recovery=0.4))),
+    }
+
+
+def compared(plan: Plan, results: Played) -> dict[str, Any]:
+    """The figures of a plan: lists by distance for "r2", "r4", …, and the same under `chain_baseline`."""
+    tree, chain = (_best(alone, results) for alone in (plan.trees, plan.chains))
+    cells = {f"r{r}": [plan.cell(r, rtt) for rtt in plan.rtt_ms] for r in plan.counts}
+    return {
+        "rtt_ms": list(plan.rtt_ms),
+        **{name: _against(results[plan.trees[tree]], own, results) for name, own in cells.items()},
+        "chain_baseline": {name: _against(results[plan.chains[chain]], own, results) for name, own in cells.items()},
+        "baselines": {
+            "tree": {"passes": tree, **_absolute(results[plan.trees[tree]])},
+            "chain": {"passes": chain, **_absolute(results[plan.chains[chain]])},
+        },
+        "measured": {
+            name: {policy: [_absolute(results[cell[policy]]) for cell in own] for policy in plan.variant.policies}
+            for name, own in cells.items()
+        },
+    }
+
+
+def _priced(base: Setting, price: float | None) -> Setting:
+    if price is None:
+        return replace(base, local=False)
+    return replace(base, policy=replace(base.policy, local=replace(base.policy.local, price=price)))
+
+
+def _ranks(alpha: float) -> tuple[float, ...]:
+    """The reference's, with the first rank's chance `alpha` and the others in proportion."""
+    first, *others = REFERENCE_RANKS
+    return (alpha, *(share * (1.0 - alpha) / (1.0 - first) for share in others))
+
+
+def _best(alone: Mapping[int, Setting], results: Played) -> int:
+    return min(alone, key=lambda passes: summed(results[alone[passes]]).per_token)
+
+
+def _absolute(by_seed: Sequence[Figures]) -> dict[str, float]:
+    total = summed(by_seed)
+    return {"ms_per_token": round(total.per_token * 1000.0, 3), "passes_per_token": round(total.local_per_token, 4)}
+
+
+def _against(
+    alone: Sequence[Figures], cells: Sequence[Mapping[str, Setting]], results: Played
+) -> dict[str, list[float | None]]:
+    """Ratios to a baseline, by distance."""
+    base = summed(alone)
+    found: dict[str, list[float | None]] = {}
+    for cell in cells:
+        totals = {name: summed(results[setting]) for name, setting in cell.items()}
+        ratios = {name: total.per_token / base.per_token for name, total in totals.items()}
+        offloads = {name: 1.0 - total.local_per_token / base.local_per_token for name, total in totals.items()}
+        for key, value in (
+            ("no_local_latency_ratio", ratios[NO_LOCAL]),
+            ("best_latency_ratio", min(ratios.values())),
+            ("offload_at_equal_latency", max((offloads[n] for n in ratios if ratios[n] <= 1.0), default=0.0)),
+            ("shipped_latency_ratio", ratios[SHIPPED]),
+            ("shipped_latency_ratio_error", _error(results[cell[SHIPPED]], alone)),
+            ("shipped_offload", offloads[SHIPPED]),
+        ):
+            found.setdefault(key, []).append(None if value is None else round(value, 4))
+    return found
+
+
+def _error(own: Sequence[Figures], alone: Sequence[Figures]) -> float | None:
+    """Standard error of the latency ratio over seeds; one seed tells nothing of it."""
+    ratios = [a.per_token / b.per_token for a, b in zip(own, alone, strict=True)]
+    return statistics.stdev(ratios) / math.sqrt(len(ratios)) if len(ratios) > 1 else None

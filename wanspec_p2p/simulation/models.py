@@ -1,0 +1,130 @@
+"""Models without weights, for the shipped code to run on: rows that say what a law says, after the time a pass takes.
+
+For greedy decoding: `Sampler` at temperature 0 chooses the law's token from a target's row, and finds the law's
+candidates and confidence in a drafter's.
+"""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wanspec_p2p.models.base import ModelInfo, Rows
+from wanspec_p2p.models.segments import CachedTokens, check_batch
+from wanspec_p2p.simulation.laws import VOCAB_SIZE, Law, Place, Text
+from wanspec_p2p.simulation.pacing import Pace
+from wanspec_p2p.types import Device, Dtype, ExactnessClass, Segment
+
+__all__ = ["SIMULATED_TOKENIZER", "SimulatedDrafter", "SimulatedTarget"]
+
+SIMULATED_TOKENIZER = hashlib.sha256(b"wanspec simulated ids").hexdigest()
+CONTEXT = 1 << 16
+_SURE = 16.0
+"""A target's logit for its token, above 0 for all others: sure beyond doubt."""
+
+
+class _Cache:
+    """What a model's cache holds, and the places in the text that go with it."""
+
+    def __init__(self, text: Text) -> None:
+        self.tokens = CachedTokens()
+        self._text = text
+        self._committed = [text.start]  # the place behind each committed token
+        self._nodes: list[Place] = []  # and behind each provisional node
+
+    def apply(self, segment: Segment) -> list[Place]:
+        """Take a checked segment in. Returns the place of each row."""
+        self.tokens.apply(segment)
+        step, committed, before = self._text.step, self._committed, self._nodes
+        del committed[segment.length + 1 :]
+        committed.extend([before[node] for node in segment.keep])
+        for token in segment.tokens:
+            committed.append(step(committed[-1], token))
+        self._nodes = nodes = [before[node] for node in segment.held]
+        for token, parent in zip(segment.tree, segment.parents, strict=True):
+            nodes.append(step(committed[-1] if parent == -1 else nodes[parent], token))
+        ran = nodes[len(segment.held) :]
+        return [committed[-1], *ran] if segment.tokens else ran
+
+
+class _SimulatedModel(abc.ABC):
+    """A `LanguageModel` that does at once what it is asked, and tells once the time for it is over."""
+
+    def __init__(self, text: Text, pace: Pace, name: str, digest: str) -> None:
+        self._text, self._pace = text, pace
+        self._caches: dict[str, _Cache] = {}
+        self._tokens: dict[str, CachedTokens] = {}
+        self._info = ModelInfo(
+            name=name,
+            digest=digest,
+            tokenizer=SIMULATED_TOKENIZER,
+            vocab_size=VOCAB_SIZE,
+            context=CONTEXT,
+            dtype=Dtype.FLOAT32,
+            device=Device.CUDA,  # what they stand in for
+            engine="simulated 1",
+            fingerprint=hashlib.sha256(f"simulated 1 {digest}".encode()).hexdigest(),
+            exactness=ExactnessClass.BITWISE,
+            eos=(),
+        )
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._info
+
+    async def forward(self, batch: Sequence[Segment]) -> list[Rows]:
+        check_batch(batch, self._tokens, vocab_size=VOCAB_SIZE, context=CONTEXT)
+        places = [self._apply(segment) for segment in batch]
+        await self._pace.run(sum(map(len, places)))
+        return [self._rows(own) for own in places]
+
+    def _apply(self, segment: Segment) -> list[Place]:
+        cache = self._caches.get(segment.cache)
+        if cache is None:
+            cache = self._caches[segment.cache] = _Cache(self._text)
+            self._tokens[segment.cache] = cache.tokens
+        return cache.apply(segment)
+
+    def _rows(self, places: Sequence[Place]) -> Rows:
+        rows = np.zeros((len(places), VOCAB_SIZE), np.float32)
+        for row, place in zip(rows, places, strict=True):
+            self._fill(row, place)
+        return rows
+
+    @abc.abstractmethod
+    def _fill(self, row: NDArray[np.float32], place: Place) -> None:
+        """Set what is not 0 in the row behind `place`."""
+
+    async def release(self, cache: str) -> None:
+        self._caches.pop(cache, None)
+        self._tokens.pop(cache, None)
+
+    async def close(self) -> None:
+        self._caches.clear()
+        self._tokens.clear()
+
+
+class SimulatedTarget(_SimulatedModel):
+    """Says `text`; after any other prefix, what `text` says there."""
+
+    def __init__(self, text: Text, pace: Pace, *, name: str = "simulated-target") -> None:
+        super().__init__(text, pace, name, hashlib.sha256(f"{name} {text.seed}".encode()).hexdigest())
+
+    def _fill(self, row: NDArray[np.float32], place: Place) -> None:
+        row[place.truth] = _SURE
+
+
+class SimulatedDrafter(_SimulatedModel):
+    """Guesses by `law`. Where the law has no opinion, all entries of a row are equal."""
+
+    def __init__(self, law: Law, pace: Pace, *, name: str = "simulated-drafter") -> None:
+        super().__init__(law.text, pace, name, hashlib.sha256(f"{name} {law.text.seed}".encode()).hexdigest())
+        self._law = law
+
+    def _fill(self, row: NDArray[np.float32], place: Place) -> None:
+        for token, logit in zip(*self._law.guess(place), strict=True):
+            row[token] = logit

@@ -1,0 +1,105 @@
+"""How long simulated passes take, and that those of one device follow each other."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import random
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Protocol
+
+__all__ = ["CostCurve", "Measured", "Pace", "Steps", "flat"]
+
+
+class CostCurve(Protocol):
+    """Seconds of a pass over so many rows. A prompt is one row, however long: prefill is not what is studied here."""
+
+    def seconds(self, rows: int) -> float: ...
+
+
+class Measured:
+    """Straight lines between measured widths; as the narrowest below it, and beyond the widest in proportion to it.
+
+    Args:
+        points: (rows, seconds), rows ascending.
+
+    Raises:
+        ValueError: there are no points, they do not ascend, or a pass takes no time.
+    """
+
+    def __init__(self, points: Sequence[tuple[int, float]]) -> None:
+        if not points or points[0][0] < 1 or any(b[0] <= a[0] for a, b in itertools.pairwise(points)):
+            raise ValueError("a cost curve has points, their rows ascending from 1 or more")
+        if not all(0.0 < seconds < math.inf for _, seconds in points):
+            raise ValueError("every pass takes more than 0 seconds")
+        self._points = tuple(points)
+        self._rows = [rows for rows, _ in points]
+
+    def seconds(self, rows: int) -> float:
+        after = bisect_right(self._rows, rows)
+        if after == 0:
+            return self._points[0][1]
+        low_rows, low = self._points[after - 1]
+        if after == len(self._points):
+            return low * rows / low_rows
+        high_rows, high = self._points[after]
+        return low + (high - low) * (rows - low_rows) / (high_rows - low_rows)
+
+
+def flat(seconds: float, nodes: int) -> Measured:
+    """A target's curve: so long for the last token and up to `nodes` tree nodes, in proportion to the rows beyond."""
+    return Measured(((nodes + 1, seconds),))
+
+
+class Steps:
+    """So many seconds for each full or begun `rows` rows: a drafter that runs batches of that size.
+
+    Raises:
+        ValueError: either is not above 0.
+    """
+
+    def __init__(self, seconds: float, rows: int) -> None:
+        if not (0.0 < seconds < math.inf and rows > 0):
+            raise ValueError("a step takes more than 0 seconds and has more than 0 rows")
+        self._seconds, self._rows = seconds, rows
+
+    def seconds(self, rows: int) -> float:
+        return self._seconds * -(-rows // self._rows)
+
+
+class Pace:
+    """The time of one device, by the running loop's clock: a pass begins when the one asked for before it has ended.
+
+    A pass that was begun runs to its end, even if whoever waits for it is cancelled; so do those of real engines.
+
+    Args:
+        speed: how much faster than `cost` this device is.
+        jitter: share by which a pass may take more or less, evenly spread.
+        rng: draws it; needed where there is jitter.
+
+    Raises:
+        ValueError: no such speed or jitter.
+    """
+
+    def __init__(
+        self, cost: CostCurve, *, speed: float = 1.0, jitter: float = 0.0, rng: random.Random | None = None
+    ) -> None:
+        if not 0.0 < speed < math.inf:
+            raise ValueError(f"speed must be above 0, not {speed}")
+        if not 0.0 <= jitter < 1.0:
+            raise ValueError(f"jitter must be from 0 to below 1, not {jitter}")
+        if jitter and rng is None:
+            raise ValueError("jitter needs a source of randomness")
+        self._cost, self._speed, self._jitter, self._rng = cost, speed, jitter, rng
+        self._free_at = -math.inf
+
+    async def run(self, rows: int) -> None:
+        """Until a pass over `rows` rows, asked for now, has ended."""
+        seconds = self._cost.seconds(rows) / self._speed
+        if self._rng is not None and self._jitter:
+            seconds *= self._rng.uniform(1.0 - self._jitter, 1.0 + self._jitter)
+        now = asyncio.get_running_loop().time()
+        self._free_at = max(now, self._free_at) + seconds
+        await asyncio.sleep(self._free_at - now)

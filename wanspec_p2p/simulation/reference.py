@@ -1,0 +1,205 @@
+"""The reference setting: one answer at a time, at every distance, beside what the target could do alone.
+
+30 ms a verification of up to 64 nodes, 5 ms a draft pass of up to 8, the target's token at the drafter's rank
+1/2/3/4/none with probability .80/.13/.04/.015/.015. Two baselines draft at the target alone: a chain, as WANSpec
+(arXiv 2602.18931) compares with, and a tree, which is harder to beat. What they are for: `experiment`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from node.drafting import DraftingEngine, Outlet, Seat, SessionCore
+from wanspec_p2p.simulation.drafting_node import NodeSpec
+from wanspec_p2p.simulation.laws import (
+    REFERENCE_RANKS,
+    CalibratedLaw,
+    Guess,
+    IidLaw,
+    Judged,
+    Law,
+    Place,
+    RecordedLaw,
+    Text,
+)
+from wanspec_p2p.simulation.loop import run_in_virtual_time
+from wanspec_p2p.simulation.models import SimulatedDrafter, SimulatedTarget
+from wanspec_p2p.simulation.pacing import Pace, Steps, flat
+from wanspec_p2p.simulation.recording import shipped
+from wanspec_p2p.simulation.site import Answer, Site, run_answer
+from wanspec_p2p.simulation.wan import Wan
+from wanspec_p2p.speculation.drafter_session import DrafterSession
+from wanspec_p2p.speculation.policy import LocalDrafting, Policy
+from wanspec_p2p.speculation.target_session import SessionSpec
+from wanspec_p2p.types import Sampling, SessionId
+
+__all__ = ["Figures", "LawName", "Setting", "chain_alone", "play", "summed", "tree_alone"]
+
+LawName: TypeAlias = Literal["iid", "calibrated", "recorded"]
+PROMPT = tuple(range(16))
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One cell of the experiment.
+
+    Args:
+        drafters: nodes that draft for the answer; 0 leaves the target alone.
+        local: whether the target has a drafter of its own.
+        warm_up: tokens of an answer before the one that counts, so that what is learned has been.
+        law: whether drafters are right by `ranks`, or by the recording of SmolLM2 that comes with the package.
+        ranks: chances of the law "iid".
+        lanes: whether nodes share the branches out; without, each drafts all of them.
+        chain: whether nodes draft a chain only: one candidate a place, one place a pass.
+        verify, draft: seconds of a pass over up to `width` nodes, and of `rows` rows.
+    """
+
+    drafters: int = 2
+    wan: Wan = Wan()
+    policy: Policy = Policy()
+    local: bool = True
+    law: LawName = "iid"
+    ranks: tuple[float, ...] = REFERENCE_RANKS
+    lanes: bool = True
+    chain: bool = False
+    tokens: int = 256
+    warm_up: int = 128
+    verify: float = 0.030
+    width: int = 64
+    draft: float = 0.005
+    rows: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Sums over answers."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+    rounds: int = 0
+    local_passes: int = 0
+    remote_passes: int = 0
+
+    @property
+    def per_token(self) -> float:
+        """Seconds."""
+        return self.seconds / self.tokens
+
+    @property
+    def local_per_token(self) -> float:
+        return self.local_passes / self.tokens
+
+
+def play(setting: Setting, seed: int) -> Figures:
+    """One answer, in virtual time, checked against the text it must be.
+
+    Raises:
+        RuntimeError: it is another.
+    """
+    return run_in_virtual_time(_play(setting, seed))
+
+
+async def _play(setting: Setting, seed: int) -> Figures:
+    text = Text(seed)
+    law = _law(setting, text)
+
+    def drafter(law: Law) -> SimulatedDrafter:
+        return SimulatedDrafter(law, Pace(Steps(setting.draft, setting.rows)))
+
+    target = SimulatedTarget(text, Pace(flat(setting.verify, setting.width)))
+    engine = _ChainEngine if setting.chain else DraftingEngine if setting.lanes else _LanelessEngine
+    remote = _FirstOnly(law) if setting.chain else law
+    nodes = [
+        NodeSpec(drafter(remote), setting.wan.path(), setting.wan.path(), engine=engine)
+        for _ in range(setting.drafters)
+    ]
+    local = drafter(law) if setting.local else None
+    async with Site(target, nodes, seed=seed, drafters=setting.drafters, local=local) as site:
+        if setting.warm_up:
+            await run_answer(site, _spec(f"warm-up-{seed}", setting.warm_up, (*PROMPT, 1)), setting.policy)
+        answer = await run_answer(site, _spec(f"answer-{seed}", setting.tokens, PROMPT), setting.policy)
+    if list(answer.tokens) != text.continuation(PROMPT, setting.tokens):
+        raise RuntimeError(f"the answer is not the target's own: seed {seed} of {setting}")
+    return _figures(answer)
+
+
+def _law(setting: Setting, text: Text) -> Law:
+    match setting.law:
+        case "iid":
+            return IidLaw(text, ranks=setting.ranks)
+        case "calibrated":
+            return CalibratedLaw(text, _judged())
+        case "recorded":
+            return RecordedLaw(text, _judged())
+
+
+@functools.cache
+def _judged() -> tuple[Judged, ...]:
+    return shipped().judged()
+
+
+class _FirstOnly:
+    """A law whose drafters name one candidate."""
+
+    def __init__(self, law: Law) -> None:
+        self.text, self._law = law.text, law
+
+    def guess(self, place: Place) -> Guess:
+        found = self._law.guess(place)
+        return Guess(found.tokens[:1], found.logits[:1])
+
+
+class _ChainEngine(DraftingEngine):
+    """Runs one place of a session in a pass."""
+
+    @property
+    def batch(self) -> int:
+        return 1
+
+
+class _LanelessEngine(DraftingEngine):
+    """Every branch is its own business, whoever else drafts."""
+
+    def seat(self, core: SessionCore, cache: str, outlet: Outlet) -> Seat:
+        if isinstance(core, DrafterSession):
+            core = DrafterSession(replace(core.spec, lane=0, lanes=1), self.table)
+        return super().seat(core, cache, outlet)
+
+
+def _spec(name: str, tokens: int, prompt: tuple[int, ...]) -> SessionSpec:
+    return SessionSpec(
+        session=SessionId(name),
+        prompt=prompt,
+        seed=bytes(16),
+        sampling=Sampling(),
+        vocab_size=512,
+        max_tokens=tokens,
+    )
+
+
+def _figures(answer: Answer) -> Figures:
+    return Figures(
+        tokens=len(answer.tokens),
+        seconds=answer.seconds,
+        rounds=answer.stats.rounds,
+        local_passes=answer.stats.local_passes,
+        remote_passes=answer.draft_passes,
+    )
+
+
+def summed(figures: Sequence[Figures]) -> Figures:
+    return Figures(*(sum(getattr(one, name) for one in figures) for name in Figures.__dataclass_fields__))
+
+
+def tree_alone(passes: int, base: Setting = Setting()) -> Setting:
+    """A co-located tree of so many draft passes a round; models and length of `base`."""
+    return replace(base, drafters=0, local=True, wan=Wan(), policy=Policy(width=64, local=LocalDrafting(passes=passes)))
+
+
+def chain_alone(length: int, base: Setting = Setting()) -> Setting:
+    """A co-located chain of `length` tokens."""
+    chain = LocalDrafting(rows=1, candidates=1, passes=length)
+    return replace(tree_alone(length, base), policy=Policy(width=64, local=chain))

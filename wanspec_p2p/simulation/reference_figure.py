@@ -1,0 +1,55 @@
+"""The reference experiment as people can compare it: latency and the passes spared, side by side, by distance."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+__all__ = ["draw"]
+
+_LINES = (
+    ("no_local_latency_ratio", "no drafter at the target", ":"),
+    ("shipped_latency_ratio", "default", "-"),
+    ("best_latency_ratio", "best policy", "--"),
+)
+
+
+def draw(report: dict[str, Any]) -> bytes:
+    """An SVG, the same for the same figures. Needs matplotlib.
+
+    Args:
+        report: of `wanspec sim reference --json`.
+    """
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    look: dict[Any, Any] = {
+        "svg.hashsalt": "wanspec",
+        "svg.fonttype": "none",  # text stays text
+        "text.parse_math": False,
+        "font.size": 9,
+    }
+    rtt, baselines = report["rtt_ms"], {"tree": report, "chain": report["chain_baseline"]}
+    with plt.rc_context(look):
+        figure, axes = plt.subplots(2, 2, figsize=(10, 6), layout="constrained", sharex=True)
+        for column, (baseline, found) in enumerate(baselines.items()):
+            latency, offload = axes[0][column], axes[1][column]
+            for color, drafters in enumerate(report["chain_baseline"]):
+                own, named = found[drafters], f"{drafters[1:]} drafters"
+                for key, what, style in _LINES:
+                    latency.plot(rtt, own[key], style, color=f"C{color}", marker=".", label=f"{named}, {what}")
+                spared = [share * 100.0 for share in own["offload_at_equal_latency"]]
+                offload.plot(rtt, spared, "-", color=f"C{color}", marker=".", label=named)
+            latency.axhline(1.0, color="black", linewidth=0.8)
+            latency.set(title=f"against a {baseline} at the target", ylabel="latency ratio")
+            offload.set(xlabel="round trip (ms)", ylabel="offload at a ratio up to 1.00 (%)", ylim=(-5, 105))
+            for one in (latency, offload):
+                one.grid(alpha=0.3)
+                one.legend(fontsize=7)
+        figure.suptitle(f"{report['command']}, {report['date']}, simulated", fontsize=8)
+        file = io.BytesIO()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+        plt.close(figure)
+    return file.getvalue()
