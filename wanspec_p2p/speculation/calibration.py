@@ -8,9 +8,11 @@ against what came true and believes accordingly (`Reliability`). Neither has a c
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from wanspec_p2p.speculation.sampling import CONFIDENCE_MAX
+from wanspec_p2p.speculation.sampling import CONFIDENCE_MAX, Ranking
+from wanspec_p2p.speculation.tree import ROOT, DraftTree
+from wanspec_p2p.types import TokenId
 
 __all__ = ["RANKS", "RankTable", "Reliability", "chance", "quantised"]
 
@@ -79,6 +81,17 @@ class RankTable:
                 counts[i] *= MEMORY
             counts[slot] += 1.0
         self._known = [None] * BUCKETS
+
+    def settle(self, tree: DraftTree, rankings: Mapping[int, Ranking], tokens: Sequence[TokenId]) -> None:
+        """Learn from `tokens`, about to be committed in `tree`.
+
+        Args:
+            rankings: the candidates that the model named at places of the tree it has run.
+        """
+        for place, token in zip((ROOT, *tree.along(tokens)), tokens, strict=False):
+            ranking = rankings.get(place)
+            if ranking is not None and ranking.tokens:
+                self.learn(ranking.confidence, ranking.tokens.index(token) if token in ranking.tokens else None)
 
     def _chances(self, bucket: int) -> tuple[float, ...]:
         together = _mixed(self._all, _prior((bucket + 0.5) / BUCKETS))

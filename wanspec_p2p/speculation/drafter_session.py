@@ -194,25 +194,16 @@ class DrafterSession:
         self.window = event.window
         self._growth.settle(tokens)
         self._warm.commit(self.tree, tokens)
-        root = self._end_of(tokens)
+        nodes = self.tree.along(tokens)
         self.tree.commit(tokens)
         self.sampler.commit(tokens)
         if tokens:
-            self._growth.moved(root)
+            self._growth.moved(nodes[-1] if len(nodes) == len(tokens) else None)
         self._unsent = [node for node in self._unsent if node in self.tree]
         self._unsent.extend(self._growth.admit(self._may_send))
         if self.state is DrafterState.IDLE:
             return [*self._start_timer(), *self._proceed()] if self._unsent else self._proceed()
         return []
-
-    def _end_of(self, tokens: Sequence[TokenId]) -> int | None:
-        at = ROOT
-        for token in tokens:
-            child = self.tree.children(at).get(token)
-            if child is None:
-                return None
-            at = child
-        return at
 
     def _locate(self, event: VerdictArrived) -> int | None:
         """The node where the path this drafter had drafted itself ends and `event.tail` begins."""

@@ -27,19 +27,11 @@ MAIN = -1
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """What is known of a node besides its token."""
-
+class _Candidate:
+    parent: int  # when it was found; a commit may have made it the root since
+    token: TokenId
     chance: float  # that it is right if its parent is
     rank: int  # among its parent's candidates, from 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    parent: int
-    token: TokenId
-    chance: float
-    rank: int
 
 
 class Growth:
@@ -53,7 +45,7 @@ class Growth:
     def __init__(self, tree: DraftTree, me: PeerId, table: RankTable, *, floor: float, lane: int, lanes: int) -> None:
         self._tree, self._me, self._table = tree, me, table
         self._floor, self._lane, self._lanes = floor, lane, lanes
-        self._places: dict[int, _Place] = {}
+        self._places: dict[int, _Candidate] = {}  # what each node was as a candidate
         self._scores: dict[int, float] = {ROOT: 1.0}
         self._owners: dict[int, int] = {ROOT: MAIN}
         self._expanded: dict[int, Ranking] = {}  # run, with what came of it
@@ -109,14 +101,7 @@ class Growth:
 
     def settle(self, tokens: Sequence[TokenId]) -> None:
         """Learn from `tokens`, about to be committed in the tree."""
-        at: int | None = ROOT
-        for token in tokens:
-            if at is None:
-                return
-            ranking = self._expanded.get(at)
-            if ranking is not None and ranking.tokens:
-                self._table.learn(ranking.confidence, ranking.tokens.index(token) if token in ranking.tokens else None)
-            at = self._tree.children(at).get(token)
+        self._table.settle(self._tree, self._expanded, tokens)
 
     def moved(self, root: int | None) -> None:
         """The tree has been committed to `root`, a node it had, or to one it had not (None)."""
@@ -125,11 +110,10 @@ class Growth:
         if root is not None and root in expanded:
             self._expanded[ROOT] = expanded[root]
         self._taken = {node for node in self._taken if node in self._tree}
-        self._places = {node: self._places[node] for node in self._tree if node in self._places}
+        self._places = {node: self._places[node] for node in self._tree}
         self._scores, self._owners, self._frontier = {ROOT: 1.0}, {ROOT: MAIN}, []
         for node in self._tree:  # parents first
-            if node in self._places:
-                self._score(node)
+            self._score(node)
         waiting = [entry[2] for entry in self._candidates]
         self._candidates = []
         for candidate in waiting:
@@ -154,7 +138,7 @@ class Growth:
 
     def _enter(self, candidate: _Candidate) -> int:
         node, _ = self._tree.add(candidate.parent, candidate.token, self._me, quantised(candidate.chance))
-        self._places[node] = _Place(candidate.chance, candidate.rank)
+        self._places[node] = candidate
         self._score(node)
         return node
 

@@ -62,6 +62,7 @@ class LocalDrafter:
             rate: tokens per second that the session makes.
         """
         session, drafting = self._session, self._drafting
+        self._expanded = {place: ranking for place, ranking in self._expanded.items() if place in session.tree}
         if session.remaining <= 1 or (drafting.passes is not None and self._passes >= drafting.passes):
             return None
         table = session.knowledge.table.typical()[: drafting.candidates]
@@ -97,17 +98,11 @@ class LocalDrafter:
     def settle(self, tokens: Sequence[TokenId]) -> None:
         """`tokens` are about to be committed in the tree."""
         tree = self._session.tree
-        known: int | None = ROOT
-        for token in tokens:
-            ranking = None if known is None else self._expanded.get(known)
-            if ranking is not None and ranking.tokens:
-                rank = ranking.tokens.index(token) if token in ranking.tokens else None
-                self._session.knowledge.table.learn(ranking.confidence, rank)
-            known = None if known is None else tree.children(known).get(token)
+        self._session.knowledge.table.settle(tree, self._expanded, tokens)
         self._warm.commit(tree, tokens)
-        root = self._expanded.get(known) if known is not None else None
-        below = _below(tree, known)
-        self._expanded = {node: ranking for node, ranking in self._expanded.items() if node in below}
+        nodes = tree.along(tokens)
+        root = self._expanded.get(nodes[-1]) if nodes and len(nodes) == len(tokens) else None
+        self._expanded.pop(ROOT, None)
         if root is not None:
             self._expanded[ROOT] = root
         self._passes = 0
@@ -116,14 +111,3 @@ class LocalDrafter:
         found = self._session.tree[node]
         beyond = found.length - self._session.tree.committed_len
         return found.token not in self._session.stop_tokens and beyond < self._session.remaining - 1
-
-
-def _below(tree: DraftTree, node: int | None) -> set[int]:
-    """The nodes that stay in the tree when it is committed to `node` (None: none)."""
-    found: set[int] = set()
-    stack = [] if node is None else list(tree.children(node).values())
-    while stack:
-        at = stack.pop()
-        found.add(at)
-        stack.extend(tree[at].children.values())
-    return found

@@ -160,21 +160,21 @@ def expansion(
         warm: those in its cache.
         runnable: whether anything may follow a node.
     """
-    heap: list[tuple[float, int, float]] = []
+    heap: list[tuple[float, int]] = []
     room, gain = rows, 0.0
     chosen: dict[int, None] = {}
 
     def offer(of: int, chance: float) -> None:
         children = _shared(tree, of, belief)
         open_mass = 0.0 if of in expanded else max(0.0, mass - sum(share for _, share in children))
-        heapq.heappush(heap, (-chance * open_mass, of, chance))
+        heapq.heappush(heap, (-chance * open_mass, of))
         for child, share in children:
             if chance * share > NEGLIGIBLE and runnable(child):
                 offer(child, chance * share)
 
     offer(ROOT, 1.0)
     while heap and room > 0:
-        value, node, _ = heapq.heappop(heap)
+        value, node = heapq.heappop(heap)
         if -value <= NEGLIGIBLE:
             break
         above = _cold_path(tree, node, warm, chosen)

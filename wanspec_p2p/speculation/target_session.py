@@ -10,6 +10,7 @@ All state changes go through `handle`. `TRANSITIONS` lists what is legal; anythi
 from __future__ import annotations
 
 import enum
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -279,15 +280,10 @@ class TargetSession:
             scores = TokenScores(logprob, tuple(top))
         return Committed(step.token, origin, step.margin, scores)
 
-    def _tail(self, drafter: PeerId, tokens: Sequence[TokenId]) -> tuple[TokenId, ...]:
+    def _tail(self, drafter: PeerId, tokens: tuple[TokenId, ...]) -> tuple[TokenId, ...]:
         """What of `tokens`, about to be committed, this drafter has not drafted itself."""
-        at = -1
-        for known, token in enumerate(tokens):
-            child = self.tree.children(at).get(token)
-            if child is None or drafter not in self.tree[child].holders:
-                return tuple(tokens[known:])
-            at = child
-        return ()
+        own = itertools.takewhile(lambda node: drafter in self.tree[node].holders, self.tree.along(tokens))
+        return tokens[len(list(own)) :]
 
     def _join(self, event: DrafterJoined) -> list[TargetInstruction]:
         if event.drafter in self.drafters:

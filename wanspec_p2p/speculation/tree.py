@@ -127,6 +127,18 @@ class DraftTree:
         tokens.reverse()
         return tokens
 
+    def along(self, tokens: Sequence[TokenId]) -> list[int]:
+        """The nodes that `tokens`, after the root, pass through: as many as are in the tree."""
+        nodes: list[int] = []
+        at = ROOT
+        for token in tokens:
+            child = self.children(at).get(token)
+            if child is None:
+                break
+            nodes.append(child)
+            at = child
+        return nodes
+
     def held_by(self, peer: PeerId) -> int:
         """Nodes this peer brought that are not settled."""
         return self._held.get(peer, 0)
@@ -209,14 +221,11 @@ class DraftTree:
 
     def commit(self, tokens: Sequence[TokenId]) -> None:
         """Settle the next positions: the root moves along `tokens`, contradicted branches go."""
-        root = ROOT
-        left = False
+        nodes = self.along(tokens)
+        root = nodes[-1] if nodes else ROOT
+        survivors = dict(self.children(root)) if len(nodes) == len(tokens) else {}
         for token in tokens:
-            child = None if left else self.children(root).get(token)
-            left = child is None
-            root = root if child is None else child
             self._append(token)
-        survivors = {} if left else dict(self.children(root))
         keep: dict[int, Node] = {}
         stack = list(survivors.values())
         for node_id in stack:

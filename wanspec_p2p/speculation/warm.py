@@ -6,6 +6,7 @@ pass, and what gets committed is kept without being run again (docs/decisions/00
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -50,13 +51,7 @@ class WarmCache:
 
     def commit(self, tree: DraftTree, tokens: Sequence[TokenId]) -> None:
         """`tokens` are about to be committed in `tree`."""
-        at = ROOT
-        known = True
-        for token in tokens:
-            child = tree.children(at).get(token) if known else None
-            known = child is not None
-            at = ROOT if child is None else child
-            self._behind.append((at, token))
+        self._behind.extend(itertools.zip_longest(tree.along(tokens), tokens, fillvalue=ROOT))
 
     def segment(self, tree: DraftTree, nodes: Sequence[int]) -> Segment:
         """Run `nodes`, parents first; the parent of each is the root, held here, or earlier in `nodes`.
