@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from types import TracebackType
 
 from wanspec_p2p.errors import WanspecError
 from wanspec_p2p.links.memory import MemoryTransport
@@ -22,7 +20,7 @@ from wanspec_p2p.simulation.drafting_node import NodeSpec, SimulatedNode
 from wanspec_p2p.simulation.identities import chance, identity
 from wanspec_p2p.simulation.loop import SimulatedClock
 from wanspec_p2p.simulation.metering import MeteredModel, Work, traced
-from wanspec_p2p.simulation.trace import Trace, logs_kept_out
+from wanspec_p2p.simulation.trace import Trace, Watched
 from wanspec_p2p.speculation.instructions import Emit
 from wanspec_p2p.speculation.pace import Knowledge
 from wanspec_p2p.speculation.policy import Policy
@@ -65,7 +63,7 @@ class Answer:
         return sum(work.passes for work in self.nodes.values())
 
 
-class Site:
+class Site(Watched):
     """Use as an asynchronous context manager: the nodes are attached when its body begins. At its end it raises what
     went wrong unseen: `ErrorsLogged`, or the exception that ended a node's task.
 
@@ -89,8 +87,8 @@ class Site:
         local: LanguageModel | None = None,
         trace: Trace | None = None,
     ) -> None:
+        super().__init__(trace)
         self.clock = SimulatedClock()
-        self.trace = trace
         self.model = MeteredModel(target, "target", trace)
         self.engine = Engine(self.model, slots)
         self.local = None if local is None else Engine(MeteredModel(local, "local", trace), slots)
@@ -101,7 +99,6 @@ class Site:
         self._rng = chance(seed, "target", "handshakes")
         self._changed = asyncio.Event()
         self._ends: dict[asyncio.Task[None], None] = {}
-        self._quiet = ExitStack()
         self.pool = DrafterPool(
             me=self._identity.peer_id,
             coordinator=self._coordinator.public_key,
@@ -112,24 +109,10 @@ class Site:
             tokenizer=target.info.tokenizer,
         )
 
-    async def __aenter__(self) -> Site:
-        self._quiet.enter_context(logs_kept_out(self.trace))
-        try:
-            for spec in self._specs:
-                self.add(spec)
-            await self.attached(len(self._specs))
-        except BaseException as error:
-            await self.__aexit__(type(error), error, error.__traceback__)
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            await self._close()
-        finally:
-            self._quiet.__exit__(kind, error, traceback)
+    async def _open(self) -> None:
+        for spec in self._specs:
+            self.add(spec)
+        await self.attached(len(self._specs))
 
     async def _close(self) -> None:
         for node in self.nodes:

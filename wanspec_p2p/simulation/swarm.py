@@ -11,10 +11,8 @@ import asyncio
 import itertools
 import random
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from types import TracebackType
 from typing import Any
 
 from coordinator.answers import Answer
@@ -31,7 +29,7 @@ from wanspec_p2p.simulation.identities import chance, identity
 from wanspec_p2p.simulation.ledger import MemoryLedger
 from wanspec_p2p.simulation.loop import SimulatedClock
 from wanspec_p2p.simulation.swarm_peers import SwarmNode, SwarmTarget
-from wanspec_p2p.simulation.trace import Trace, logs_kept_out
+from wanspec_p2p.simulation.trace import Trace, Watched
 from wanspec_p2p.simulation.wan import Wan
 from wanspec_p2p.types import PeerId, Role, Sampling, TokenId
 
@@ -102,11 +100,12 @@ class Counts:
     died: int = 0
 
 
-class Swarm:
+class Swarm(Watched):
     """Use as an asynchronous context manager: targets are registered when its body begins; nodes come meanwhile."""
 
     def __init__(self, spec: SwarmSpec, *, seed: int = 0, trace: Trace | None = None) -> None:
-        self.spec, self.seed, self.trace = spec, seed, trace
+        super().__init__(trace)
+        self.spec, self.seed = spec, seed
         self.clock = SimulatedClock()
         self.coordinator = identity(seed, "coordinator")
         self.counts = Counts()
@@ -117,7 +116,6 @@ class Swarm:
         self._ends: dict[asyncio.Task[None], None] = {}
         self._lives: list[asyncio.Task[None]] = []
         self._ticking: asyncio.Task[None] | None = None
-        self._quiet = ExitStack()
         self._requests = itertools.count(1)
         self._wires = itertools.count(1)
         numbers = itertools.count(1)
@@ -131,23 +129,6 @@ class Swarm:
             tallies={},
         )
         self._endpoints = Endpoints(self.executor)
-
-    async def __aenter__(self) -> Swarm:
-        self._quiet.enter_context(logs_kept_out(self.trace))
-        try:
-            await self._open()
-        except BaseException as error:
-            await self.__aexit__(type(error), error, error.__traceback__)
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            await self._close()
-        finally:
-            self._quiet.__exit__(kind, error, traceback)
 
     async def _open(self) -> None:
         now = self.clock.wall()

@@ -17,7 +17,13 @@ from wanspec_p2p.errors import WanspecError
 from wanspec_p2p.links.memory import MemoryTransport
 from wanspec_p2p.links.peer import PeerLink, connect
 from wanspec_p2p.models.base import LanguageModel
-from wanspec_p2p.protocol.codec import AT_NODE_FROM_COORDINATOR, AT_NODE_FROM_TARGET, AT_TARGET_FROM_COORDINATOR
+from wanspec_p2p.protocol.codec import (
+    AT_NODE_FROM_COORDINATOR,
+    AT_NODE_FROM_TARGET,
+    AT_TARGET_FROM_COORDINATOR,
+    Codec,
+    In,
+)
 from wanspec_p2p.protocol.coordinator_to_node import CoordinatorToNode
 from wanspec_p2p.protocol.coordinator_to_target import CoordinatorToTarget
 from wanspec_p2p.protocol.node_to_coordinator import DrafterModel, RegisterNode
@@ -177,27 +183,21 @@ class SwarmNode:
         await asyncio.gather(self._serving, return_exceptions=True)
 
     async def _dial_coordinator(self) -> PeerLink[CoordinatorToNode]:
-        return await connect(
-            self._wired(self._network.to_coordinator(self.name, Role.NODE)),
-            AT_NODE_FROM_COORDINATOR,
-            identity=self.identity,
-            role=Role.NODE,
-            expect=self._network.coordinator.peer_id,
-            clock=self._network.clock,
-            nonce=self._rng.randbytes,
-        )
+        transport = self._network.to_coordinator(self.name, Role.NODE)
+        return await self._dial(transport, AT_NODE_FROM_COORDINATOR, self._network.coordinator.peer_id)
 
     async def _dial_target(self, lease: Held, address: str) -> PeerLink[TargetToNode]:
+        transport = self._network.to_target(self.name, lease.claims.target)
+        return await self._dial(transport, AT_NODE_FROM_TARGET, lease.claims.target)
+
+    async def _dial(self, transport: MemoryTransport, codec: Codec[In], expect: PeerId) -> PeerLink[In]:
+        self._transports.append(transport)
         return await connect(
-            self._wired(self._network.to_target(self.name, lease.claims.target)),
-            AT_NODE_FROM_TARGET,
+            transport,
+            codec,
             identity=self.identity,
             role=Role.NODE,
-            expect=lease.claims.target,
+            expect=expect,
             clock=self._network.clock,
             nonce=self._rng.randbytes,
         )
-
-    def _wired(self, transport: MemoryTransport) -> MemoryTransport:
-        self._transports.append(transport)
-        return transport

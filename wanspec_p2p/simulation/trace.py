@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import Self
 
 import msgspec
 import structlog
@@ -16,7 +19,7 @@ from structlog.typing import EventDict, WrappedLogger
 
 from wanspec_p2p.clock import Clock
 
-__all__ = ["ErrorsLogged", "Trace", "logs_kept_out"]
+__all__ = ["ErrorsLogged", "Trace", "Watched", "logs_kept_out"]
 
 Value = str | int | float | bool | None
 
@@ -85,3 +88,38 @@ def logs_kept_out(trace: Trace | None = None) -> Iterator[None]:
             structlog.reset_defaults()
     if errors:
         raise ErrorsLogged(f"errors were logged: {'; '.join(errors)}")
+
+
+class Watched(ABC):
+    """What an experiment plays on, as an asynchronous context manager: its body runs with the logs kept out.
+
+    At its end it raises what went wrong unseen: `ErrorsLogged`, or what `_close` raises.
+    """
+
+    def __init__(self, trace: Trace | None) -> None:
+        self.trace = trace
+        self._quiet = ExitStack()
+
+    async def __aenter__(self) -> Self:
+        self._quiet.enter_context(logs_kept_out(self.trace))
+        try:
+            await self._open()
+        except BaseException as error:
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._close()
+        finally:
+            self._quiet.__exit__(kind, error, traceback)
+
+    @abstractmethod
+    async def _open(self) -> None: ...
+
+    @abstractmethod
+    async def _close(self) -> None:
+        """Also after an `_open` that failed half way."""

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 
@@ -11,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tests.support.hash_seeds import printed_under
 from wanspec_p2p.simulation.laws import (
     CANDIDATES,
     REFERENCE_RANKS,
@@ -144,18 +142,8 @@ def test_guesses_do_not_depend_on_hash_randomisation() -> None:
         "text = Text(1); law = IidLaw(text)\n"
         "print([law.guess(text.after([i])) for i in range(50)])"
     )
-    said = [
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        ).stdout
-        for seed in ("1", "2")
-    ]
-    assert said[0] == said[1] and said[0].count("Guess") == 50
+    said = printed_under(code, "1", "2")
+    assert said[0] == said[1] and said[0].count(b"Guess") == 50
 
 
 @pytest.mark.parametrize("places", [on_path, off_path])

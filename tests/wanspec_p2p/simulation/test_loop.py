@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.hash_seeds import printed_under
 from wanspec_p2p.simulation.loop import SimulatedClock, VirtualTimeError, VirtualTimeLoop, run_in_virtual_time
 
 ROOT = Path(__file__).parents[3]
@@ -227,16 +227,6 @@ run_in_virtual_time(main())
 
 
 def test_the_same_seed_gives_the_same_bytes_whatever_the_hash_seed() -> None:
-    outputs = [
-        subprocess.run(
-            [sys.executable, "-c", PROGRAM],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            timeout=60,
-            check=True,
-        ).stdout
-        for seed in ("1", "4242")
-    ]
+    outputs = printed_under(PROGRAM, "1", "4242")
     assert outputs[0] == outputs[1]
     assert outputs[0].count(b"\n") == 100

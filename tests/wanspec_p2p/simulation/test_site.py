@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 from pathlib import Path as FilePath
 
 import pytest
 
+from tests.support.hash_seeds import printed_under
 from tests.support.virtual_time import LoopClock, in_virtual_time
 from wanspec_p2p.errors import EngineError
 from wanspec_p2p.models.base import Rows
@@ -166,19 +164,8 @@ run_in_virtual_time(main())
 """
 
 
-def run_program(seed: int, hash_seed: str) -> bytes:
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM.replace("SEED", str(seed))],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        timeout=100,
-        check=True,
-    ).stdout
-
-
 def test_the_same_seed_gives_the_same_trace_whatever_the_hash_seed() -> None:
-    first = run_program(5, "1")
+    first, again = printed_under(PROGRAM.replace("SEED", "5"), "1", "4242")
     assert first.endswith(b"\n") and int(first.split()[0]) > 500
-    assert run_program(5, "4242") == first
-    assert run_program(6, "1") != first
+    assert again == first
+    assert printed_under(PROGRAM.replace("SEED", "6"), "1") != [first]

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path as FilePath
 
 import pytest
 
+from tests.support.hash_seeds import printed_under
 from tests.support.virtual_time import LoopClock, in_virtual_time
 from wanspec_p2p.simulation.laws import IidLaw, Text
 from wanspec_p2p.simulation.models import SimulatedDrafter, SimulatedTarget
@@ -111,17 +109,7 @@ run_in_virtual_time(main())
 
 
 def test_the_same_seed_gives_the_same_trace_whatever_the_hash_seed() -> None:
-    outputs = [
-        subprocess.run(
-            [sys.executable, "-c", PROGRAM],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            timeout=100,
-            check=True,
-        ).stdout
-        for seed in ("1", "4242")
-    ]
+    outputs = printed_under(PROGRAM, "1", "4242")
     assert outputs[0] == outputs[1]
     assert outputs[0].count(b'"answered"') == 20
     assert b'"died"' in outputs[0]
