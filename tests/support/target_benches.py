@@ -46,7 +46,8 @@ class PoolBench:
 
     Attributes:
         gate: passes wait until it is set.
-        came, went: links the pool has told of.
+        came: links the pool has told of.
+        went: how often it has said that one went, or that there are too few.
     """
 
     def __init__(self, per_session: int = 2, tokenizer: str | None = None) -> None:
@@ -64,7 +65,7 @@ class PoolBench:
             per_session=per_session,
             clock=self.clock,
             arrived=self._arrived,
-            left=self._left,
+            short=self._left,
             tokenizer=tokenizer,
         )
         self._serving: list[asyncio.Task[None]] = []

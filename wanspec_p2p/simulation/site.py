@@ -8,7 +8,7 @@ WebSockets. Runs in virtual time only.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from wanspec_p2p.errors import WanspecError
@@ -105,7 +105,7 @@ class Site(Watched):
             per_session=drafters,
             clock=self.clock,
             arrived=self._changed.set,
-            left=self._changed.set,
+            short=self._changed.set,
             tokenizer=target.info.tokenizer,
         )
 
@@ -160,11 +160,19 @@ class Site(Watched):
     def node_work(self) -> dict[str, Work]:
         return {node.name: node.work for node in self.nodes}
 
-    async def play(self, spec: SessionSpec, policy: Policy | None = None, *, alone: bool = False) -> Answer:
+    async def play(
+        self,
+        spec: SessionSpec,
+        policy: Policy | None = None,
+        *,
+        alone: bool = False,
+        settled: Callable[[TargetSession], None] = lambda session: None,
+    ) -> Answer:
         """One session, from a slot at the target to its end; others may run beside it.
 
         Args:
             alone: nobody else runs, so count also what the nodes draft until they learn that the answer has ended.
+            settled: called with the session whenever a round has settled tokens; must not change it.
 
         Raises:
             EngineError: the model failed.
@@ -179,6 +187,7 @@ class Site(Watched):
             settled_at.extend([self.clock.monotonic() - begun] * len(emitted.tokens))
             if self.trace is not None:
                 self.trace.note("settled", session=spec.session, tokens=len(tokens))
+            settled(session)
 
         runner = SessionRunner(session, self.engine, self.pool, emit, self.clock, self.local)
         async with asyncio.timeout(ANSWER_SECONDS), self.engine.slot():

@@ -147,7 +147,7 @@ class Control:
         if self._pool is None or not self._registered:
             return
         now = self._clock.monotonic()
-        count = self._recruiter.missing(len(self._pool.attached), now)
+        count = self._recruiter.missing(len(self._pool.attached), now, self._pool.lacking)
         if count:
             want = self._new_id()
             self._recruiter.asked(want, now)

@@ -23,6 +23,7 @@ from wanspec_p2p.protocol.target_to_node import Close, Open, TargetToNode, Verdi
 from wanspec_p2p.protocol.target_to_node import Window as WireWindow
 from wanspec_p2p.security.leases import LeaseClaims
 from wanspec_p2p.speculation.events import DraftArrived, Window
+from wanspec_p2p.speculation.hedging import Gaps
 from wanspec_p2p.speculation.instructions import OpenDraft, SendVerdict
 from wanspec_p2p.speculation.tree import chain_end
 from wanspec_p2p.target.runner import SessionRunner
@@ -66,6 +67,9 @@ class _Session:
 
     runner: SessionRunner
     window: Window
+    opened: float
+    told: float | None  # when it was last given something to draft that it has sent nothing since; None: it has
+    heard: bool = False  # anything at all
     end: tuple[int, bytes] | None = None  # the place where its last draft ended
 
     def base_hash(self, draft: Draft) -> bytes:
@@ -85,6 +89,7 @@ class DraftLink:
     lease: what the node showed to be admitted.
     check: for the leases it shows later.
     lost: called after a session has lost this node, and whether the node declined it.
+    heard: called when the node has drafted for a session, with the seconds since it was opened if that is its first.
     """
 
     def __init__(
@@ -93,12 +98,14 @@ class DraftLink:
         lease: LeaseClaims,
         check: CheckLease,
         lost: Callable[[SessionRunner, PeerId, bool], None],
+        heard: Callable[[SessionRunner, PeerId, float | None], None],
         clock: Clock,
     ) -> None:
         self.node = link.peer
+        self.gaps = Gaps()
         self.lease = lease
         self.opened = 0  # sessions so far
-        self._link, self._check, self._lost, self._clock = link, check, lost, clock
+        self._link, self._check, self._lost, self._heard, self._clock = link, check, lost, heard, clock
         self._handles = itertools.count(1)
         self._sessions: dict[int, _Session] = {}
         self._by_runner: dict[SessionRunner, int] = {}
@@ -153,7 +160,8 @@ class DraftLink:
         spec = runner.session.spec
         handle = next(self._handles)
         self.opened += 1
-        self._sessions[handle] = _Session(runner, instruction.window)
+        now = self._clock.monotonic()
+        self._sessions[handle] = _Session(runner, instruction.window, opened=now, told=now)
         self._by_runner[runner] = handle
         self._say(
             Open(
@@ -177,6 +185,8 @@ class DraftLink:
         if handle is not None:
             session = self._sessions[handle]
             window = self._grant(instruction.window)
+            if session.told is None:
+                session.told = self._clock.monotonic()
             changed = instruction.window != session.window
             session.window = instruction.window
             self._say(
@@ -194,6 +204,12 @@ class DraftLink:
         if handle is not None:
             del self._sessions[handle]
             self._say(Close(session=handle))
+
+    def silence(self, runner: SessionRunner) -> float:
+        """Seconds that this session has waited for a frame, since it last gave the node something new."""
+        handle = self._by_runner.get(runner)
+        told = None if handle is None else self._sessions[handle].told
+        return 0.0 if told is None else self._clock.monotonic() - told
 
     def end(self, code: CloseCode, reason: str) -> None:
         """Have `serve` close the link; the first reason given stands."""
@@ -246,16 +262,23 @@ class DraftLink:
         session = self._sessions.get(draft.session)
         if session is None:
             return  # it crossed our Close
+        now = self._clock.monotonic()
+        base_hash = session.base_hash(draft)
+        if session.told is not None:
+            self.gaps.measured(now - session.told)
+            session.told = None
+        self._heard(session.runner, self.node, None if session.heard else now - session.opened)
+        session.heard = True
         session.runner.feed(
             DraftArrived(
                 drafter=self.node,
                 base_len=draft.base_len,
-                base_hash=session.base_hash(draft),
+                base_hash=base_hash,
                 tokens=draft.tokens,
                 parents=draft.parents,
                 confidences=draft.confidences,
                 bases=draft.bases,
-                at=self._clock.monotonic(),
+                at=now,
             )
         )
 

@@ -12,6 +12,7 @@ from wanspec_p2p.links.base import Link
 from wanspec_p2p.protocol.node_to_target import NodeToTarget
 from wanspec_p2p.protocol.target_to_node import TargetToNode
 from wanspec_p2p.security.leases import LEEWAY_SECONDS, LeaseClaims, check
+from wanspec_p2p.speculation.hedging import Lead
 from wanspec_p2p.speculation.instructions import OpenDraft, SendVerdict
 from wanspec_p2p.target.draft_link import DraftLink, attach
 from wanspec_p2p.target.runner import SessionRunner
@@ -34,8 +35,13 @@ class DrafterPool:
     me: this target's peer id: leases must name it.
     coordinator: the public key leases must be signed with.
     per_session: drafters each session gets, where there are so many.
-    arrived, left: called when a link came or went, so that what is missing can be asked for.
+    arrived: called when a link came.
+    short: called when one went, or sessions need more than there are; `lacking` says how many.
     tokenizer: fingerprint of the tokenizer drafters must share; None leaves that to the coordinator.
+    hedge: whether another drafter is opened beside one that has gone silent.
+
+    Attributes:
+        hedges: drafters opened beside silent ones, so far.
     """
 
     def __init__(
@@ -46,21 +52,32 @@ class DrafterPool:
         per_session: int,
         clock: Clock,
         arrived: Callable[[], None],
-        left: Callable[[], None],
+        short: Callable[[], None],
         tokenizer: str | None = None,
+        hedge: bool = True,
     ) -> None:
         self._me, self._coordinator, self._clock = me, coordinator, clock
-        self._per_session, self._arrived, self._left = per_session, arrived, left
+        self._per_session, self._arrived, self._short = per_session, arrived, short
         self._tokenizer = tokenizer
         self._links: dict[PeerId, DraftLink] = {}
         self._sessions: dict[SessionRunner, set[PeerId]] = {}  # to the nodes that declined them
+        self._rivals: dict[SessionRunner, dict[PeerId, PeerId]] = {}  # who shares a lane until one of them drafts
         self._revoked: dict[str, None] = {}  # in the order they came
+        self._hedge, self._lead = hedge, Lead()
+        self._spare_wanted = False
+        self.hedges = 0
         self._coordinator_reachable = False
         self._found_at = 0.0
 
     @property
     def attached(self) -> list[PeerId]:
         return list(self._links)
+
+    @property
+    def lacking(self) -> int:
+        """Drafters that sessions are short of: those attached are too few, or declined, or gone silent."""
+        filled = (len(set(runner.session.drafters.values())) for runner in self._sessions)
+        return max((self._per_session - lanes for lanes in filled), default=0) + self._spare_wanted
 
     @property
     def sessions(self) -> int:
@@ -82,7 +99,7 @@ class DrafterPool:
             log.info("a node left before it showed a lease", node=link.peer, reason=str(error))
             await link.close()
             return
-        draft_link = DraftLink(link, lease, self._admit, self._lost, self._clock)
+        draft_link = DraftLink(link, lease, self._admit, self._lost, self._drafted, self._clock)
         self._replace(draft_link)
         log.info("a node attached", node=link.peer, owner=lease.owner, site=lease.site, model=lease.model)
         self._arrived()
@@ -91,7 +108,7 @@ class DrafterPool:
         finally:
             if self._links.get(link.peer) is draft_link:
                 del self._links[link.peer]
-            self._left()
+            self._short()
 
     def begin(self, runner: SessionRunner) -> None:
         """Give a session its drafters, now and as they come. It must have started."""
@@ -100,6 +117,8 @@ class DrafterPool:
 
     def end(self, runner: SessionRunner) -> None:
         self._sessions.pop(runner, None)
+        self._rivals.pop(runner, None)
+        self._spare_wanted = self._spare_wanted and bool(self._sessions)
 
     def revoke(self, jti: str, reason: str) -> None:
         self._revoked[jti] = None
@@ -108,6 +127,10 @@ class DrafterPool:
         for link in self._links.values():
             if link.lease.jti == jti:
                 link.end(CloseCode.LEASE_REFUSED, reason or "the lease was revoked")
+
+    def follow(self, coordinator: bytes) -> None:
+        """The coordinator has another key now. Who is attached stays; whoever comes needs a lease signed with it."""
+        self._coordinator = coordinator
 
     def coordinator_found(self) -> None:
         self._coordinator_reachable = True
@@ -136,6 +159,8 @@ class DrafterPool:
     def verdict(self, runner: SessionRunner, instruction: SendVerdict) -> None:
         if (link := self._links.get(instruction.drafter)) is not None:
             link.verdict(runner, instruction)
+            if self._hedge and link.silence(runner) > link.gaps.usual + self._lead.usual:
+                self._open_beside(link, runner)
 
     def close_session(self, runner: SessionRunner, drafter: PeerId) -> None:
         if (link := self._links.get(drafter)) is not None:
@@ -151,10 +176,12 @@ class DrafterPool:
             old.end(CloseCode.REPLACED, "the node attached again")  # its sessions lose it, and find this link
         for declined in self._sessions.values():
             declined.discard(link.node)  # it may have room by now
+        self._spare_wanted = False
         self._supply_all()
 
     def _lost(self, runner: SessionRunner, node: PeerId, declined: bool) -> None:
         if runner in self._sessions:
+            self._settled(runner, node)
             if declined:
                 self._sessions[runner].add(node)
             self._supply(runner)
@@ -167,16 +194,56 @@ class DrafterPool:
         """Fill a session's lanes, each with the node that suits best."""
         drafting = runner.session.drafters
         for lane in sorted(set(range(self._per_session)) - set(drafting.values())):
-            free = [
-                link
-                for node, link in self._links.items()
-                if node not in drafting and node not in self._sessions[runner] and not link.ending
-            ]
-            if not free:
+            best = self._best(runner)
+            if best is None:
+                self._short()
                 return
-            taken = [self._links[node].lease for node in drafting if node in self._links]
-            best = min(free, key=lambda link: _preference(link, taken))
             runner.join(best.node, lane, best.lease.jti)
+
+    def _best(self, runner: SessionRunner) -> DraftLink | None:
+        """Of the nodes that could draft for a session and do not."""
+        drafting = runner.session.drafters
+        free = [
+            link
+            for node, link in self._links.items()
+            if node not in drafting and node not in self._sessions[runner] and not link.ending
+        ]
+        taken = [self._links[node].lease for node in drafting if node in self._links]
+        return min(free, key=lambda link: _preference(link, taken), default=None)
+
+    # Hedging: a silent drafter gets a rival on its lane, and whoever drafts first keeps it
+
+    def _open_beside(self, silent: DraftLink, runner: SessionRunner) -> None:
+        rivals = self._rivals.setdefault(runner, {})
+        if silent.node in rivals or runner not in self._sessions:
+            return
+        spare = self._best(runner)
+        if spare is None:
+            self._spare_wanted = True
+            self._short()
+            return
+        log.info("a drafter is silent: another is opened beside it", silent=silent.node, other=spare.node)
+        self.hedges += 1
+        rivals[silent.node], rivals[spare.node] = spare.node, silent.node
+        runner.join(spare.node, runner.session.drafters[silent.node], spare.lease.jti)
+
+    def _drafted(self, runner: SessionRunner, node: PeerId, lead: float | None) -> None:
+        """A node sent a frame for a session; its rival, if it has one, is let go."""
+        if lead is not None:
+            self._lead.measured(lead)
+        loser = self._settled(runner, node)
+        if loser is not None:
+            self._sessions[runner].add(loser)  # of this session it has had enough chances
+            self.close_session(runner, loser)
+            runner.leave(loser)
+
+    def _settled(self, runner: SessionRunner, node: PeerId) -> PeerId | None:
+        """`node` has no rival any more. Returns who was."""
+        rivals = self._rivals.get(runner, {})
+        rival = rivals.pop(node, None)
+        if rival is not None:
+            rivals.pop(rival, None)
+        return rival
 
     # Leases
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from wanspec_p2p.protocol import limits
+
 __all__ = ["ARRIVAL_SECONDS", "ASK_AGAIN_SECONDS", "Recruiter"]
 
 ASK_AGAIN_SECONDS = 2.0
@@ -11,7 +13,7 @@ ARRIVAL_SECONDS = 5.0
 
 
 class Recruiter:
-    """Keeps `wanted` drafters attached; asks for what is missing, one question at a time."""
+    """Keeps `wanted` drafters attached, more where sessions lack them; one question at a time."""
 
     def __init__(self, wanted: int) -> None:
         self._wanted = wanted
@@ -20,14 +22,18 @@ class Recruiter:
         self._expected: list[float] = []  # when granted nodes are given up on
         self._not_before = 0.0
 
-    def missing(self, attached: int, now: float) -> int:
-        """How many to ask for now; 0 while an answer or granted nodes are under way."""
+    def missing(self, attached: int, now: float, lacking: int = 0) -> int:
+        """How many to ask for now; 0 while an answer or granted nodes are under way.
+
+        Args:
+            lacking: how many more sessions could use, whatever is attached.
+        """
         self._expected = [deadline for deadline in self._expected if deadline > now]
         if self._asked is not None and now < self._asked_at + ARRIVAL_SECONDS:
             return 0
         if now < self._not_before:
             return 0
-        return max(0, self._wanted - attached - len(self._expected))
+        return max(0, min(max(self._wanted - attached, lacking), limits.MAX_DRAFTERS) - len(self._expected))
 
     def asked(self, want: str, now: float) -> None:
         self._asked, self._asked_at = want, now

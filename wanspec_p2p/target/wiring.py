@@ -88,7 +88,7 @@ class Target:
                 per_session=settings.drafters,
                 clock=clock,
                 arrived=self._recruiter.arrived,
-                left=self._recruit,
+                short=self._recruit,
                 tokenizer=model.info.tokenizer,
             )
         self.desk = RequestDesk(

@@ -10,7 +10,7 @@ from tests.support.target_kit import Mint, target_alone, until
 from tests.support.virtual_time import in_virtual_time
 from wanspec_p2p.errors import CloseCode, LinkClosed
 from wanspec_p2p.links.memory import Path
-from wanspec_p2p.protocol.node_to_target import Decline
+from wanspec_p2p.protocol.node_to_target import Decline, Draft
 from wanspec_p2p.protocol.target_to_node import Close
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.security.leases import LEEWAY_SECONDS
@@ -350,3 +350,121 @@ async def test_what_can_be_told_of_a_pool() -> None:
         assert (link.load, link.opened, bench.pool.sessions) == (1, 1, 1)
         assert bench.pool.link(Identity.generate().peer_id) is None
         await bench.finish()
+
+
+# Hedging --------------------------------------------------------------------------------------------------------------
+
+
+class PacedBench(PoolBench):
+    """Its passes take 50 ms, so that answers last."""
+
+    async def _before(self) -> None:
+        await asyncio.sleep(0.05)
+
+
+async def hedged(bench: PoolBench) -> None:
+    await until(lambda: bench.pool.hedges > 0)
+
+
+@in_virtual_time
+async def test_a_silent_drafter_is_given_a_rival_on_its_lane_and_loses_it_to_the_first_draft() -> None:
+    async with PacedBench(per_session=1) as bench:
+        silent = await bench.node()
+        runner = bench.session(count=200)
+        opened = await silent.opened()
+        spare = await bench.node()
+        await hedged(bench)
+        first, second = silent.identity.peer_id, spare.identity.peer_id
+        assert runner.session.drafters == {first: 0, second: 0}
+        await spare.draft(await spare.opened(), [1])
+        await until(lambda: runner.session.drafters == {second: 0})
+        assert [m async for m in silent.verdicts()]  # until it was closed
+        await silent.draft(opened, [1])  # crossing the Close: nobody minds
+        await settled()
+        assert bench.pool.hedges == 1 and len(bench.pool.attached) == 2
+        await bench.finish()
+
+
+@in_virtual_time
+async def test_a_drafter_that_speaks_again_keeps_its_lane() -> None:
+    async with PacedBench(per_session=1) as bench:
+        slow = await bench.node()
+        runner = bench.session(count=200)
+        opened = await slow.opened()
+        spare = await bench.node()
+        await hedged(bench)
+        await slow.draft(opened, [1])
+        await until(lambda: list(runner.session.drafters) == [slow.identity.peer_id])
+        await spare.opened()
+        async for _ in spare.verdicts():
+            pass  # it ends with a Close
+        await bench.finish()
+
+
+@in_virtual_time
+async def test_a_drafter_that_answers_in_its_usual_time_has_no_rival() -> None:
+    async with PacedBench(per_session=1) as bench:
+        node = await bench.node()
+        runner = bench.session(count=100)
+        opened = await node.opened()
+        await bench.node()
+        await node.draft(opened, [1])
+        answer = [*opened.prefix]
+        async for verdict in node.verdicts():
+            answer += verdict.tail
+            await asyncio.sleep(0.6)
+            await node.link.send(
+                Draft(session=opened.session, base_len=verdict.committed_len, base_hash=verdict.hash, tokens=(1,))
+            )
+        assert bench.pool.hedges == 0
+        await bench.finish()
+        assert runner.session.stats.rounds > 50
+
+
+@in_virtual_time
+async def test_without_a_spare_one_is_asked_for_and_takes_over_when_it_comes() -> None:
+    async with PacedBench(per_session=1) as bench:
+        silent = await bench.node()
+        runner = bench.session(count=200)
+        await silent.opened()
+        assert bench.pool.lacking == 0
+        went = bench.went
+        await until(lambda: bench.pool.lacking == 1)
+        assert bench.went > went
+        spare = await bench.node()
+        assert bench.pool.lacking == 0
+        await hedged(bench)
+        await spare.draft(await spare.opened(), [1])
+        await until(lambda: list(runner.session.drafters) == [spare.identity.peer_id])
+        await bench.finish()
+        assert bench.pool.lacking == 0
+
+
+@pytest.mark.parametrize("lost", ["silent", "spare"])
+@in_virtual_time
+async def test_a_rival_that_is_lost_leaves_the_lane_to_the_other(lost: str) -> None:
+    async with PacedBench(per_session=1) as bench:
+        nodes = {"silent": await bench.node()}
+        runner = bench.session(count=200)
+        await nodes["silent"].opened()
+        nodes["spare"] = await bench.node()
+        await hedged(bench)
+        gone = nodes.pop(lost)
+        (stays,) = nodes.values()
+        gone.transport.disconnect()
+        await until(lambda: runner.session.drafters == {stays.identity.peer_id: 0})
+        await bench.finish()
+
+
+@in_virtual_time
+async def test_sessions_whose_drafters_all_declined_lack_some() -> None:
+    async with PoolBench(per_session=2) as bench:
+        node = await bench.node()
+        bench.session()
+        assert bench.pool.lacking == 0
+        opened = await node.opened()
+        assert bench.pool.lacking == 1
+        await node.link.send(Decline(session=opened.session, reason="no room"))
+        await until(lambda: bench.pool.lacking == 2)
+        await bench.finish()
+        assert bench.pool.lacking == 0

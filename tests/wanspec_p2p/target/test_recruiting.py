@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from wanspec_p2p.protocol import limits
 from wanspec_p2p.target.recruiting import ARRIVAL_SECONDS, ASK_AGAIN_SECONDS, Recruiter
 
 
@@ -71,3 +72,13 @@ def test_an_unexpected_arrival_is_no_error() -> None:
     recruiter = Recruiter(1)
     recruiter.arrived()
     assert recruiter.missing(attached=1, now=0.0) == 0
+
+
+def test_more_than_usual_are_asked_for_where_sessions_lack_them() -> None:
+    recruiter = Recruiter(2)
+    assert recruiter.missing(2, 0.0) == 0
+    assert recruiter.missing(2, 0.0, lacking=1) == 1
+    recruiter.asked("w", 0.0)
+    recruiter.answered("w", 1, 0.1)
+    assert recruiter.missing(2, 0.1 + ASK_AGAIN_SECONDS, lacking=1) == 0, "one is on its way"
+    assert recruiter.missing(2, 0.2 + ARRIVAL_SECONDS, lacking=1000) == limits.MAX_DRAFTERS

@@ -42,7 +42,7 @@ class Pool(DrafterPool):
             per_session=1,
             clock=clock,
             arrived=lambda: None,
-            left=lambda: None,
+            short=lambda: None,
         )
         self._model = model
         self.seen = 0

@@ -80,7 +80,7 @@ async def measure(
         per_session=1,
         clock=clock,
         arrived=attached.set,
-        left=lambda: None,
+        short=lambda: None,
         tokenizer=target.info.tokenizer,
     )
     links: list[PeerLink[NodeToTarget]] = []
