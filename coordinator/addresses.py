@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509 import load_pem_x509_certificate
+from cryptography.x509 import load_der_x509_certificate, load_pem_x509_certificate
 
 from coordinator.settings import CoordinatorSettings, split_address
 from wanspec_p2p.clock import Clock
 from wanspec_p2p.errors import ConfigError
+from wanspec_p2p.security.files import write_whole
 from wanspec_p2p.security.tls import fingerprint, load_or_create_certificate
 
 __all__ = [
@@ -22,12 +21,15 @@ __all__ = [
     "TlsFiles",
     "certificate_der",
     "certificate_files",
+    "certificate_pem",
     "certificate_shown",
     "dialable",
+    "fingerprint_of",
     "fingerprint_shown",
     "load",
     "of_settings",
     "of_url",
+    "pem_of",
     "store",
 ]
 
@@ -39,6 +41,7 @@ class Addresses(msgspec.Struct, frozen=True):
 
     http: str  # http(s)://…: for submitters
     peers: str  # ws(s)://…: for nodes and targets; goes into join tokens
+    certificate: str | None = None  # PEM, as it is shown there; files of earlier releases lack it
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,26 @@ def certificate_shown(settings: CoordinatorSettings, clock: Clock) -> Path | Non
     return None if files is None else files.certificate
 
 
+def certificate_pem(settings: CoordinatorSettings, clock: Clock) -> str | None:
+    """What peers and submitters are shown (PEM) by the coordinator that runs here or ran last, whatever flags it was
+    given; where none ever ran, as the settings have it. None without TLS.
+    """
+    known = load(settings)
+    if known is not None and known.certificate is not None:
+        return known.certificate
+    shown = certificate_shown(settings, clock)
+    return None if shown is None else pem_of(certificate_der(shown))
+
+
+def pem_of(der: bytes) -> str:
+    return load_der_x509_certificate(der).public_bytes(Encoding.PEM).decode()
+
+
+def fingerprint_of(pem: str) -> str:
+    """SHA-256 of a certificate (DER), hex."""
+    return fingerprint(load_pem_x509_certificate(pem.encode()).public_bytes(Encoding.DER))
+
+
 def certificate_der(pem: Path) -> bytes:
     """Raises ConfigError for a file that holds no certificate."""
     try:
@@ -117,9 +140,9 @@ def load(settings: CoordinatorSettings) -> Addresses | None:
 
 
 def store(settings: CoordinatorSettings, addresses: Addresses) -> None:
-    """Whole or not at all: `admin` may read it at any moment."""
+    """Whole or not at all: `admin` may read it at any moment. Raises ConfigError where it cannot be written."""
     path = settings.address_file
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(addresses), indent=2))
-    os.replace(name, path)
+    try:
+        write_whole(path, msgspec.json.format(msgspec.json.encode(addresses), indent=2), private=True)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error

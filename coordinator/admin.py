@@ -54,7 +54,8 @@ def issue_join_token(
         raise ConfigError("a join token admits between 1 and 100000 peers")
     clock = clock or SystemClock()
     reached = _reached(settings, url)
-    certificate = addresses.fingerprint_shown(settings, clock) if reached.peers.startswith("wss:") else None
+    pem = addresses.certificate_pem(settings, clock) if reached.peers.startswith("wss:") else None
+    certificate = None if pem is None else addresses.fingerprint_of(pem)
     identity = Identity.load_or_create(settings.identity_file)
     now = clock.wall()
     expires, secret = int(now + ttl), new_secret(24)

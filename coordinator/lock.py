@@ -18,7 +18,7 @@ def locked(path: Path) -> Iterator[None]:
     """Hold the lock file while the body runs. The system lets go of it when the process ends, however it ends.
 
     Raises:
-        ConfigError: another process holds it.
+        ConfigError: another process holds it, or the disk is full.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -29,8 +29,11 @@ def locked(path: Path) -> Iterator[None]:
         if not _lock(descriptor):
             holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() if hasattr(os, "pread") else "?"
             raise ConfigError(f"another coordinator (process {holder or '?'}) runs on {path.parent}")
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
+        try:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
         yield
     finally:
         os.close(descriptor)

@@ -95,6 +95,11 @@ class CoordinatorSettings:
         return self.data_dir / "identity.pem"
 
     @property
+    def succession_file(self) -> Path:
+        """The statements in which earlier keys named the next; public, but nothing without the identity."""
+        return self.data_dir / "succession.json"
+
+    @property
     def ledger_file(self) -> Path:
         return self.data_dir / "ledger.sqlite3"
 

@@ -64,7 +64,8 @@ async def run(
         async with _loaded(settings) as model:
             speed = await tokens_per_second(model, clock)
             log.info("model ready", model=model.info.name, device=model.info.device, tokens_per_second=round(speed))
-            dialler = Dialler(identity, coordinator, clock, find_on_local_network if settings.discover else None)
+            find = find_on_local_network if settings.discover else None
+            dialler = Dialler(identity, coordinator, clock, find, settings.coordinator_urls)
             joined = _Joined(file, dialler, partial(ready, identity.peer_id) if ready else None)
             service = NodeService(
                 identity.peer_id,
@@ -80,20 +81,27 @@ async def run(
                 clock=clock,
                 rng=random.Random(),
             )
+            joined.follow = service.follow
             await service.serve(stop)
     log.info("node stopped", node=identity.peer_id)
 
 
 class _Joined:
-    """What is done when the coordinator has taken us in: remember where it is, and tell our caller the first time."""
+    """What is done when the coordinator has taken us in: remember where it is, and tell our caller the first time.
+
+    Attributes:
+        follow: told the key the coordinator has now.
+    """
 
     def __init__(self, file: Path, dialler: Dialler, ready: Callable[[], None] | None) -> None:
         self._file, self._dialler, self._ready = file, dialler, ready
         self._stored: Membership | None = None
+        self.follow: Callable[[bytes], None] = lambda key: None
 
     def __call__(self, pool: str) -> None:
         coordinator = self._dialler.membership
         log.info("joined", pool=pool, coordinator=coordinator.peer_id, address=coordinator.url)
+        self.follow(coordinator.coordinator)
         if coordinator != self._stored:
             membership.store(self._file, coordinator)
             self._stored = coordinator

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -14,10 +14,11 @@ from wanspec_p2p.clock import Clock
 from wanspec_p2p.errors import CloseCode, ConfigError, RemoteProtocolError, Unreachable
 from wanspec_p2p.links import discovery, websocket
 from wanspec_p2p.links.base import Link
+from wanspec_p2p.links.home import Home
 from wanspec_p2p.links.membership import Membership
 from wanspec_p2p.links.peer import PeerLink, connect
 from wanspec_p2p.protocol.codec import AT_NODE_FROM_COORDINATOR, AT_NODE_FROM_TARGET, Codec
-from wanspec_p2p.protocol.common_messages import ControlMessage, DraftLinkMessage
+from wanspec_p2p.protocol.common_messages import SUCCESSION, ControlMessage, DraftLinkMessage
 from wanspec_p2p.protocol.coordinator_to_node import CoordinatorToNode
 from wanspec_p2p.protocol.node_to_target import NodeToTarget
 from wanspec_p2p.protocol.target_to_node import TargetToNode
@@ -35,6 +36,8 @@ T = TypeVar("T", bound=ControlMessage | DraftLinkMessage)
 
 class Dialler:
     """Args:
+    membership: the coordinator we belong to.
+    urls: where else it may be.
     find: looks for our coordinator on the local network when its own address does not answer, and tells an address.
     """
 
@@ -44,10 +47,15 @@ class Dialler:
         membership: Membership,
         clock: Clock,
         find: Callable[[PeerId], Awaitable[str | None]] | None = None,
+        urls: Sequence[str] = (),
     ) -> None:
-        self.membership = membership
-        """Where the coordinator was reached last."""
+        self._home, self._urls = Home(membership, urls), urls
         self._identity, self._clock, self._find = identity, clock, find
+
+    @property
+    def membership(self) -> Membership:
+        """Where the coordinator was reached last, and its key."""
+        return self._home.membership
 
     async def coordinator(self) -> PeerLink[CoordinatorToNode]:
         """A link to our coordinator.
@@ -59,19 +67,22 @@ class Dialler:
             ConfigError: the join token's address must not be dialled.
         """
         try:
-            return await self._coordinator_at(self.membership)
+            return await self._home.reach(self._coordinator_at)
         except Unreachable:
             moved = await self._moved()
             if moved is None:
                 raise
-        link = await self._coordinator_at(moved)
-        self.membership = moved
+        elsewhere = Home(moved)
+        link = await elsewhere.reach(self._coordinator_at)
+        self._home = Home(elsewhere.membership, self._urls)
         return link
 
     async def _coordinator_at(self, membership: Membership) -> PeerLink[CoordinatorToNode]:
         url = membership.url.rstrip("/") + COORDINATOR_PATH
         codec = AT_NODE_FROM_COORDINATOR
-        return await self._connect(url, membership.certificate, codec, membership.peer_id, Role.COORDINATOR)
+        return await self._connect(
+            url, membership.certificate, codec, membership.peer_id, Role.COORDINATOR, features=(SUCCESSION,)
+        )
 
     async def _moved(self) -> Membership | None:
         """Where else to try. The hint is an address and nothing more: the keys stay those we were told."""
@@ -89,7 +100,13 @@ class Dialler:
         return await self._connect(address, claims.certificate, AT_NODE_FROM_TARGET, claims.target, Role.TARGET)
 
     async def _connect(
-        self, url: str, certificate: str | None, codec: Codec[T], expect: PeerId, role: Role
+        self,
+        url: str,
+        certificate: str | None,
+        codec: Codec[T],
+        expect: PeerId,
+        role: Role,
+        features: Sequence[str] = (),
     ) -> PeerLink[T]:
         transport = await websocket.dial(url, certificate=certificate)
         link = await connect(
@@ -99,6 +116,7 @@ class Dialler:
             role=Role.NODE,
             expect=expect,
             clock=self._clock,
+            features=features,
             software=f"wanspec-p2p {__version__}",
         )
         if link.role is not role:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import TypeAlias
 
 import structlog
@@ -18,7 +17,7 @@ from node.drafting import DraftingEngine
 from node.lease_checks import Held
 from node.limits import LendingLimits
 from wanspec_p2p.clock import Clock
-from wanspec_p2p.links.backoff import Backoff
+from wanspec_p2p.links.backoff import COORDINATOR_CAP_SECONDS, Backoff
 from wanspec_p2p.models.base import LanguageModel
 from wanspec_p2p.protocol.node_to_coordinator import RegisterNode
 from wanspec_p2p.security import leases
@@ -64,18 +63,27 @@ class NodeService:
         self._clock, self._rng, self._sleep = clock, rng, sleep
         self.engine = DraftingEngine(model, clock=clock)
         self._links = DraftLinks(self._draft_link, lambda jti, reason: self._control.lease_lost(jti, reason))
-        check = partial(leases.check, coordinator=coordinator, clock=clock, node=peer)
-        machine = CoordinatorLink(registration, secret=secret, enrolled=enrolled, check=check, limits=limits)
+        self._peer, self._coordinator = peer, coordinator
+        machine = CoordinatorLink(
+            registration, secret=secret, enrolled=enrolled, check=self._check_lease, limits=limits
+        )
         self._control = ControlLink(
             machine,
             self.engine,
             self._links,
             dial=dial_coordinator,
             joined=joined,
-            backoff=Backoff(rng),
+            backoff=Backoff(rng, cap=COORDINATOR_CAP_SECONDS),
             clock=clock,
             sleep=sleep,
         )
+
+    def follow(self, coordinator: bytes) -> None:
+        """Its key is another now: leases it signs from here on carry that one's signature, and no other counts."""
+        self._coordinator = coordinator
+
+    def _check_lease(self, lease: str) -> leases.LeaseClaims:
+        return leases.check(lease, coordinator=self._coordinator, clock=self._clock, node=self._peer)
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Lend until `stop` is set, then drain within `DRAIN_SECONDS`.

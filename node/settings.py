@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from wanspec_p2p.config import check_length, check_range
+from wanspec_p2p.links.home import check_urls
 from wanspec_p2p.links.membership import Introduction
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.types import Dtype
@@ -24,6 +25,8 @@ class NodeSettings:
         cache_dir: where models are kept; can be shared by any number of nodes.
         model: a catalog name, `ngram[:TOKENIZER_MODEL]`, or a directory.
         join: a join token; needed the first time only, and again to move to another coordinator.
+        coordinator_urls: where else the coordinator may be reached, tried in turn where it was reached last does not
+            answer; it has to prove the same key everywhere.
         name: what people call this node. Decides nothing.
         owner, site: who lends it and where it stands; drafters of one session come from different ones. Like the
             name, None takes what was said when the node joined, else the host name and "unknown".
@@ -41,7 +44,8 @@ class NodeSettings:
     data_dir: Path
     cache_dir: Path
     model: str = "smollm2-draft"
-    join: str | None = None
+    join: str | None = field(default=None, repr=False)
+    coordinator_urls: tuple[str, ...] = ()
     name: str | None = None
     owner: str | None = None
     site: str | None = None
@@ -53,8 +57,9 @@ class NodeSettings:
     log_json: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("name", "owner", "site"):
-            check_length(self, field, limits.MAX_NAME)
+        for name in ("name", "owner", "site"):
+            check_length(self, name, limits.MAX_NAME)
+        check_urls(self.coordinator_urls)
         check_range(self, "slots", 1, MAX_SLOTS)
         check_range(self, "threads", 1)
         check_range(self, "max_prefix", 1)

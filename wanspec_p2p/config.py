@@ -17,7 +17,16 @@ import msgspec
 
 from wanspec_p2p.errors import ConfigError
 
-__all__ = ["CONFIG_FILE", "Paths", "check_length", "check_range", "load_settings", "read_section"]
+__all__ = [
+    "CONFIG_FILE",
+    "Paths",
+    "Sourced",
+    "check_length",
+    "check_range",
+    "load_settings",
+    "load_sourced",
+    "read_section",
+]
 
 CONFIG_FILE = "wanspec.toml"
 
@@ -80,6 +89,14 @@ def read_section(file: Path, section: str) -> dict[str, Any]:
     return table
 
 
+@dataclass(frozen=True, slots=True)
+class Sourced:
+    """The value of a setting, and where it came from, in words."""
+
+    value: object
+    origin: str
+
+
 def load_settings(
     kind: type[Settings],
     section: str,
@@ -100,27 +117,54 @@ def load_settings(
         ConfigError: an unknown key, a value of the wrong type, or a field that nobody set. The message names the key
             and where its value came from.
     """
+    return load_sourced(kind, section, file=file, environ=environ, flags=flags, defaults=defaults)[0]
+
+
+def load_sourced(
+    kind: type[Settings],
+    section: str,
+    *,
+    file: Path,
+    environ: Mapping[str, str],
+    flags: Mapping[str, object],
+    defaults: Mapping[str, object] | None = None,
+) -> tuple[Settings, dict[str, Sourced]]:
+    """As `load_settings`, and of each field, in order, where its value came from."""
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]  # Settings is a dataclass
-    hints = typing.get_type_hints(kind)
-    values: dict[str, object] = dict(defaults or {})
-    table = read_section(file, section)
-    for key, value in table.items():
-        if key not in fields:
-            raise ConfigError(f"{section}.{key} in {file} is not a setting; known are {', '.join(sorted(fields))}")
-        values[key] = _converted(value, hints[key], f"{section}.{key} in {file}", strict=True)
-    for key in fields:
-        variable = f"WANSPEC_{section}_{key}".upper()
-        if variable in environ:
-            values[key] = _converted(environ[variable], hints[key], variable, strict=False)
-        if flags.get(key) is not None:
-            values[key] = _converted(flags[key], hints[key], f"--{key.replace('_', '-')}", strict=False)
+    given = {name: Sourced(value, "default") for name, value in (defaults or {}).items()}
+    given |= _from_file(file, section, typing.get_type_hints(kind))
+    given |= _from_outside(environ, flags, section, typing.get_type_hints(kind))
     for name, field in fields.items():
-        if name not in values and field.default is field.default_factory is dataclasses.MISSING:
+        if name not in given and field.default is field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{section}.{name} is not set: give --{name.replace('_', '-')} or put it in {file}")
     try:
-        return kind(**values)
+        settings = kind(**{name: sourced.value for name, sourced in given.items()})
     except ValueError as error:
         raise ConfigError(f"[{section}]: {error}") from error
+    return settings, {name: given.get(name) or Sourced(getattr(settings, name), "default") for name in fields}
+
+
+def _from_file(file: Path, section: str, hints: Mapping[str, Any]) -> dict[str, Sourced]:
+    found = {}
+    for key, value in read_section(file, section).items():
+        if key not in hints:
+            raise ConfigError(f"{section}.{key} in {file} is not a setting; known are {', '.join(sorted(hints))}")
+        converted = _converted(value, hints[key], f"{section}.{key} in {file}", strict=True)
+        found[key] = Sourced(converted, f"file {file}")
+    return found
+
+
+def _from_outside(
+    environ: Mapping[str, str], flags: Mapping[str, object], section: str, hints: Mapping[str, Any]
+) -> dict[str, Sourced]:
+    found = {}
+    for key, hint in hints.items():
+        variable, flag = f"WANSPEC_{section}_{key}".upper(), f"--{key.replace('_', '-')}"
+        if variable in environ:
+            found[key] = Sourced(_converted(environ[variable], hint, variable, strict=False), f"variable {variable}")
+        if flags.get(key) is not None:
+            found[key] = Sourced(_converted(flags[key], hint, flag, strict=False), "command line")
+    return found
 
 
 def check_length(settings: object, field: str, longest: int) -> None:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from wanspec_p2p.cli import coordinator_keeping
+from wanspec_p2p.cli.coordinator_keeping import settings_of
 from wanspec_p2p.cli.output import Json, emit, say
 from wanspec_p2p.cli.peer_options import LogJson
 from wanspec_p2p.cli.running import WithParent, serve
-from wanspec_p2p.cli.settings import DataDir, service_settings
-
-if TYPE_CHECKING:
-    from coordinator.settings import CoordinatorSettings
+from wanspec_p2p.cli.settings import DataDir, ShowConfig
 
 __all__ = ["app"]
 
@@ -42,13 +40,14 @@ def run(
     proxy_cert: Annotated[Path | None, typer.Option(help="PEM; of the TLS proxy in front, where there is one.")] = None,
     advertise: Annotated[bool | None, typer.Option("--advertise", help="Announce it on the local network.")] = None,
     log_json: LogJson = None,
+    show_config: ShowConfig = False,
     json: Json = False,
     with_parent: WithParent = False,
 ) -> None:
     """Run the coordinator until it is told to stop."""
     from coordinator import service
 
-    settings = _settings(context.params)
+    settings = settings_of(context.params)
     serve(service.run, settings, name="coordinator", context=context)
 
 
@@ -66,7 +65,7 @@ def token(
     from coordinator.admin import issue_join_token
     from wanspec_p2p.types import Role
 
-    settings = _settings({"data_dir": data_dir})
+    settings = settings_of({"data_dir": data_dir})
     issued = issue_join_token(settings, role=Role(role.value), pool=pool, ttl=ttl, url=url, uses=uses)
     if json:
         emit({"token": issued.encode(), "url": issued.url, "role": role.value, "pool": pool, "expires": issued.expires})
@@ -83,14 +82,14 @@ def key(
     """Print a new API key for a submitter. It is shown once."""
     from coordinator.admin import create_api_key
 
-    secret = create_api_key(_settings({"data_dir": data_dir}), name)
+    secret = create_api_key(settings_of({"data_dir": data_dir}), name)
     if json:
         emit({"name": name, "api_key": secret})
     else:
         say(secret)
 
 
-def _settings(flags: Mapping[str, object]) -> CoordinatorSettings:
-    from coordinator.settings import CoordinatorSettings
-
-    return service_settings(CoordinatorSettings, "coordinator", flags)
+app.command("backup")(coordinator_keeping.backup)
+app.command("restore")(coordinator_keeping.restore)
+app.command("rotate-key")(coordinator_keeping.rotate_key)
+app.command("ca")(coordinator_keeping.certificate)

@@ -6,47 +6,44 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from wanspec_p2p.cli import doctor_ways
+from wanspec_p2p.cli.findings import Finding, guarded
 from wanspec_p2p.cli.output import Json, console, emit, printable
-from wanspec_p2p.cli.settings import ApiKey, CoordinatorUrl, Fingerprint, model_cache, submitter
-from wanspec_p2p.errors import ExitCode, WanspecError
+from wanspec_p2p.cli.settings import ApiKey, CoordinatorUrl, Fingerprint, model_cache
+from wanspec_p2p.errors import ExitCode
 
 if TYPE_CHECKING:
     from wanspec_p2p.config import Paths
 
-__all__ = ["Finding", "doctor"]
+__all__ = ["check_clock", "check_disk", "check_driver", "check_keys", "doctor"]
 
 RELEASED = 1_793_491_200.0
 """2026-11-01, Unix time: a clock that shows less has never been set."""
-CLOCK_LEEWAY = 30.0
-"""Seconds two clocks may differ before a fresh lease looks expired or not yet issued."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    check: str
-    ok: bool
-    detail: str
+ROOM = {"data": 100 * 2**20, "models": 2 * 2**30}
+"""Bytes below which a disk is nearly full: a ledger that cannot be written, or a model that cannot be fetched."""
+NVIDIA = "0x10de"
 
 
 def doctor(
     coordinator: CoordinatorUrl = None, api_key: ApiKey = None, fingerprint: Fingerprint = None, json: Json = False
 ) -> None:
-    """Check this machine; with --coordinator also the way there."""
+    """Check this machine and the way to the coordinators its services have joined; with --coordinator to that one."""
     from wanspec_p2p.config import Paths
 
     findings = list(_findings(Paths.from_environment(os.environ)))
     if coordinator is not None:
-        findings.append(_coordinator(coordinator, api_key, fingerprint))
+        findings += doctor_ways.named_coordinator(coordinator, api_key, fingerprint)
     if json:
         emit([asdict(finding) for finding in findings])
     else:
@@ -63,10 +60,14 @@ def _findings(paths: Paths) -> Iterator[Finding]:
     yield _python()
     yield _machine()
     yield from _torch()
-    yield _guarded("model cache", lambda: _model_cache(paths.cache))
+    yield check_driver(Path("/sys/bus/pci/devices"))
+    yield guarded("model cache", lambda: _model_cache(paths.cache))
+    yield guarded("disk", lambda: check_disk(paths.data, paths.cache))
     yield check_clock(time.time())
     yield _loopback()
     yield check_keys(paths.data)
+    yield from doctor_ways.certificates(paths.data, time.time())
+    yield from doctor_ways.remembered_coordinators(paths.data)
 
 
 def _python() -> Finding:
@@ -85,21 +86,69 @@ def _torch() -> Iterator[Finding]:
         yield Finding("torch", True, "not installed: fine for submitters and coordinators; nodes and targets need it")
         return
     yield Finding("torch", True, importlib.metadata.version("torch"))
-    yield _guarded("device", _device)
+    yield guarded("device", _device)
 
 
 def _device() -> Finding:
+    from node import hardware
     from wanspec_p2p.models.torch_device import choose_device
+    from wanspec_p2p.types import Device
 
-    return Finding("device", True, choose_device().reason)
+    chosen = choose_device()
+    if chosen.device is Device.CPU and hardware.inspect().gpus:
+        return Finding("device", False, f"{chosen.reason}: install a build of torch with CUDA to use the NVIDIA GPU")
+    return Finding("device", True, chosen.reason)
 
 
 def _model_cache(cache: Path) -> Finding:
-    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    if not os.access(existing, os.W_OK):
+    if not os.access(_existing(cache), os.W_OK):
         return Finding("model cache", False, f"{cache} cannot be written: set WANSPEC_CACHE_DIR to a folder that can")
     entries = (f"{entry.name} {'ready' if entry.ready else 'not yet pulled'}" for entry in model_cache().entries())
     return Finding("model cache", True, f"{cache}: {', '.join(entries)}")
+
+
+def check_driver(devices: Path) -> Finding:
+    """Whether an NVIDIA GPU that sits in this machine can be used.
+
+    Args:
+        devices: where Linux lists what is on the PCI bus.
+    """
+    from node import hardware
+
+    found = hardware.inspect()
+    if found.gpus:
+        free = ", ".join(f"{gpu.name} with {gpu.free_bytes / 2**30:.0f} GiB free" for gpu in found.gpus)
+        return Finding("driver", True, free)
+    here = [device for device in devices.glob("*") if _is_nvidia_gpu(device)]
+    if here:
+        what = f"an NVIDIA GPU sits in this machine ({here[0].name}), but cannot be used ({found.gpu_note})"
+        return Finding("driver", False, f"{what}: install NVIDIA's driver, or let it restart after an update")
+    return Finding("driver", True, "no NVIDIA GPU in this machine; models run on what it has")
+
+
+def _is_nvidia_gpu(device: Path) -> bool:
+    try:
+        vendor, kind = (device / "vendor").read_text(), (device / "class").read_text()
+    except OSError:
+        return False
+    return vendor.strip() == NVIDIA and kind.startswith("0x03")  # PCI base class 03: display controllers
+
+
+def check_disk(data: Path, cache: Path) -> Finding:
+    """A full disk stops a coordinator from taking receipts, and a node from fetching its model."""
+    rooms = [
+        (path, shutil.disk_usage(_existing(path)).free, ROOM[what])
+        for what, path in (("data", data), ("models", cache))
+    ]
+    said = "; ".join(f"{free / 2**30:.1f} GiB free for {path}" for path, free, _ in rooms)
+    short = [f"{needed / 2**30:.1f} GiB for {path}" for path, free, needed in rooms if free < needed]
+    if short:
+        return Finding("disk", False, f"{said}: make room for at least {' and '.join(short)}")
+    return Finding("disk", True, said)
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 def check_clock(now: float) -> Finding:
@@ -131,27 +180,3 @@ def check_keys(data: Path) -> Finding:
     return Finding(
         "keys", True, f"{len(keys)} under {data}, readable by you alone" if keys else f"none yet under {data}"
     )
-
-
-def _coordinator(url: str, api_key: str | None, fingerprint: str | None) -> Finding:
-    return _guarded("coordinator", lambda: _reached(url, api_key, fingerprint))
-
-
-def _reached(url: str, api_key: str | None, fingerprint: str | None) -> Finding:
-    with submitter(url, api_key, fingerprint).client() as client:
-        models = ", ".join(model.name for model in client.models()) or "no model"
-        theirs = client.wall()
-    difference = 0.0 if theirs is None else time.time() - theirs
-    if abs(difference) > CLOCK_LEEWAY:
-        return Finding(
-            "coordinator", False, f"our clocks differ by {difference:.0f} s: set this one, leases depend on it"
-        )
-    return Finding("coordinator", True, f"{url} serves {models}")
-
-
-def _guarded(check: str, look: Callable[[], Finding]) -> Finding:
-    """What is wrong is a finding, not the end of the examination."""
-    try:
-        return look()
-    except (WanspecError, OSError) as error:
-        return Finding(check, False, str(error))

@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from wanspec_p2p.cli import node_service
 from wanspec_p2p.cli.output import Json
 from wanspec_p2p.cli.peer_options import (
+    CoordinatorUrls,
     DtypeOption,
     LogJson,
     Model,
@@ -20,11 +22,12 @@ from wanspec_p2p.cli.peer_options import (
     without_joining,
 )
 from wanspec_p2p.cli.running import WithParent, serve
-from wanspec_p2p.cli.settings import DataDir, prepare_model, service_settings
+from wanspec_p2p.cli.settings import DataDir, ShowConfig, prepare_model, service_settings
 
 __all__ = ["app"]
 
 app = typer.Typer(help="Lend this machine: it drafts, and only ever dials out.", no_args_is_help=True)
+app.add_typer(node_service.app, name="service")
 
 Discover = Annotated[
     bool | None, typer.Option("--discover", help="Look for the coordinator on the local network; its key decides.")
@@ -43,8 +46,10 @@ def join(
     threads: Threads = None,
     dtype: DtypeOption = None,
     discover: Discover = None,
+    coordinator_urls: CoordinatorUrls = None,
     data_dir: DataDir = None,
     log_json: LogJson = None,
+    show_config: ShowConfig = False,
     json: Json = False,
     with_parent: WithParent = False,
 ) -> None:

@@ -15,6 +15,7 @@ from wanspec_p2p.errors import JoinTokenError
 from wanspec_p2p.types import Dtype
 
 __all__ = [
+    "CoordinatorUrls",
     "DtypeOption",
     "LogJson",
     "Model",
@@ -61,6 +62,15 @@ def _from_stdin(token: str) -> str:
     return line
 
 
+CoordinatorUrls: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--coordinator-url",
+        help="Where else the coordinator is; may be given again.",
+        metavar="URL",
+        show_default=False,
+    ),
+]
 Model: TypeAlias = Annotated[
     str | None, typer.Option("--model", help="A name of `wanspec models list`, a directory, or a hub id.")
 ]

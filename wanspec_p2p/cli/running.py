@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Service", "WithParent", "serve"]
 
-Settings = TypeVar("Settings", contravariant=True)
+
+class Logged(Protocol):
+    @property
+    def log_json(self) -> bool: ...
+
+
+Settings = TypeVar("Settings", bound=Logged, contravariant=True)
 
 WithParent: TypeAlias = Annotated[
     bool, typer.Option("--with-parent", hidden=True, help="Stop when stdin ends: whoever started this is gone.")
@@ -46,7 +52,7 @@ def serve(service: Service[Settings], settings: Settings, *, name: str, context:
             typer.echo(f"{name} is ready: {where}", err=True)
 
     async def run() -> None:
-        logs.configure(json=bool(context.params.get("log_json")))
+        logs.configure(json=settings.log_json)
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         _stop_on_signals(stop, loop)
@@ -54,7 +60,18 @@ def serve(service: Service[Settings], settings: Settings, *, name: str, context:
             _stop_at_end_of_input(stop, loop)
         await service(settings, ready=ready, stop=stop)
 
+    _room_for_sockets()
     asyncio.run(run())
+
+
+def _room_for_sockets() -> None:
+    """As many open files as the system allows us: the usual 1,024 are few for a service, and whoever takes them all up
+    would make it deaf."""
+    with contextlib.suppress(ImportError, OSError, ValueError):  # not on Windows; macOS may say no
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _stop_on_signals(stop: asyncio.Event, loop: asyncio.AbstractEventLoop) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias, TypeVar
 
 import typer
 
-from wanspec_p2p.errors import ConfigError
+from wanspec_p2p.errors import ConfigError, ExitCode
 
 if TYPE_CHECKING:
     from wanspec_p2p.cli.output import Progress
@@ -23,6 +23,7 @@ __all__ = [
     "CoordinatorUrl",
     "DataDir",
     "Fingerprint",
+    "ShowConfig",
     "Submitter",
     "model_cache",
     "prepare_model",
@@ -34,6 +35,9 @@ Settings = TypeVar("Settings")
 
 DataDir: TypeAlias = Annotated[
     Path | None, typer.Option("--data-dir", help="Keys and state; one directory for each service.", file_okay=False)
+]
+ShowConfig: TypeAlias = Annotated[
+    bool, typer.Option("--show-config", help="Print every setting and where it came from, and do nothing.")
 ]
 CoordinatorUrl: TypeAlias = Annotated[
     str | None,
@@ -52,22 +56,29 @@ Fingerprint: TypeAlias = Annotated[
 def service_settings(kind: type[Settings], section: str, flags: Mapping[str, object]) -> Settings:
     """Settings of one service: its defaults, `[section]` of wanspec.toml, `WANSPEC_<SECTION>_…`, then flags.
 
-    Flags that are no settings, like `--json`, are left alone.
+    Flags that are no settings, like `--json`, are left alone. With `--show-config` the settings are printed instead,
+    and the command ends.
     """
-    from wanspec_p2p.config import CONFIG_FILE, Paths, load_settings
+    from wanspec_p2p.config import CONFIG_FILE, Paths, load_sourced
 
     paths = Paths.from_environment(os.environ)
     file = paths.config / CONFIG_FILE
     known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]  # Settings is a dataclass
     edge: dict[str, object] = {"data_dir": paths.data / section, "cache_dir": paths.cache}
-    return load_settings(
+    settings, sourced = load_sourced(
         kind,
         section,
         file=file,
         environ=os.environ,
-        flags={name: value for name, value in flags.items() if name in known},
+        flags={name: value for name, value in flags.items() if name in known and value not in ([], ())},
         defaults={name: value for name, value in edge.items() if name in known},
     )
+    if flags.get("show_config"):
+        from wanspec_p2p.cli.shown_settings import show
+
+        show(kind, section, sourced, json=bool(flags.get("json")))
+        raise typer.Exit(ExitCode.OK)
+    return settings
 
 
 def model_cache(progress: Progress | None = None) -> Catalog:

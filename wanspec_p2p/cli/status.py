@@ -2,47 +2,91 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from wanspec_p2p.cli.output import Json, console, emit, printable, short
 from wanspec_p2p.cli.settings import ApiKey, CoordinatorUrl, Fingerprint, submitter
+from wanspec_p2p.errors import LinkClosed, Unreachable
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
+
+    from wanspec_p2p.client import Client
 
 __all__ = ["status"]
 
 
+Watch = Annotated[
+    float | None, typer.Option("--watch", help="Look again every so many seconds, until Ctrl-C.", min=0.2)
+]
+
+
 def status(
-    coordinator: CoordinatorUrl = None, api_key: ApiKey = None, fingerprint: Fingerprint = None, json: Json = False
+    coordinator: CoordinatorUrl = None,
+    api_key: ApiKey = None,
+    fingerprint: Fingerprint = None,
+    watch: Watch = None,
+    json: Json = False,
 ) -> None:
     """Show a coordinator's targets and nodes, and how often drafters are right."""
+    with submitter(coordinator, api_key, fingerprint).client() as client:
+        if watch is not None:
+            _watch(client, watch, json=json)
+        elif json:
+            emit(client.state())
+        else:
+            console().print(_page(client.state()))
+
+
+def _watch(client: Client, seconds: float, *, json: bool) -> None:
+    """Until interrupted. A coordinator that is away for a while is waited for; the first look has to succeed."""
+    from rich.live import Live
     from rich.text import Text
 
-    with submitter(coordinator, api_key, fingerprint).client() as client:
-        state = client.state()
+    state = client.state()
     if json:
-        emit(state)
-        return
-    screen = console()
-    screen.print(_table("target", state.get("targets", []), TARGET_COLUMNS))
-    screen.print()
-    screen.print(_table("node", state.get("nodes", []), NODE_COLUMNS))
-    screen.print()
+        while True:
+            emit(state)
+            time.sleep(seconds)
+            state = client.state()
+    with Live(_page(state), console=console(), auto_refresh=False) as live:
+        while True:
+            live.refresh()
+            time.sleep(seconds)
+            try:
+                live.update(_page(client.state()))
+            except (Unreachable, LinkClosed) as error:
+                live.update(Text(f"{_line(error)}; looking again every {seconds:g} s"))
+
+
+def _page(state: dict[str, Any]) -> Group:
+    from rich.console import Group
+    from rich.text import Text
+
     acceptance = state.get("acceptance", [])
-    screen.print(_acceptance(acceptance))
+    parts: list[Table | Text] = [
+        _table("target", state.get("targets", []), TARGET_COLUMNS),
+        Text(),
+        _table("node", state.get("nodes", []), NODE_COLUMNS),
+        Text(),
+        _acceptance(acceptance),
+    ]
     for pair in acceptance:
         if pair.get("misfit"):
             names = f"{_name(pair, 'drafter')} for {_name(pair, 'target')}"
-            screen.print(Text(f"{names}: {_line(pair['misfit'])}"))
+            parts.append(Text(f"{names}: {_line(pair['misfit'])}"))
     predictions = state.get("rtt_predictions", {})
     error = predictions.get("median_relative_error")
     if isinstance(error, int | float):
         checked = _line(predictions.get("checked", ""))
-        screen.print(
-            Text(f"\nround trips predicted before they were measured: {checked}, half of them within {error:.0%}")
-        )
+        words = f"round trips predicted before they were measured: {checked}, half of them within {error:.0%}"
+        parts += [Text(), Text(words)]
+    return Group(*parts)
 
 
 TARGET_COLUMNS = ("name", "id", "model", "state", "sessions", "queued", "drafters", "owner", "site")

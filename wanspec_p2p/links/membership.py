@@ -4,8 +4,6 @@ the peer itself. Never a secret.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +12,7 @@ import msgspec
 from wanspec_p2p.errors import ConfigError, JoinTokenError
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.common_messages import Name
+from wanspec_p2p.security.files import write_whole
 from wanspec_p2p.security.identity import peer_id
 from wanspec_p2p.security.join_tokens import JoinToken
 from wanspec_p2p.types import PeerId, Role
@@ -77,18 +76,7 @@ def store(path: Path, membership: Membership) -> None:
         ConfigError: the directory cannot be written.
     """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # mkstemp makes the file 0600 and its name unique, so two daemons started at once do not write into one file.
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(msgspec.json.format(msgspec.json.encode(membership), indent=2))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
+        write_whole(path, msgspec.json.format(msgspec.json.encode(membership), indent=2), private=True)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
 

@@ -23,6 +23,7 @@ from typing import Generic, TypeVar
 from wanspec_p2p.clock import Clock
 from wanspec_p2p.errors import CloseCode, LinkClosed, PeerRefused, RemoteProtocolError
 from wanspec_p2p.links.base import Transport
+from wanspec_p2p.links.patience import Patience
 from wanspec_p2p.links.pulse import Pulse
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.codec import Codec
@@ -40,6 +41,7 @@ from wanspec_p2p.protocol.common_messages import (
 )
 from wanspec_p2p.protocol.handshake import Begin, Complete, Dialler, Handshake, Instruction, Listener
 from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.security.succession import Succession
 from wanspec_p2p.types import PeerId, Role
 
 __all__ = ["LinkStats", "PeerLink", "accept", "connect"]
@@ -105,10 +107,21 @@ async def accept(
     clock: Clock,
     nonce: Nonce = secrets.token_bytes,
     features: Iterable[str] = (),
+    succession: tuple[Succession, ...] = (),
 ) -> PeerLink[In]:
-    """The listener's side of `connect`: admit a peer of one of `roles`. Closes and raises as `connect` does."""
+    """The listener's side of `connect`: admit a peer of one of `roles`. Closes and raises as `connect` does.
+
+    Args:
+        succession: from the keys we had before to ours, for diallers that name the feature.
+    """
     machine = Listener(
-        identity, role, roles=roles, nonce=nonce(32), channel_binding=transport.channel_binding, features=features
+        identity,
+        role,
+        roles=roles,
+        nonce=nonce(32),
+        channel_binding=transport.channel_binding,
+        features=features,
+        succession=succession,
     )
     return await _establish(transport, codec, machine, clock)
 
@@ -192,6 +205,7 @@ class PeerLink(Generic[In]):
         self._inbox: deque[In] = deque()
         self._arrived, self._room = asyncio.Event(), asyncio.Event()
         self._ending: Ending | None = None
+        self._ping_due = True
         self._closing: asyncio.Task[None] | None = None
         self._keeper = asyncio.create_task(self._keep(), name=f"keeper of {self._peer}")
         self._reader = asyncio.create_task(self._read(), name=f"reader of {self._peer}")
@@ -215,6 +229,19 @@ class PeerLink(Generic[In]):
     @property
     def stats(self) -> LinkStats:
         return self._frames.stats
+
+    @property
+    def reading(self) -> bool:
+        """Frames are taken as they come; False while nobody receives what has come, and the peer may be made to wait.
+
+        A peer of which nothing is heard is silent only while we are reading.
+        """
+        return len(self._inbox) < limits.MAX_QUEUE_FRAMES
+
+    def ping(self) -> None:
+        """Ping the peer now, besides every `PING_SECONDS`: one that lives says something within a round trip."""
+        self._ping_due = True
+        self._pulse.wake.set()
 
     async def send(self, message: ControlMessage | DraftLinkMessage) -> None:
         """Waits while the peer does not read.
@@ -277,12 +304,14 @@ class PeerLink(Generic[In]):
     async def _read(self) -> None:
         transport = self._frames.transport
         try:
-            while True:
-                async with asyncio.timeout(limits.SILENCE_SECONDS):
+            async with Patience(limits.SILENCE_SECONDS) as patience:
+                while True:
+                    patience.listen()
                     message = await self._frames.receive()
-                if isinstance(message, Goodbye):
-                    raise await self._last_words(message)
-                await self._take(message)
+                    patience.rest()
+                    if isinstance(message, Goodbye):
+                        raise await self._last_words(message)
+                    await self._take(message)
         except TimeoutError:
             reason = f"the peer was silent for {limits.SILENCE_SECONDS:g} s"
             self._end(LinkClosed(reason))
@@ -329,18 +358,23 @@ class PeerLink(Generic[In]):
     # The keeper ----------------------------------------------------------------------------------------------------
 
     async def _keep(self) -> None:
-        due = asyncio.get_running_loop().time()
-        with contextlib.suppress(LinkClosed, PeerRefused):  # the reader learns it too, and why
+        loop = asyncio.get_running_loop()
+        next_ping = loop.call_later(limits.PING_SECONDS, self.ping)
+        try:
             while True:
                 if (pong := self._pulse.take_owed()) is not None:
                     await self._frames.send(pong)
-                elif asyncio.get_running_loop().time() >= due:
-                    due = asyncio.get_running_loop().time() + limits.PING_SECONDS
+                elif self._ping_due:
+                    self._ping_due = False
+                    next_ping.cancel()
+                    next_ping = loop.call_later(limits.PING_SECONDS, self.ping)
                     await self._frames.send(self._pulse.ping())
                 else:
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout_at(due):
-                            await self._pulse.owing.wait()
+                    await self._pulse.wake.wait()
+        except (LinkClosed, PeerRefused):
+            pass  # the reader learns it too, and why
+        finally:
+            next_ping.cancel()
 
 
 def _for_sender(ending: Ending) -> LinkClosed | PeerRefused:

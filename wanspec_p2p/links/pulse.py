@@ -9,7 +9,7 @@ from wanspec_p2p.protocol.common_messages import Ping, Pong
 
 __all__ = ["OUTSTANDING_PINGS", "Pulse"]
 
-OUTSTANDING_PINGS = 16
+OUTSTANDING_PINGS = 32
 """Pings remembered; older ones have been out for longer than a link may be silent."""
 _RTT_GAIN, _JITTER_GAIN = 1 / 8, 1 / 4  # RFC 6298 §2, alpha and beta
 
@@ -21,13 +21,13 @@ class Pulse:
         rtt: smoothed round-trip time in seconds (RFC 6298 SRTT); None before the first pong.
         jitter: smoothed distance of samples from it in seconds (RFC 6298 RTTVAR); half of the first sample to begin
             with, as the RFC has it; None before the first pong.
-        owing: set while a pong is owed.
+        wake: set while something is to be sent: a pong is owed, or the link wants a ping now.
     """
 
     def __init__(self, clock: Clock) -> None:
         self.rtt: float | None = None
         self.jitter: float | None = None
-        self.owing = asyncio.Event()
+        self.wake = asyncio.Event()
         self._clock = clock
         self._next = 0
         self._sent_at: dict[int, float] = {}
@@ -62,9 +62,9 @@ class Pulse:
     def owe(self, ping: Ping) -> None:
         """The peer pinged; of several unanswered pings only the latest is answered."""
         self._owed = Pong(id=ping.id, at=ping.at)
-        self.owing.set()
+        self.wake.set()
 
     def take_owed(self) -> Pong | None:
-        self.owing.clear()
+        self.wake.clear()
         owed, self._owed = self._owed, None
         return owed

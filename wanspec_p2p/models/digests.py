@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from wanspec_p2p.errors import DigestMismatch, ModelError
+from wanspec_p2p.security.files import write_whole
 
 __all__ = [
     "MANIFEST",
@@ -104,9 +104,7 @@ def write_manifest(directory: Path, source: str) -> Manifest:
 
 
 def save_manifest(directory: Path, manifest: Manifest) -> None:
-    partial = directory / f".{MANIFEST}.{os.getpid()}"
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
-    partial.replace(directory / MANIFEST)
+    write_whole(directory / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
 
 
 def read_manifest(directory: Path) -> Manifest | None:

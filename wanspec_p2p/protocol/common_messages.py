@@ -10,9 +10,11 @@ from typing import Annotated, TypeAlias
 import msgspec
 
 from wanspec_p2p.protocol import limits
+from wanspec_p2p.security.succession import Succession
 from wanspec_p2p.types import PeerId, Role
 
 __all__ = [
+    "SUCCESSION",
     "Challenge",
     "CommonMessage",
     "ControlMessage",
@@ -43,6 +45,10 @@ Version: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Peer: TypeAlias = Annotated[PeerId, msgspec.Meta(min_length=32, max_length=32, pattern="^[a-z2-7]{32}$")]
 
 
+SUCCESSION = "succession"
+"""Feature: a coordinator whose key has changed may say so in its Challenge."""
+
+
 class ControlMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag=str.lower):
     """Base of what travels as JSON text; `type` is the class name in lower case."""
 
@@ -62,8 +68,11 @@ class Hello(ControlMessage, frozen=True):
     software: Annotated[str, msgspec.Meta(max_length=limits.MAX_NAME)] = ""
 
 
-class Challenge(ControlMessage, frozen=True):
-    """The listener's half, signed, so that the dialler knows whom it reached before it says anything of value."""
+class Challenge(ControlMessage, frozen=True, omit_defaults=True):
+    """The listener's half, signed, so that the dialler knows whom it reached before it says anything of value.
+
+    `succession` is of the feature of that name: it leads from keys the listener had before to `key`.
+    """
 
     version: Version
     role: Role
@@ -71,6 +80,7 @@ class Challenge(ControlMessage, frozen=True):
     nonce: Nonce
     features: Features
     signature: Signature
+    succession: Annotated[tuple[Succession, ...], msgspec.Meta(max_length=limits.MAX_SUCCESSIONS)] = ()
 
 
 class Proof(ControlMessage, frozen=True):

@@ -37,7 +37,7 @@ class ProbeRequest(ControlMessage, frozen=True):
 
     probe: Name
     model: Name
-    prefix: Annotated[tuple[Token, ...], msgspec.Meta(min_length=1, max_length=4096)]
+    prefix: Annotated[tuple[Token, ...], msgspec.Meta(min_length=1, max_length=limits.MAX_PROBE_TOKENS)]
     count: Annotated[int, msgspec.Meta(ge=1, le=limits.MAX_DRAFT_TOKENS)]
 
 

@@ -35,24 +35,28 @@ class Generate(ControlMessage, frozen=True):
 
     `committed` are token ids of the answer that another target has already emitted: the answer goes on after them
     and only what follows is sent, with the same tokens as an answer that was never interrupted.
+
+    With `echo` the tokens of the prompt are sent first, unless there are `committed` ones: then they have been.
+    `max_tokens` of 0 asks for nothing else.
     """
 
     request: Name
     seed: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
     sampling: Sampling
-    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=limits.MAX_PROMPT_TOKENS)] | None = None
+    max_tokens: Annotated[int, msgspec.Meta(ge=0, le=limits.MAX_PROMPT_TOKENS)] | None = None
     messages: Annotated[tuple[ChatMessage, ...], msgspec.Meta(max_length=limits.MAX_MESSAGES)] = ()
     prompt: Text | None = None
     prompt_ids: Ids = ()
     stop: Annotated[
-        tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=1024)], ...],
+        tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=limits.MAX_STOP_TEXT)], ...],
         msgspec.Meta(max_length=limits.MAX_STOPS),
     ] = ()
     ignore_eos: bool = False
-    top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=limits.MAX_TOP_LOGPROBS)] | None = None
     privacy: Privacy = Privacy.PUBLIC
     committed: Ids = ()
     network: bool = True  # False: this request is decoded by the target alone
+    echo: bool = False
 
 
 class Cancel(ControlMessage, frozen=True):

@@ -11,6 +11,9 @@ binding as *that* side sees it (RFC 5929), so that somebody in between ends up w
 connection but his own. The two signatures start with different words: neither can be sent back as the other. Fresh
 nonces on both sides make a recorded frame worthless.
 
+A coordinator whose key has changed adds, for diallers that name the feature, the statements in which its earlier keys
+named the next (security/succession.py): a dialler that pinned one of them accepts the key they lead to, and says so.
+
 `TRANSITIONS` is the whole of what may happen, in the manner of h11; whatever is not in it is an error of the side
 that caused it.
 """
@@ -28,8 +31,17 @@ import msgspec
 from wanspec_p2p.errors import CloseCode, LocalProtocolError, RemoteProtocolError
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.codec import version_mismatch
-from wanspec_p2p.protocol.common_messages import Challenge, ControlMessage, DraftLinkMessage, Hello, Proof, Welcome
+from wanspec_p2p.protocol.common_messages import (
+    SUCCESSION,
+    Challenge,
+    ControlMessage,
+    DraftLinkMessage,
+    Hello,
+    Proof,
+    Welcome,
+)
 from wanspec_p2p.security.identity import Identity, peer_id, verify
+from wanspec_p2p.security.succession import Succession, follow
 from wanspec_p2p.types import PeerId, Role
 
 __all__ = [
@@ -118,7 +130,8 @@ class Dialler(Handshake):
     """The side that dialled, in search of one peer.
 
     Args:
-        expect: the peer we mean to reach.
+        expect: the peer we mean to reach. With the feature "succession" it may turn out to be the one its key was
+            handed on to.
         nonce: 32 fresh random bytes.
         channel_binding: of the transport, as this side sees it.
     """
@@ -154,13 +167,20 @@ class Dialler(Handshake):
     def _challenged(self, challenge: Challenge) -> list[Instruction]:
         hello = self._hello
         _check_counterpart(ours=hello, theirs=challenge)
-        if peer_id(challenge.key) != self._expect:
+        if challenge.succession and SUCCESSION not in hello.features:
+            raise _failed("Challenge has a succession that was not asked for")
+        if not self._expected(challenge):
             raise _failed("another peer than expected answers at this address: its key is not the one we were given")
         transcript = _transcript(hello, challenge, self._channel_binding)
         _verify(challenge.key, challenge.signature, _LISTENER_SIGNS + transcript)
         features = _negotiated(hello, challenge)
-        self._reached = Complete(self._expect, challenge.key, challenge.role, features, software="")
+        self._reached = Complete(peer_id(challenge.key), challenge.key, challenge.role, features, software="")
         return [Send(Proof(signature=self._identity.sign(_DIALLER_SIGNS + transcript + challenge.signature)))]
+
+    def _expected(self, challenge: Challenge) -> bool:
+        if peer_id(challenge.key) == self._expect:
+            return True
+        return bool(challenge.succession) and follow(challenge.succession, self._expect) == challenge.key
 
     def _welcomed(self, welcome: Welcome) -> list[Instruction]:
         assert self._reached is not None  # TRANSITIONS: only after _challenged
@@ -176,6 +196,7 @@ class Listener(Handshake):
         roles: of the peers that are admitted here.
         nonce: 32 fresh random bytes.
         channel_binding: of the transport, as this side sees it.
+        succession: from the keys we had before to ours.
     """
 
     def __init__(
@@ -187,8 +208,10 @@ class Listener(Handshake):
         nonce: bytes,
         channel_binding: bytes,
         features: Iterable[str] = (),
+        succession: tuple[Succession, ...] = (),
     ) -> None:
         self.state = State.LISTENER_AWAITS_HELLO
+        self._succession = succession
         self._identity = identity
         self._roles = roles
         self._channel_binding = channel_binding
@@ -205,6 +228,8 @@ class Listener(Handshake):
 
     def _greeted(self, hello: Hello) -> list[Instruction]:
         challenge = self._challenge
+        if SUCCESSION in _negotiated(hello, challenge):
+            challenge = msgspec.structs.replace(challenge, succession=self._succession)
         _check_counterpart(ours=challenge, theirs=hello)
         if hello.role not in self._roles:
             raise _failed(f"a {hello.role} is not admitted here")
@@ -251,6 +276,11 @@ def _transcript(hello: Hello, challenge: Challenge, channel_binding: bytes) -> b
     _absorb(digest, hello.software.encode())
     _absorb_names(digest, _negotiated(hello, challenge))
     _absorb(digest, channel_binding)
+    if challenge.succession:  # at the end: peers of releases without it sign the same transcript as ever
+        digest.update(len(challenge.succession).to_bytes(4, "big"))
+        for each in challenge.succession:
+            _absorb(digest, each.signed)
+            _absorb(digest, each.signature)
     return digest.digest()
 
 

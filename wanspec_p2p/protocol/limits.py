@@ -7,6 +7,8 @@ SUBPROTOCOL = "wanspec.v1"
 
 MAX_FRAME_BYTES = 1 << 20
 """Largest WebSocket message on any link. A prompt of 128 k tokens takes about 0.5 MB on a draft link."""
+MAX_FRAGMENTS = 1024
+"""Pieces one WebSocket message may come in (RFC 6455 §5.4); ours come in one."""
 MAX_QUEUE_FRAMES = 64
 """Frames held for a reader before the peer is made to wait (TCP back-pressure)."""
 
@@ -22,6 +24,11 @@ MAX_PROMPT_TOKENS = 131_072
 MAX_TEXT = 600_000
 MAX_MESSAGES = 1024
 MAX_STOPS = 16
+MAX_STOP_TEXT = 1024
+MAX_STOP_TOKENS = 64
+MAX_TOKEN_TEXT = 1024
+"""Characters of one token."""
+MAX_TOP_LOGPROBS = 20
 MAX_VOCABULARY = 1 << 20
 MAX_DRAFT_TOKENS = 64
 """Tokens in one Draft frame."""
@@ -32,7 +39,18 @@ MAX_DRAFTED = MAX_PROMPT_TOKENS * MAX_WINDOW
 MAX_TOKENS_PER_ROUND = 256
 MAX_RECEIPTS = 256
 MAX_DRAFTERS = 16
+MAX_PEERS = 1024
+"""Nodes that one message names: won_by_peer, exclude."""
+MAX_NODE_SLOTS = 1024
+"""Sessions a node drafts for at once, and leases it holds."""
+MAX_TARGET_SLOTS = 4096
+MAX_QUEUE = 65_536
+"""Requests that wait at a target."""
+MAX_PROBE_TOKENS = 4096
+"""The prefix of a probe."""
 MAX_SESSIONS = 1 << 20
+MAX_SUCCESSIONS = 8
+"""Changes of its key a coordinator can prove to a peer that pinned an old one."""
 
 HANDSHAKE_SECONDS = 10.0
 PING_SECONDS = 2.0

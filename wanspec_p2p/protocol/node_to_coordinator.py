@@ -37,7 +37,7 @@ class RegisterNode(ControlMessage, frozen=True):
 
     name: Name  # what people call it; never used to decide anything
     models: Annotated[tuple[DrafterModel, ...], msgspec.Meta(min_length=1, max_length=limits.MAX_MODELS)]
-    slots: Annotated[int, msgspec.Meta(ge=1, le=1024)]  # sessions it will draft for at once
+    slots: Annotated[int, msgspec.Meta(ge=1, le=limits.MAX_NODE_SLOTS)]  # sessions it will draft for at once
     owner: Name = "unknown"
     site: Name = "unknown"
     join_secret: Annotated[str, msgspec.Meta(max_length=limits.MAX_SECRET)] = ""
@@ -45,7 +45,7 @@ class RegisterNode(ControlMessage, frozen=True):
 
 class Heartbeat(ControlMessage, frozen=True):
     sessions: Count
-    leases: Annotated[tuple[Name, ...], msgspec.Meta(max_length=1024)] = ()
+    leases: Annotated[tuple[Name, ...], msgspec.Meta(max_length=limits.MAX_NODE_SLOTS)] = ()
     rtt: Seconds | None = None  # node ↔ coordinator, as the node sees it
 
 

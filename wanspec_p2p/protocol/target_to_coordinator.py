@@ -59,8 +59,8 @@ class RegisterTarget(ControlMessage, frozen=True):
         msgspec.Meta(min_length=1, max_length=limits.MAX_ADDRESSES),
     ]  # where nodes dial: ws:// on loopback, wss:// elsewhere
     certificate: Digest | None  # SHA-256 of its certificate (DER); None on loopback
-    slots: Annotated[int, msgspec.Meta(ge=1, le=4096)]
-    queue: Annotated[int, msgspec.Meta(ge=0, le=65536)] = 64
+    slots: Annotated[int, msgspec.Meta(ge=1, le=limits.MAX_TARGET_SLOTS)]
+    queue: Annotated[int, msgspec.Meta(ge=0, le=limits.MAX_QUEUE)] = 64
     owner: Name = "unknown"
     site: Name = "unknown"
     join_secret: Annotated[str, msgspec.Meta(max_length=limits.MAX_SECRET)] = ""
@@ -79,7 +79,7 @@ class DraftersWanted(ControlMessage, frozen=True):
     want: Name
     count: Annotated[int, msgspec.Meta(ge=1, le=limits.MAX_DRAFTERS)]
     privacy: Privacy = Privacy.PUBLIC
-    exclude: Annotated[tuple[Peer, ...], msgspec.Meta(max_length=1024)] = ()
+    exclude: Annotated[tuple[Peer, ...], msgspec.Meta(max_length=limits.MAX_PEERS)] = ()
 
 
 Positions: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=limits.MAX_PROMPT_TOKENS)]
@@ -111,14 +111,14 @@ class Receipts(ControlMessage, frozen=True):
     receipts: Annotated[tuple[Receipt, ...], msgspec.Meta(min_length=1, max_length=limits.MAX_RECEIPTS)]
 
 
-TokenText: TypeAlias = Annotated[str, msgspec.Meta(max_length=1024)]
+TokenText: TypeAlias = Annotated[str, msgspec.Meta(max_length=limits.MAX_TOKEN_TEXT)]
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     token: Token
     text: TokenText
-    logprob: float
-    top: Annotated[tuple[tuple[Token, TokenText, float], ...], msgspec.Meta(max_length=20)] = ()
+    logprob: float | None  # null: the first token of a prompt, which follows nothing
+    top: Annotated[tuple[tuple[Token, TokenText, float], ...], msgspec.Meta(max_length=limits.MAX_TOP_LOGPROBS)] = ()
 
 
 class Tokens(ControlMessage, frozen=True):
@@ -127,6 +127,8 @@ class Tokens(ControlMessage, frozen=True):
     `text` is what these tokens add to the answer: an incomplete character waits for its last byte.
     `origins` has an entry a token: the node whose draft settled it, or null. So has `logprobs` where the request asked
     for them; elsewhere it is empty.
+
+    With `echo` these are tokens of the prompt, which the request asked for; then `position` counts from its first.
     """
 
     request: Name
@@ -135,10 +137,17 @@ class Tokens(ControlMessage, frozen=True):
     text: Annotated[str, msgspec.Meta(max_length=limits.MAX_TEXT)]
     origins: Annotated[tuple[Peer | None, ...], msgspec.Meta(max_length=limits.MAX_TOKENS_PER_ROUND)]
     logprobs: Annotated[tuple[TokenLogprob, ...], msgspec.Meta(max_length=limits.MAX_TOKENS_PER_ROUND)] = ()
+    echo: bool = False
+
+
+DraftLength: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=limits.MAX_WINDOW)]
+ByAccepted: TypeAlias = Annotated[tuple[Positions, ...], msgspec.Meta(max_length=limits.MAX_WINDOW + 1)]
 
 
 class Usage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Counts of one answer. `accepted_histogram[k]` is the number of rounds that accepted k draft tokens."""
+    """Counts of one answer. `accepted_by_length[k][j]` is the number of rounds that verified drafts up to k tokens deep
+    and accepted j of them; k = 0 are the rounds that had no draft.
+    """
 
     prompt_tokens: Positions
     completion_tokens: Positions
@@ -146,8 +155,11 @@ class Usage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drafted: Drafted  # draft tokens that entered a verification pass
     accepted: Positions  # of these, tokens of the answer
     late: Drafted  # draft tokens that arrived after their position was settled
-    accepted_histogram: Annotated[tuple[Positions, ...], msgspec.Meta(max_length=limits.MAX_WINDOW + 1)] = ()
-    won_by_peer: Annotated[dict[Peer, Positions], msgspec.Meta(max_length=1024)] = {}
+    accepted_by_length: Annotated[dict[DraftLength, ByAccepted], msgspec.Meta(max_length=limits.MAX_WINDOW + 1)] = {}
+    won_by_peer: Annotated[dict[Peer, Positions], msgspec.Meta(max_length=limits.MAX_PEERS)] = {}
+    drafters: Count = 0  # nodes that were asked
+    lost: Drafted = 0  # right tokens of theirs that another had brought before
+    invalid: Drafted = 0  # draft tokens that fit nowhere: below an unknown prefix, or beyond the credit
     target_draft_passes: Drafted = 0
     near_ties: Positions = 0
     seconds: Seconds = 0.0

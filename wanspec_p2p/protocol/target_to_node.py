@@ -28,7 +28,7 @@ class Open(DraftLinkMessage, frozen=True, tag=1):
     prompt_len: Count  # of the prefix; the rest is answer (penalties tell them apart)
     seed: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
     sampling: Sampling
-    stop_tokens: Annotated[tuple[Token, ...], msgspec.Meta(max_length=64)]
+    stop_tokens: Annotated[tuple[Token, ...], msgspec.Meta(max_length=limits.MAX_STOP_TOKENS)]
     window: Window
     lane: Annotated[int, msgspec.Meta(ge=0, lt=limits.MAX_DRAFTERS)] = 0
     lanes: Annotated[int, msgspec.Meta(ge=1, le=limits.MAX_DRAFTERS)] = 1

@@ -1,15 +1,15 @@
-"""Secrets on disk: written whole or not at all, for their owner's eyes alone, and once however many start at once."""
+"""Files on disk: written whole or not at all whoever is killed and whenever; secrets for their owner's eyes alone."""
 
 from __future__ import annotations
 
 import os
+import secrets
 import stat
-import tempfile
 from pathlib import Path
 
 from wanspec_p2p.errors import UsageError
 
-__all__ = ["create_once"]
+__all__ = ["create_once", "write_whole"]
 
 
 def create_once(path: Path, content: bytes, *, what: str) -> bytes:
@@ -34,20 +34,51 @@ def create_once(path: Path, content: bytes, *, what: str) -> bytes:
         raise UsageError(f"the {what} {path} cannot be used: {error.strerror or error}") from error
 
 
+def write_whole(path: Path, content: bytes, *, private: bool = False) -> None:
+    """Put `content` at `path` in one step, as others see it; what was there stays until then. Makes its directory.
+
+    A crash at any moment, of the power too, leaves the old file or the new one, though perhaps a hidden one beside it.
+
+    Args:
+        private: for its owner alone (0600, in a 0700 directory where that is new); else as the umask has it.
+
+    Raises:
+        OSError: the disk is full, or not to be written to; `path` is as it was.
+    """
+    path.parent.mkdir(mode=0o700 if private else 0o777, parents=True, exist_ok=True)
+    temporary = _temporary(path, content, mode=0o600 if private else 0o666)
+    try:
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_directory(path.parent)
+
+
 def _publish(path: Path, content: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # O_EXCL, 0600
+    temporary = _temporary(path, content, mode=0o600)
+    try:
+        os.link(temporary, path)  # unlike rename, does not replace the file of whoever came first
+    except FileExistsError:
+        return
+    finally:
+        temporary.unlink()
+    _sync_directory(path.parent)
+
+
+def _temporary(path: Path, content: bytes, *, mode: int) -> Path:
+    """The content, on the disk, beside `path` and under a name of its own: two that write at once do not meet."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)  # unlike rename, does not replace the file of whoever came first
-        except FileExistsError:
-            return
-        _sync_directory(path.parent)
-    finally:
-        os.unlink(temporary)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
 
 
 def _sync_directory(directory: Path) -> None:

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from wanspec_p2p.errors import CloseCode, RemoteProtocolError, UsageError
-from wanspec_p2p.security.files import create_once
+from wanspec_p2p.security.files import create_once, write_whole
 from wanspec_p2p.types import PeerId
 
 __all__ = ["Identity", "peer_id", "verify"]
@@ -56,12 +56,24 @@ class Identity:
         """
         pem = create_once(path, cls.generate()._pem(), what="identity key")
         try:
-            key = serialization.load_pem_private_key(pem, password=None)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            return cls.from_pem(pem)
+        except ValueError as error:
             raise UsageError(_not_a_key(path)) from error
+
+    @classmethod
+    def from_pem(cls, pem: bytes) -> Identity:
+        """Raises ValueError where this is no Ed25519 private key in PEM form."""
+        try:
+            key = serialization.load_pem_private_key(pem, password=None)
+        except (TypeError, UnsupportedAlgorithm) as error:
+            raise ValueError("not a private key that can be read") from error
         if not isinstance(key, Ed25519PrivateKey):
-            raise UsageError(_not_a_key(path))
+            raise ValueError("a private key of another kind")
         return cls(key)
+
+    def replace(self, path: Path) -> None:
+        """Put this key where another was kept. Raises OSError; the other one is then still there."""
+        write_whole(path, self._pem(), private=True)
 
     @property
     def private_key(self) -> Ed25519PrivateKey:

@@ -84,7 +84,7 @@ def check(
     claims = _read(lease, coordinator)
     now = clock.wall()
     if now >= claims.expires + leeway:
-        raise _refused("the lease has expired: ask the coordinator for another")
+        raise _refused("the lease has expired: ask the coordinator for another, and see that the clocks agree")
     if now < claims.issued - leeway:
         raise _refused("the lease is not valid yet: the clocks of coordinator and target disagree")
     if node is not None and claims.node != node:

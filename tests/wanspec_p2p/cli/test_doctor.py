@@ -1,15 +1,29 @@
 from __future__ import annotations
 
 import json
+from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from node import hardware
+from node.hardware import Gpu, Hardware
 from tests.support.fake_coordinator import FakeCoordinator, serving
 from tests.wanspec_p2p.cli.conftest import Run
 from wanspec_p2p.cli import doctor
-from wanspec_p2p.cli.doctor import Finding, check_clock, check_keys
+from wanspec_p2p.cli.doctor import check_clock, check_disk, check_driver, check_keys
+from wanspec_p2p.cli.findings import Finding
 from wanspec_p2p.errors import ExitCode
+
+MACHINE = Hardware("Linux", 2, 2**30, 2**30, (), "no NVIDIA driver: not found")
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this machine has."""
+    monkeypatch.setattr(hardware, "inspect", lambda: MACHINE)
+    monkeypatch.setattr(doctor, "check_driver", lambda devices, check=check_driver: check(Path("/nowhere")))
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +37,8 @@ def test_a_machine_in_order(run: Run) -> None:
     assert (code, err) == (0, "")
     checks = [line.split(":")[0] for line in out.splitlines()]
     assert checks == [
-        "✓ python", "✓ machine", "✓ torch", "✓ device", "✓ model cache", "✓ clock", "✓ loopback", "✓ keys",
+        "✓ python", "✓ machine", "✓ torch", "✓ device", "✓ driver", "✓ model cache", "✓ disk", "✓ clock", "✓ loopback",
+        "✓ keys",
     ]  # fmt: skip
 
 
@@ -69,4 +84,42 @@ def test_clocks_that_differ_are_found(run: Run, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("wanspec_p2p.client.Client.wall", lambda self: 0.0)
     with serving(FakeCoordinator()) as url:
         code, out, _ = run("doctor", "--coordinator", url)
-    assert code == ExitCode.FAILURE and "our clocks differ by" in out
+    assert code == ExitCode.FAILURE and "✗ coordinator's clock: our clocks differ by much" in out
+    assert "✓ coordinator: " in out
+
+
+# The driver and the disk ----------------------------------------------------------------------------------------------
+
+
+def pci(directory: Path, name: str, vendor: str, kind: str) -> None:
+    (directory / name).mkdir()
+    (directory / name / "vendor").write_text(vendor + "\n")
+    (directory / name / "class").write_text(kind + "\n")
+
+
+def test_a_gpu_without_its_driver_is_found(tmp_path: Path) -> None:
+    (tmp_path / "0000:00:00.0").mkdir()  # one that does not say what it is
+    pci(tmp_path, "0000:00:01.0", "0x8086", "0x030000")  # somebody else's
+    pci(tmp_path, "0000:01:00.1", "0x10de", "0x040300")  # a GPU's sound
+    assert check_driver(tmp_path) == Finding("driver", True, "no NVIDIA GPU in this machine; models run on what it has")
+    pci(tmp_path, "0000:01:00.0", "0x10de", "0x030200")
+    finding = check_driver(tmp_path)
+    assert not finding.ok and "0000:01:00.0" in finding.detail and "install NVIDIA's driver" in finding.detail
+
+
+def test_a_gpu_with_its_driver_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu("NVIDIA RTX", 24 * 2**30, 20 * 2**30)
+    monkeypatch.setattr(hardware, "inspect", lambda: replace(MACHINE, gpus=(gpu,)))
+    assert check_driver(tmp_path) == Finding("driver", True, "NVIDIA RTX with 20 GiB free")
+
+
+def test_a_disk_that_is_nearly_full_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "free")
+    rooms = {tmp_path / "data": 2**40, tmp_path: 2**30}
+    (tmp_path / "data").mkdir()
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(rooms[path]))
+    finding = check_disk(tmp_path / "data", tmp_path / "not yet" / "cache")
+    assert not finding.ok
+    assert finding.detail.endswith(f"make room for at least 2.0 GiB for {tmp_path / 'not yet' / 'cache'}")
+    rooms[tmp_path] = 2**40
+    assert check_disk(tmp_path / "data", tmp_path / "cache").ok

@@ -8,12 +8,16 @@ import sys
 
 import pytest
 
+from wanspec_p2p.cli import running
+
 PROGRAM = """
-import asyncio, sys, typer
+import asyncio, sys, types, typer, structlog
 from wanspec_p2p.cli.running import serve
 
 async def service(settings, *, ready=None, stop=None):
-    ready(settings)
+    ready(settings.where)
+    if settings.log_json:
+        structlog.get_logger("node").info("joined")
     await stop.wait()
     print("drained", flush=True)
     if sys.argv[4:] == ["stuck"]:
@@ -22,7 +26,8 @@ async def service(settings, *, ready=None, stop=None):
 class Context:
     params = {"json": sys.argv[1] == "json", "with_parent": sys.argv[2] == "parent"}
 
-serve(service, sys.argv[3], name="node", context=Context)
+settings = types.SimpleNamespace(where=sys.argv[3], log_json=sys.argv[4:] == ["logged"])
+serve(service, settings, name="node", context=Context)
 """
 
 
@@ -73,3 +78,22 @@ def test_for_people_the_ready_line_is_words_on_stderr() -> None:
         os.kill(process.pid, signal.SIGTERM)
         out, _ = process.communicate(timeout=20)
     assert out == "drained\n"
+
+
+def test_logs_are_as_the_settings_have_them_wherever_these_came_from() -> None:
+    with start("json", "parent", "http://x:1", "logged") as process:
+        _, err = process.communicate("", timeout=20)
+    assert json.loads(err)["event"] == "joined"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
+def test_a_service_may_open_as_many_files_as_the_system_allows() -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(before[0], 512), before[1]))
+        running._room_for_sockets()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

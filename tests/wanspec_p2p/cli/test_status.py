@@ -8,6 +8,9 @@ from rich.cells import cell_len
 
 from tests.support.fake_coordinator import FakeCoordinator, serving
 from tests.wanspec_p2p.cli.conftest import Run
+from wanspec_p2p.cli import status
+from wanspec_p2p.client import Client
+from wanspec_p2p.errors import ExitCode, Unreachable
 
 
 def test_status_shows_targets_and_nodes(run: Run) -> None:
@@ -103,3 +106,53 @@ def test_the_error_of_predicted_round_trips_is_shown_once_some_were_checked(run:
         assert code == 0
         line = "round trips predicted before they were measured: 12, half of them within 18%"
         assert (line in out.splitlines()) is said
+
+
+# Again and again ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Waits are over at once; after the third somebody presses Ctrl-C."""
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(status.time, "sleep", sleep)
+    return waited
+
+
+def test_watching_prints_the_state_until_it_is_interrupted(run: Run, looks: list[float]) -> None:
+    with serving(FakeCoordinator()) as url:
+        code, out, _ = run("status", "--coordinator", url, "--watch", "5", "--json")
+    assert (code, looks) == (ExitCode.INTERRUPTED, [5.0, 5.0, 5.0])
+    assert [set(json.loads(line)) for line in out.splitlines()] == [{"nodes", "targets", "acceptance"}] * 3
+
+
+def test_watching_waits_for_a_coordinator_that_is_away(
+    run: Run, looks: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(FakeCoordinator()) as url:
+        state = json.loads(run("status", "--coordinator", url, "--json")[1])
+    answers = iter([state, Unreachable("nobody answers"), state])
+
+    def look(client: Client) -> Any:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(Client, "state", look)
+    code, out, _ = run("status", "--coordinator", url, "--watch", "1")
+    assert (code, next(answers, None)) == (ExitCode.INTERRUPTED, None)
+    assert "lab-a" in out
+
+
+def test_watching_what_is_not_there_ends_at_once(run: Run, looks: list[float]) -> None:
+    with serving(FakeCoordinator()) as url:
+        pass
+    assert run("status", "--coordinator", url, "--watch", "1")[0] == ExitCode.UNREACHABLE
+    assert looks == []

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wanspec_p2p.links.backoff import CAP_SECONDS, FIRST_SECONDS, MAX_RETRY_AFTER, Backoff
+from wanspec_p2p.links.backoff import CAP_SECONDS, COORDINATOR_CAP_SECONDS, FIRST_SECONDS, MAX_RETRY_AFTER, Backoff
 
 
 class Highest(random.Random):
@@ -19,6 +19,12 @@ class Highest(random.Random):
 def test_the_ceiling_doubles_up_to_the_cap() -> None:
     backoff = Backoff(Highest())
     assert [backoff.next() for _ in range(7)] == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+
+
+def test_a_coordinator_that_returns_has_everybody_back_within_ten_seconds() -> None:
+    """Two of them are for dialling, the handshake and the registration."""
+    backoff = Backoff(Highest(), cap=COORDINATOR_CAP_SECONDS)
+    assert max(backoff.next() for _ in range(50)) <= 8.0
 
 
 def test_success_starts_over() -> None:

@@ -304,6 +304,33 @@ async def test_the_round_trip_time_is_known_at_once_and_smoothed() -> None:
 
 
 @in_virtual_time
+async def test_a_ping_that_is_asked_for_goes_out_at_once_and_is_answered_though_nobody_receives() -> None:
+    async with _links(Path(delay=0.05), Path(delay=0.05)) as (node, target, _, _):
+        await asyncio.sleep(0.5)
+        before, others = target.stats.frames_received, node.stats.frames_received
+        for _ in range(3):
+            target.ping()
+            await asyncio.sleep(0.2)
+        assert target.stats.frames_received == before + 3
+        assert node.stats.frames_received == others + 3
+        await asyncio.sleep(limits.PING_SECONDS + 1.0)
+        assert target.stats.frames_received >= before + 4, "the usual ones go on"
+
+
+@in_virtual_time
+async def test_a_link_says_whether_it_is_read() -> None:
+    async with _links(Path(), Path()) as (node, target, _, _):
+        assert target.reading
+        for number in range(limits.MAX_QUEUE_FRAMES + 1):
+            await node.send(_draft(number))
+        await asyncio.sleep(1.0)
+        assert not target.reading
+        await target.receive()
+        await target.receive()
+        assert target.reading
+
+
+@in_virtual_time
 async def test_a_steady_link_shows_its_jitter() -> None:
     async with _links(Path(delay=0.05, jitter=0.02), Path(delay=0.05)) as (_, target, _, _):
         await asyncio.sleep(600)

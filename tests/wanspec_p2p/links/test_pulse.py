@@ -73,7 +73,7 @@ def test_only_the_latest_pong_is_owed() -> None:
     assert pulse.take_owed() is None
     for i in range(3):
         pulse.owe(Ping(id=i, at=float(i)))
-    assert pulse.owing.is_set()
+    assert pulse.wake.is_set()
     assert pulse.take_owed() == Pong(id=2, at=2.0)
-    assert not pulse.owing.is_set()
+    assert not pulse.wake.is_set()
     assert pulse.take_owed() is None

@@ -13,7 +13,9 @@ import pytest
 from websockets.asyncio.client import connect as raw_connect
 from websockets.asyncio.server import serve as raw_serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.frames import Opcode
 
+from tests.support.raw_websocket import RawWebSocket
 from wanspec_p2p.clock import ManualClock, SystemClock
 from wanspec_p2p.errors import (
     AddressInUse,
@@ -24,6 +26,7 @@ from wanspec_p2p.errors import (
     RemoteProtocolError,
     Unreachable,
 )
+from wanspec_p2p.links import websocket
 from wanspec_p2p.links.base import Transport
 from wanspec_p2p.links.peer import accept, connect
 from wanspec_p2p.links.websocket import DRAFT_PATH, Listener, dial, listen
@@ -492,3 +495,26 @@ async def test_closing_a_session_takes_no_reply(tls: Tls) -> None:
         with pytest.raises(LinkClosed):
             await link.receive()
         await link.close()
+
+
+async def test_links_beyond_the_limit_are_told_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "MAX_LINKS", 1)
+    async with _listening(_echo) as (_, url):
+        first = await dial(url, certificate=None)
+        with pytest.raises(Unreachable, match="no room for another"):
+            await dial(url, certificate=None)
+        await first.close()
+
+
+async def test_a_message_in_too_many_pieces_is_refused() -> None:
+    async def note(transport: Transport) -> None:
+        with pytest.raises(RemoteProtocolError, match="too many fragments"):
+            await transport.receive()
+
+    async with _listening(note) as (listener, _):
+        raw = await RawWebSocket.upgraded(listener.port, DRAFT_PATH)
+        raw.text("", fin=False)
+        for _ in range(10_000):
+            raw.frame(Opcode.CONT, b"", fin=False)
+        assert (await raw.closed()).code == CloseCode.MESSAGE_TOO_BIG
+        raw.close()

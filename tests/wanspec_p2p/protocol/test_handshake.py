@@ -14,6 +14,7 @@ from tests.support.messages import of
 from wanspec_p2p.errors import CloseCode, LocalProtocolError, RemoteProtocolError
 from wanspec_p2p.protocol.codec import AT_NODE_FROM_TARGET, AT_TARGET_FROM_NODE
 from wanspec_p2p.protocol.common_messages import (
+    SUCCESSION,
     Challenge,
     CommonMessage,
     ControlMessage,
@@ -38,6 +39,7 @@ from wanspec_p2p.protocol.handshake import (
 from wanspec_p2p.protocol.node_to_coordinator import Drain
 from wanspec_p2p.protocol.node_to_target import Attach
 from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.security.succession import hand_on
 from wanspec_p2p.types import Role
 
 NODE, TARGET, STRANGER = (Identity.generate() for _ in range(3))
@@ -338,3 +340,78 @@ def test_another_version_is_named(kind: type) -> None:
 
     with _refused(CloseCode.VERSION_MISMATCH, "this side speaks protocol version 1, the peer version 7"):
         _run(_dialler(), _listener(), newer)
+
+
+# A listener whose key has changed ------------------------------------------------------------------------------------
+
+BEFORE = Identity.generate()
+CHAIN = (hand_on(BEFORE, TARGET, issued=1_800_000_000),)
+ASKED = (SUCCESSION, "trees")
+
+
+def test_a_dialler_that_knows_the_old_key_follows_it_to_the_new_one() -> None:
+    at_dialler, at_listener, frames = _run(
+        _dialler(expect=BEFORE.peer_id, features=ASKED), _listener(features=ASKED, succession=CHAIN)
+    )
+    assert at_dialler == Complete(TARGET.peer_id, TARGET.public_key, Role.TARGET, ASKED, "")
+    assert at_listener is not None and at_listener.peer == NODE.peer_id
+    assert isinstance(frames[1], Challenge) and frames[1].succession == CHAIN
+
+
+def test_a_dialler_that_knows_the_new_key_needs_no_statement_and_is_not_harmed_by_one() -> None:
+    stale = (hand_on(BEFORE, STRANGER, issued=1),)
+    for chain in ((), CHAIN, stale):
+        at_dialler, _, _ = _run(_dialler(features=ASKED), _listener(features=ASKED, succession=chain))
+        assert at_dialler is not None and at_dialler.peer == TARGET.peer_id
+
+
+@pytest.mark.parametrize("at_dialler", [(), ("trees",)])
+def test_who_does_not_name_the_feature_is_sent_a_challenge_as_ever(at_dialler: tuple[str, ...]) -> None:
+    frames: list[ControlMessage] = []
+
+    def keep(message: ControlMessage) -> ControlMessage:
+        frames.append(message)
+        return message
+
+    _run(_dialler(features=at_dialler), _listener(features=ASKED, succession=CHAIN), keep)
+    assert b"succession" not in msgspec.json.encode(frames[1]).replace(b'"succession","trees"', b"")
+    with _refused(match="another peer than expected"):
+        _run(_dialler(expect=BEFORE.peer_id, features=at_dialler), _listener(features=ASKED, succession=CHAIN))
+
+
+def test_a_statement_nobody_asked_for_is_refused() -> None:
+    def add(message: ControlMessage) -> ControlMessage:
+        return msgspec.structs.replace(message, succession=CHAIN) if isinstance(message, Challenge) else message
+
+    with _refused(match="was not asked for"):
+        _run(_dialler(features=()), _listener(features=()), add)
+
+
+def test_who_has_the_statement_and_not_the_new_key_is_found_out() -> None:
+    """The statement is no secret: an impostor can replay it, and lacks the key it names."""
+    with _refused(match="another peer than expected"):
+        _run(
+            _dialler(expect=BEFORE.peer_id, features=ASKED),
+            _listener(identity=STRANGER, features=ASKED, succession=CHAIN),
+        )
+    with _refused(match="does not begin"):  # a chain of the impostor's own
+        _run(
+            _dialler(expect=BEFORE.peer_id, features=ASKED),
+            _listener(identity=STRANGER, features=ASKED, succession=(hand_on(TARGET, STRANGER, issued=1),)),
+        )
+    forged = msgspec.structs.replace(CHAIN[0], new=STRANGER.public_key)
+    with _refused(match="the signature is not valid"):
+        _run(
+            _dialler(expect=BEFORE.peer_id, features=ASKED),
+            _listener(identity=STRANGER, features=ASKED, succession=(forged,)),
+        )
+
+
+def test_the_statements_are_in_the_transcript() -> None:
+    longer = (hand_on(STRANGER, BEFORE, issued=1), *CHAIN)
+
+    def swap(message: ControlMessage) -> ControlMessage:
+        return msgspec.structs.replace(message, succession=longer) if isinstance(message, Challenge) else message
+
+    with _refused(match="signature does not fit"):
+        _run(_dialler(expect=BEFORE.peer_id, features=ASKED), _listener(features=ASKED, succession=CHAIN), swap)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from wanspec_p2p.errors import UsageError
-from wanspec_p2p.security.files import create_once
+from wanspec_p2p.security.files import create_once, write_whole
 
 
 def _mode(path: Path) -> int:
@@ -77,3 +77,48 @@ def test_what_the_system_refuses_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"the key .* cannot be used: .*") as caught:
         create_once(tmp_path / "file" / "secret", b"y", what="key")
     assert "\n" not in str(caught.value)
+
+
+# write_whole ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_content_is_replaced_and_nothing_else_is_left(tmp_path: Path, private: bool) -> None:
+    path = tmp_path / "new" / "file"
+    write_whole(path, b"one", private=private)
+    write_whole(path, b"two", private=private)
+    assert path.read_bytes() == b"two"
+    assert os.listdir(path.parent) == ["file"]
+    assert (_mode(path) == 0o600) is private
+    assert (_mode(path.parent) == 0o700) is private
+
+
+def test_a_secret_is_private_even_where_the_file_was_not(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch(mode=0o644)
+    write_whole(path, b"secret", private=True)
+    assert _mode(path) == 0o600
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_step_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    path = tmp_path / "file"
+    write_whole(path, b"one")
+
+    def fail(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(path, b"two")
+    assert path.read_bytes() == b"one"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_what_is_renamed_is_on_the_disk_and_so_is_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, real=real, name=name: (steps.append(name), real(*a))[1])
+    write_whole(tmp_path / "file", b"one")
+    assert steps == ["fsync", "replace", "fsync"]

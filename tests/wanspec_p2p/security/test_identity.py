@@ -65,3 +65,18 @@ def test_a_file_that_holds_something_else_is_not_replaced(tmp_path: Path) -> Non
 def test_the_private_key_is_not_shown() -> None:
     identity = Identity.generate()
     assert repr(identity) == f"Identity({identity.peer_id})"
+
+
+def test_a_key_takes_the_place_of_another_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "identity.pem"
+    before, after = Identity.load_or_create(path), Identity.generate()
+    after.replace(path)
+    assert Identity.load_or_create(path).peer_id == after.peer_id != before.peer_id
+    assert Identity.from_pem(path.read_bytes()).public_key == after.public_key
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("pem", [b"", b"x", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"])
+def test_what_is_no_key_is_a_value_error(pem: bytes) -> None:
+    with pytest.raises(ValueError, match="."):
+        Identity.from_pem(pem)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import ipaddress
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import NameOID
 
-from wanspec_p2p.clock import ManualClock
+from wanspec_p2p.clock import ManualClock, SystemClock
 from wanspec_p2p.errors import ConfigError, UsageError
 from wanspec_p2p.security.tls import (
     ListenerContext,
@@ -160,3 +161,28 @@ def test_loopback(host: str) -> None:
 )
 def test_not_loopback(host: str) -> None:
     assert not is_loopback(host)
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["as Python 3.11", "as Python 3.13"])
+def test_who_trusts_a_self_made_certificate_as_an_authority_reaches_its_host_and_no_other(
+    tmp_path: Path, strict: bool
+) -> None:
+    """What `wanspec coordinator ca` prints, for clients that can name a file of authorities (SSL_CERT_FILE)."""
+    certificate, key = load_or_create_certificate(tmp_path, "coordinator.example", clock=SystemClock())
+    trusting = ssl.create_default_context(cafile=certificate)
+    if strict:
+        trusting.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
+
+    def handshake(host: str) -> None:
+        ours, theirs = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = trusting.wrap_bio(ours, theirs, server_hostname=host)
+        server = listener_context(certificate, key).wrap_bio(theirs, ours, server_side=True)
+        for _ in range(3):
+            for side in (client, server):
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    side.do_handshake()
+        assert client.version() is not None
+
+    handshake("coordinator.example")
+    with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
+        handshake("elsewhere.example")

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from coordinator import keys
+from coordinator.keys import rotate, succession
+from coordinator.lock import locked
+from coordinator.settings import CoordinatorSettings
+from wanspec_p2p.clock import ManualClock
+from wanspec_p2p.errors import ConfigError
+from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.security.succession import MAX_SUCCESSIONS, follow
+
+
+@pytest.fixture
+def first(settings: CoordinatorSettings) -> Identity:
+    return Identity.load_or_create(settings.identity_file)
+
+
+def now(settings: CoordinatorSettings) -> Identity:
+    return Identity.load_or_create(settings.identity_file)
+
+
+def test_a_key_that_was_never_changed_has_no_succession(settings: CoordinatorSettings, first: Identity) -> None:
+    assert succession(settings, first) == ()
+
+
+def test_the_old_key_leads_to_the_new_one_and_is_gone(settings: CoordinatorSettings, first: Identity) -> None:
+    old, new = rotate(settings, clock=ManualClock())
+    assert (old.peer_id, now(settings).public_key) == (first.peer_id, new.public_key)
+    chain = succession(settings, new)
+    assert follow(chain, first.peer_id) == new.public_key
+    assert stat.S_IMODE(settings.identity_file.stat().st_mode) == 0o600
+    secret = first._pem().splitlines()[1]
+    assert all(secret not in file.read_bytes() for file in settings.data_dir.iterdir())
+
+
+def test_the_last_changes_are_kept_and_no_more(settings: CoordinatorSettings, first: Identity) -> None:
+    known = [first.peer_id, *(rotate(settings)[1].peer_id for _ in range(MAX_SUCCESSIONS + 1))]
+    chain = succession(settings, now(settings))
+    assert len(chain) == MAX_SUCCESSIONS
+    assert all(follow(chain, peer) == now(settings).public_key for peer in known[1:-1])
+    with pytest.raises(Exception, match="does not begin"):
+        follow(chain, first.peer_id)
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_crash_at_either_step_leaves_a_coordinator_that_starts(
+    settings: CoordinatorSettings, first: Identity, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """The statement is written first: until the key is there as well, it leads to a key that nobody has."""
+    replace, steps = os.replace, 0
+
+    def crash(source: Path, target: Path) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == at:
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", crash)
+        with pytest.raises(ConfigError, match="No space left on device; the old key stays"):
+            rotate(settings)
+    assert now(settings).peer_id == first.peer_id
+    assert succession(settings, first) == ()
+    _, new = rotate(settings)
+    assert follow(succession(settings, new), first.peer_id) == new.public_key
+
+
+def test_a_running_coordinator_keeps_its_key(settings: CoordinatorSettings, first: Identity) -> None:
+    with locked(settings.lock_file), pytest.raises(ConfigError, match="another coordinator .* runs on"):
+        rotate(settings)
+    assert now(settings).peer_id == first.peer_id
+
+
+def test_where_no_coordinator_ever_ran_none_is_made(settings: CoordinatorSettings) -> None:
+    with pytest.raises(ConfigError, match="there is no key in .* yet"):
+        rotate(settings)
+    assert not settings.data_dir.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'[{"old": "AA=="}]'])
+def test_a_damaged_file_is_named_with_what_to_do(
+    settings: CoordinatorSettings, first: Identity, content: bytes
+) -> None:
+    settings.succession_file.write_bytes(content)
+    with pytest.raises(ConfigError, match="cannot be read .* restore a copy, or move it away"):
+        succession(settings, first)
+    with pytest.raises(ConfigError):
+        rotate(settings)
+    assert keys.Identity.load_or_create(settings.identity_file).peer_id == first.peer_id

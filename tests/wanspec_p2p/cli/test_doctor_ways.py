@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import coordinator.service
+from coordinator import keys
+from coordinator.admin import issue_join_token
+from coordinator.settings import CoordinatorSettings
+from tests.support.certificates import self_made
+from wanspec_p2p.cli import doctor_ways
+from wanspec_p2p.cli.doctor_ways import certificates, check_certificate, remembered_coordinators
+from wanspec_p2p.cli.findings import Finding
+from wanspec_p2p.clock import ManualClock
+from wanspec_p2p.links import membership
+from wanspec_p2p.links.membership import Membership
+from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.security.tls import load_or_create_certificate
+from wanspec_p2p.types import Role
+
+
+@contextmanager
+def running(settings: CoordinatorSettings) -> Iterator[None]:
+    """A coordinator in a thread of its own: `doctor` has no event loop to share."""
+    loop, stop, ready = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
+    service = coordinator.service.run(settings, ready=lambda url: ready.set(), stop=stop)
+    thread = threading.Thread(target=lambda: (loop.run_until_complete(service), loop.close()))
+    thread.start()
+    try:
+        assert ready.wait(20)
+        yield
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(20)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> CoordinatorSettings:
+    certificate, key, _ = self_made(tmp_path)
+    return CoordinatorSettings(data_dir=tmp_path / "data" / "coordinator", tls_cert=certificate, tls_key=key)
+
+
+def joined(settings: CoordinatorSettings) -> Path:
+    """The data of somebody whose node joined this coordinator, which runs."""
+    token = issue_join_token(settings, role=Role.NODE)
+    data = settings.data_dir.parents[1] / "mine"
+    membership.store(data / "node/coordinator.json", Membership(token.url, token.coordinator, token.certificate))
+    return data
+
+
+def found(data: Path) -> dict[str, Finding]:
+    return {finding.check: finding for finding in remembered_coordinators(data)}
+
+
+def test_the_way_to_the_coordinator_that_was_joined_is_walked(settings: CoordinatorSettings) -> None:
+    with running(settings):
+        data = joined(settings)
+        way, clock = found(data).values()
+        assert way.ok and way.detail.endswith("is the coordinator that was joined (TLS with the pinned certificate)")
+        assert clock == Finding("way of the node, clock", True, "within 30 s of this one")
+    assert all(not finding.ok for finding in found(data).values())
+    assert "nobody answers" in found(data)["way of the node"].detail
+
+
+def test_a_new_key_is_followed_and_another_coordinator_is_not(settings: CoordinatorSettings) -> None:
+    with running(settings):
+        data = joined(settings)
+    known = membership.load(data / "node/coordinator.json")
+    assert known is not None
+    settings = replace(settings, port=int(known.url.rpartition(":")[2]))
+    _, new = keys.rotate(settings)
+    with running(settings):
+        assert f"whose key has changed to {new.peer_id[:8]} since" in found(data)["way of the node"].detail
+        stranger = msgspec.structs.replace(known, coordinator=Identity.generate().public_key)
+        membership.store(data / "node/coordinator.json", stranger)
+        way = found(data)["way of the node"]
+        assert not way.ok and "the statement of the coordinator's new key is not valid" in way.detail
+        membership.store(data / "node/coordinator.json", msgspec.structs.replace(known, certificate="0" * 64))
+        assert "shows a certificate with fingerprint" in found(data)["way of the node"].detail
+
+
+@pytest.mark.parametrize(("off", "words"), [(100.0, "s ahead"), (-100.0, "s behind")])
+def test_a_clock_that_is_off_is_found_whichever_way(
+    settings: CoordinatorSettings, monkeypatch: pytest.MonkeyPatch, off: float, words: str
+) -> None:
+    with running(settings):
+        data = joined(settings)
+        real = doctor_ways.time.time
+        monkeypatch.setattr(doctor_ways.time, "time", lambda: real() + off)
+        clock = found(data)["way of the node, clock"]
+    assert not clock.ok and words in clock.detail and "leases depend on it" in clock.detail
+
+
+def test_who_has_joined_nothing_has_no_way_to_walk(tmp_path: Path) -> None:
+    assert list(remembered_coordinators(tmp_path)) == []
+
+
+def test_a_damaged_membership_is_a_finding(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target/coordinator.json").write_text("{}")
+    assert all(not finding.ok and "join again" in finding.detail for finding in remembered_coordinators(tmp_path))
+
+
+def test_certificates_are_looked_at_before_they_end(tmp_path: Path) -> None:
+    clock = ManualClock()
+    pem, _ = load_or_create_certificate(tmp_path / "coordinator/tls", "localhost", clock=clock)
+    load_or_create_certificate(tmp_path / "target", "localhost", clock=clock)
+    assert [finding.ok for finding in certificates(tmp_path, clock.wall())] == [True, True]
+    years = 365 * 86_400.0
+    assert check_certificate(pem, clock.wall() + 9 * years).ok
+    late = check_certificate(pem, clock.wall() + 10 * years - 86_400.0)
+    assert not late.ok and "move it and its key away and start again" in late.detail
+    pem.write_bytes(b"junk")
+    assert "is damaged" in check_certificate(pem, clock.wall()).detail

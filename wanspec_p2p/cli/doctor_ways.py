@@ -1,0 +1,136 @@
+"""The part of `wanspec doctor` that leaves this machine: is the coordinator there, is it the right one, what time is it
+there, and will anybody accept the certificates that are shown here."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wanspec_p2p.cli.findings import Finding, guarded
+from wanspec_p2p.cli.output import short
+from wanspec_p2p.cli.settings import submitter
+from wanspec_p2p.errors import ConfigError
+
+if TYPE_CHECKING:
+    from wanspec_p2p.links.membership import Membership
+
+__all__ = ["certificates", "named_coordinator", "remembered_coordinators"]
+
+CLOCK_LEEWAY = 30.0
+"""Seconds two clocks may differ before a fresh lease looks expired or not yet issued."""
+ROLES = ("node", "target")
+SOON = 30 * 86_400.0
+"""Seconds before its end from which a certificate is worth a word."""
+
+
+def named_coordinator(url: str, api_key: str | None, fingerprint: str | None) -> Iterator[Finding]:
+    """The coordinator a submitter was told of."""
+    yield guarded("coordinator", lambda: _serves(url, api_key, fingerprint))
+    yield guarded("coordinator's clock", lambda: _clock(url, fingerprint))
+
+
+def _serves(url: str, api_key: str | None, fingerprint: str | None) -> Finding:
+    with submitter(url, api_key, fingerprint).client() as client:
+        models = ", ".join(model.name for model in client.models())
+    if not models:
+        return Finding("coordinator", True, f"{url} answers, and serves no model yet: a target has to join it")
+    return Finding("coordinator", True, f"{url} serves {models}")
+
+
+def _clock(url: str, fingerprint: str | None, check: str = "coordinator's clock") -> Finding:
+    from wanspec_p2p.client import Client
+
+    asked = time.time()
+    with Client(url, fingerprint=fingerprint) as client:
+        theirs = client.wall()
+    if theirs is None:
+        return Finding(check, True, "it does not say what time it has")
+    # Theirs is cut to whole seconds, and was taken some time between our question and now.
+    ahead = asked - theirs - 1.0
+    behind = theirs - time.time()
+    if max(ahead, behind) > CLOCK_LEEWAY:
+        off = f"{ahead:.0f} s ahead" if ahead > 0 else f"{behind:.0f} s behind"
+        return Finding(check, False, f"our clocks differ by much: this one is {off}; set it (NTP), leases depend on it")
+    return Finding(check, True, f"within {CLOCK_LEEWAY:g} s of this one")
+
+
+def remembered_coordinators(data: Path) -> Iterator[Finding]:
+    """Those that nodes and targets of this user have joined."""
+    for role in ROLES:
+        file = data / role / "coordinator.json"
+        if file.exists():
+            check = f"way of the {role}"
+            yield guarded(check, partial(_way, check, file))
+            yield guarded(f"{check}, clock", partial(_way_clock, check, file))
+
+
+def _way(check: str, file: Path) -> Finding:
+    return asyncio.run(_knock(check, _load(file)))
+
+
+def _way_clock(check: str, file: Path) -> Finding:
+    home = _load(file)
+    url = "http" + home.url.removeprefix("ws")
+    return _clock(url, home.certificate, f"{check}, clock")
+
+
+def _load(file: Path) -> Membership:
+    from wanspec_p2p.links import membership
+
+    home = membership.load(file)
+    if home is None:
+        raise ConfigError(f"{file} has just gone: join again")
+    return home
+
+
+async def _knock(check: str, home: Membership) -> Finding:
+    """All of a link but the registration, as somebody nobody knows: address, TLS, certificate and key."""
+    from wanspec_p2p.clock import SystemClock
+    from wanspec_p2p.links import websocket
+    from wanspec_p2p.links.peer import connect
+    from wanspec_p2p.protocol.codec import AT_NODE_FROM_COORDINATOR
+    from wanspec_p2p.protocol.common_messages import SUCCESSION
+    from wanspec_p2p.security.identity import Identity
+    from wanspec_p2p.types import Role
+
+    transport = await websocket.dial(f"{home.url.rstrip('/')}/wanspec/node", certificate=home.certificate)
+    link = await connect(
+        transport,
+        AT_NODE_FROM_COORDINATOR,
+        identity=Identity.generate(),
+        role=Role.NODE,
+        expect=home.peer_id,
+        clock=SystemClock(),
+        features=(SUCCESSION,),
+    )
+    await link.close()
+    changed = "" if link.peer == home.peer_id else f", whose key has changed to {short(link.peer)} since"
+    secured = "plain, on this machine" if home.certificate is None else "TLS with the pinned certificate"
+    return Finding(check, True, f"{home.url} is the coordinator that was joined{changed} ({secured})")
+
+
+def certificates(data: Path, now: float) -> Iterator[Finding]:
+    """Those that services made here. Peers pin them and never look at the date; HTTP clients do."""
+    for pem in sorted([*data.glob("*/tls-certificate.pem"), *data.glob("*/tls/tls-certificate.pem")]):
+        yield guarded("certificate", partial(check_certificate, pem, now))
+
+
+def check_certificate(pem: Path, now: float) -> Finding:
+    from cryptography import x509
+
+    try:
+        ends = x509.load_pem_x509_certificate(pem.read_bytes()).not_valid_after_utc
+    except ValueError:
+        return Finding("certificate", False, f"{pem} is damaged: restore it from a backup, or move it and its key away")
+    day = ends.strftime("%Y-%m-%d")
+    if ends.timestamp() < now + SOON:
+        return Finding(
+            "certificate",
+            False,
+            f"{pem} ends on {day}: move it and its key away and start again; peers that pin it then join again",
+        )
+    return Finding("certificate", True, f"{pem} is good until {day}")

@@ -1,0 +1,91 @@
+"""The coordinator a peer belongs to, wherever it is reached and whichever key it has come to use.
+
+Addresses are hints; the key that was pinned when the peer joined decides. It moves on only along statements in which
+the old key signed the new one (security/succession.py), which the handshake checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+import structlog
+
+from wanspec_p2p.errors import ConfigError, LinkClosed, RemoteProtocolError, Unreachable
+from wanspec_p2p.links.membership import Membership
+from wanspec_p2p.links.peer import PeerLink
+from wanspec_p2p.protocol import limits
+from wanspec_p2p.protocol.common_messages import ControlMessage
+from wanspec_p2p.security.identity import peer_id
+from wanspec_p2p.security.tls import is_loopback
+
+__all__ = ["Home", "check_urls"]
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T", bound=ControlMessage)
+
+
+class Home:
+    """Args:
+    membership: what is known of the coordinator.
+    urls: where else it may be.
+
+    Raises:
+        ConfigError: an address that could never be dialled.
+    """
+
+    def __init__(self, membership: Membership, urls: Sequence[str] = ()) -> None:
+        if membership.certificate is None and any(url.startswith("wss://") for url in urls):
+            raise ConfigError("coordinator_urls: this coordinator was joined without TLS, so no wss:// can be checked")
+        self.membership = membership
+        """Where the coordinator was reached last, and the key it showed there."""
+        self._urls = urls
+
+    async def reach(self, dial: Callable[[Membership], Awaitable[PeerLink[T]]]) -> PeerLink[T]:
+        """A link from the first address at which the coordinator proves itself: where it was last, then the others.
+
+        Args:
+            dial: opens a link to the coordinator at the address of a membership, or to what succeeded its key.
+
+        Raises:
+            RemoteProtocolError: somebody else answers, at every address.
+            Unreachable, LinkClosed: nobody answers at one of them, so that the coordinator may only be away.
+            PeerRefused: the coordinator will not have us now; it is the same one everywhere.
+        """
+        failures: list[RemoteProtocolError | Unreachable | LinkClosed] = []
+        for url in dict.fromkeys((self.membership.url, *self._urls)):
+            place = msgspec.structs.replace(self.membership, url=url)
+            try:
+                link = await dial(place)
+            except (RemoteProtocolError, Unreachable, LinkClosed) as error:
+                failures.append(error)
+            else:
+                self._found(place, link.public_key)
+                return link
+        raise _worst(failures)
+
+    def _found(self, place: Membership, key: bytes) -> None:
+        if key != place.coordinator:
+            log.warning("the coordinator has a new key, signed by its old one", now=peer_id(key), was=place.peer_id)
+        self.membership = msgspec.structs.replace(place, coordinator=key)
+
+
+def _worst(failures: Sequence[RemoteProtocolError | Unreachable | LinkClosed]) -> Exception:
+    if len(failures) == 1 or all(isinstance(failure, RemoteProtocolError) for failure in failures):
+        return failures[0]
+    return Unreachable("; ".join(map(str, failures)))
+
+
+def check_urls(urls: Sequence[str]) -> None:
+    """Raises ValueError for what is no address of a coordinator. Whether it may be dialled is seen when it is."""
+    for url in urls:
+        try:
+            parts = urlsplit(url)
+            host, _ = parts.hostname or "", parts.port  # reading the port is what checks it
+            fine = bool(host) and (parts.scheme == "wss" or (parts.scheme == "ws" and is_loopback(host)))
+        except ValueError:
+            fine = False
+        if not fine or len(url) > limits.MAX_URL:
+            raise ValueError(f"coordinator_urls: {url!r} is not a coordinator's address; it looks like wss://name:port")
