@@ -1,6 +1,7 @@
 # make demo   a prompt, a target and three nodes on this machine; says which token came from whom
 # make test   everything that must hold: style, types, import rules, tests
 # make setup  only prepares .venv (both of the above do it on their own)
+# make interop  clients of others against our services, each in an environment of its own, made in .interop
 # make clean  removes what these commands made; models stay in the user's cache
 #
 # Another interpreter: make demo PYTHON=python3.12
@@ -11,10 +12,11 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+INTEROP ?= .interop
 STAMP := $(VENV)/.setup-stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test clean
+.PHONY: help setup demo test interop clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -44,5 +46,15 @@ test: setup
 	$(BIN)/lint-imports
 	$(BIN)/pytest
 
+interop: setup
+	@while read -r name package; do \
+		test -e "$(INTEROP)/$$name/.ready" && continue; \
+		echo "Installing $$package and what it needs into $(INTEROP)/$$name"; \
+		$(PYTHON) -m venv --clear "$(INTEROP)/$$name" && \
+		"$(INTEROP)/$$name/bin/pip" --disable-pip-version-check install --quiet --no-compile "$$package" && \
+		touch "$(INTEROP)/$$name/.ready" || exit 1; \
+	done < tests/interop/environments.txt
+	WANSPEC_INTEROP="$(abspath $(INTEROP))" $(BIN)/pytest tests/interop
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage build dist
+	rm -rf $(VENV) .interop .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage build dist

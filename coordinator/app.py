@@ -29,6 +29,7 @@ from wanspec_p2p.types import Role
 
 __all__ = ["NODE_PATH", "TARGET_PATH", "create_app"]
 
+RETRY_SECONDS = 1.0
 NODE_PATH, TARGET_PATH = "/wanspec/node", "/wanspec/target"
 
 log = structlog.get_logger("coordinator")
@@ -116,8 +117,11 @@ async def _on_request_error(request: Request, error: Exception) -> Response:
     headers: dict[str, str] = {}
     if hasattr(request.state, "request_id"):
         headers["x-request-id"] = request.state.request_id
-    if error.retry_after is not None:
-        headers["retry-after"] = str(max(1, round(error.retry_after)))
+    wait = error.retry_after
+    if wait is None and error.status == 503:
+        wait = RETRY_SECONDS  # a target said so, and names no time
+    if wait is not None:
+        headers["retry-after"] = str(max(1, round(wait)))
     if isinstance(error, RequestTimeout):
         headers["x-should-retry"] = "false"  # openai's clients repeat a 408, and this one took minutes already
     return json_response(error_body(error), error.status, headers)

@@ -7,6 +7,8 @@ them, so only so many are told apart.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator
 
@@ -18,12 +20,15 @@ from coordinator.acceptance import ModelPair
 from coordinator.coordinates import Accuracy
 from coordinator.ledger import MAX_PAIRS
 from coordinator.records import PeerState
+from coordinator.speculation_figures import fallback_rounds
 from wanspec_p2p.protocol.target_to_coordinator import Receipt, Usage
 
 __all__ = ["Metrics", "Population"]
 
 Population = Callable[[], tuple[Iterable[PeerState], Iterable[PeerState], int, int]]
 """States of nodes, states of targets, number of leases, number of answers under way; read when scraped."""
+RACE = ("won", "lost", "late", "invalid")
+"""What becomes of a draft token that was not simply wrong."""
 _OTHER = ("other", "other")
 """Labels of all pairs of models after the first `MAX_PAIRS` of this process."""
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -36,9 +41,10 @@ class Metrics:
         self._registry = registry = CollectorRegistry()
         registry.register(_Now(population, accuracy))
         name = "wanspec_spec_decode_num_"
-        self._drafts = Counter(name + "drafts", "Verification rounds.", registry=registry)
+        self._drafts = Counter(name + "drafts", "Rounds that verified drafts.", registry=registry)
         self._draft_tokens = Counter(name + "draft_tokens", "Draft tokens verified.", registry=registry)
         self._accepted = Counter(name + "accepted_tokens", "Draft tokens in answers.", registry=registry)
+        self._fallback = Counter("wanspec_fallback_rounds", "Rounds without a draft.", registry=registry)
         self._race = Counter("wanspec_race", "Draft tokens by what became of them.", ["outcome"], registry=registry)
         self._rtt = Histogram(
             "wanspec_draft_rtt_seconds", "Node to target round trip.", buckets=_SECONDS, registry=registry
@@ -62,11 +68,14 @@ class Metrics:
         self._requests.labels("ok").inc()
         self._tokens.labels("prompt").inc(usage.prompt_tokens)
         self._tokens.labels("completion").inc(usage.completion_tokens)
-        self._drafts.inc(usage.rounds)
+        alone = fallback_rounds(usage)
+        self._fallback.inc(alone)
+        self._drafts.inc(max(usage.rounds - alone, 0))
         self._draft_tokens.inc(usage.drafted)
         self._accepted.inc(usage.accepted)
-        self._race.labels("won").inc(sum(usage.won_by_peer.values()))
-        self._race.labels("late").inc(usage.late)
+        won = sum(usage.won_by_peer.values())
+        for outcome, count in zip(RACE, (won, usage.lost, usage.late, usage.invalid), strict=True):
+            self._race.labels(outcome).inc(count)
         self._near_ties.inc(usage.near_ties)
         self._resumed.inc(resumes)
         if usage.rounds:
@@ -111,6 +120,8 @@ class _Now(Collector):
         yield _by_state("wanspec_targets", "Registered targets.", targets)
         yield GaugeMetricFamily("wanspec_leases", "Leases offered or held.", value=leases)
         yield GaugeMetricFamily("wanspec_answers_in_flight", "Answers under way.", value=answers)
+        with contextlib.suppress(RuntimeError):  # no event loop: nobody serves
+            yield GaugeMetricFamily("wanspec_tasks", "Tasks of the event loop.", value=len(asyncio.all_tasks()))
         predictions = self._accuracy()
         name = "wanspec_rtt_predictions"
         yield CounterMetricFamily(name, "Node to target round trips predicted, then measured.", predictions.checked)

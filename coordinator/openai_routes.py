@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -15,7 +17,7 @@ from starlette.routing import Route
 from coordinator.access import ApiKeys
 from coordinator.answers import Answer
 from coordinator.executor import Executor
-from coordinator.openai_responses import Reply, model_body
+from coordinator.openai_responses import Reply, model_body, several
 from coordinator.openai_schema import Asked, parse_chat, parse_completion
 from coordinator.streams import EventStream, collect, events, while_connected
 from wanspec_p2p.errors import InvalidRequest, RequestError, UnknownModel
@@ -25,7 +27,7 @@ __all__ = ["OpenAiRoutes", "json_response"]
 
 MAX_BODY_BYTES = 4 << 20
 """A prompt that fits into a frame takes at most this much as JSON with every character escaped."""
-Parse: TypeAlias = Callable[..., Asked]
+Parse: TypeAlias = Callable[..., Sequence[Asked]]
 
 log = structlog.get_logger("coordinator")
 
@@ -71,7 +73,7 @@ class OpenAiRoutes:
         return model_body(served[0], created=self._created, targets=len(served))
 
     async def chat_completions(self, request: Request) -> Response:
-        return await self._complete(request, parse_chat)
+        return await self._complete(request, lambda body, **given: (parse_chat(body, **given),))
 
     async def completions(self, request: Request) -> Response:
         return await self._complete(request, parse_completion)
@@ -81,19 +83,19 @@ class OpenAiRoutes:
         await self._keys.check(request.headers)
         body = await _body(request)
         name = request.state.request_id = self._executor.new_id()
-        try:
+        headers = {"x-request-id": name}
+        with self._counted():
             asked = parse(body, request=name, random_seed=self._random_seed)
-            answer = self._executor.answers.open(asked)
-        except RequestError as error:
-            self._executor.metrics.failed(error.code)
-            raise
+        if len(asked) > 1:
+            return await self._several(request, asked, headers)
+        with self._counted():
+            answer = self._executor.answers.open(asked[0])
         ended = _Ending(self._executor, answer)
         try:
             first = await while_connected(request.receive, anext(answer, None))
             ended.started()
-            reply = Reply(asked, answer.model, created=int(self._executor.clock.wall()))
-            headers = {"x-request-id": name}
-            if asked.stream:
+            reply = Reply(answer.asked, answer.model, created=int(self._executor.clock.wall()))
+            if answer.asked.stream:
                 return EventStream(events(answer, reply, first), ended, headers)
             response = await self._whole(request, answer, reply, first, headers)
         except BaseException as error:
@@ -101,6 +103,15 @@ class OpenAiRoutes:
             raise
         ended(None)
         return response
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        """What is refused before there is an answer to end."""
+        try:
+            yield
+        except RequestError as error:
+            self._executor.metrics.failed(error.code)
+            raise
 
     async def _whole(
         self, request: Request, answer: Answer, reply: Reply, first: Tokens | None, headers: dict[str, str]
@@ -110,6 +121,44 @@ class OpenAiRoutes:
         parts = rest if first is None else [first, *rest]
         reply.model = answer.model  # of the target that finished it
         return json_response(reply.whole(parts, answer.finished), headers=headers)
+
+    async def _several(self, request: Request, asked: Sequence[Asked], headers: dict[str, str]) -> Response:
+        """An answer to each of several prompts, or none at all: one that fails ends the others."""
+        answers: list[tuple[Answer, _Ending]] = []
+        problem: BaseException | None = None
+        try:
+            for each in asked:
+                with self._counted():
+                    answer = self._executor.answers.open(each)
+                answers.append((answer, _Ending(self._executor, answer)))
+            parts = await while_connected(request.receive, _all(_first_noted(*each) for each in answers))
+        except BaseException as error:
+            problem = error
+            raise
+        finally:
+            for answer, ended in answers:
+                ended(None if answer.finished is not None else problem)
+        created = int(self._executor.clock.wall())
+        ends = [answer.finished for answer, _ in answers if answer.finished is not None]  # all of them, by now
+        replies = [Reply(answer.asked, answer.model, created=created) for answer, _ in answers]
+        return json_response(several(replies, parts, ends), headers=headers)
+
+
+async def _first_noted(answer: Answer, ended: _Ending) -> list[Tokens]:
+    first = await anext(answer, None)
+    ended.started()
+    rest = await collect(answer)
+    return rest if first is None else [first, *rest]
+
+
+async def _all(answers: Iterable[Coroutine[Any, Any, list[Tokens]]]) -> list[list[Tokens]]:
+    """All of them, or the first failure; then none goes on."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(answer) for answer in answers]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 class _Ending:

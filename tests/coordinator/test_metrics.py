@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from coordinator import metrics as module
 from coordinator.acceptance import ModelPair
@@ -12,9 +16,20 @@ from coordinator.records import PeerState
 from wanspec_p2p.protocol.target_to_coordinator import Receipt, Usage
 from wanspec_p2p.types import PeerId
 
+ROOT = Path(__file__).parents[2]
 NODE = PeerId("n" * 32)
 USAGE = Usage(
-    prompt_tokens=3, completion_tokens=8, rounds=4, drafted=12, accepted=6, late=2, won_by_peer={NODE: 5}, seconds=2.0
+    prompt_tokens=3,
+    completion_tokens=8,
+    rounds=4,
+    drafted=12,
+    accepted=6,
+    late=2,
+    accepted_by_length={0: (1,), 4: (0, 0, 3, 0, 0)},
+    won_by_peer={NODE: 5},
+    lost=7,
+    invalid=9,
+    seconds=2.0,
 )
 
 
@@ -36,11 +51,14 @@ def test_an_answer_is_counted_under_the_documented_names() -> None:
     metrics.failed("no_target")
     metrics.receipts([(receipt(rtt=0.03), None), (receipt(by_depth=((5, 3), (3, 1))), PAIR), (receipt(), PAIR)])
     assert {
-        "wanspec_spec_decode_num_drafts_total 4.0",
+        "wanspec_spec_decode_num_drafts_total 3.0",
+        "wanspec_fallback_rounds_total 1.0",
         "wanspec_spec_decode_num_draft_tokens_total 12.0",
         "wanspec_spec_decode_num_accepted_tokens_total 6.0",
         'wanspec_race_total{outcome="won"} 5.0',
+        'wanspec_race_total{outcome="lost"} 7.0',
         'wanspec_race_total{outcome="late"} 2.0',
+        'wanspec_race_total{outcome="invalid"} 9.0',
         'wanspec_tokens_total{kind="completion"} 8.0',
         'wanspec_requests_total{outcome="ok"} 1.0',
         'wanspec_requests_total{outcome="no_target"} 1.0',
@@ -56,6 +74,30 @@ def test_an_answer_is_counted_under_the_documented_names() -> None:
         "wanspec_leases 3.0",
         "wanspec_answers_in_flight 1.0",
     } <= lines(metrics)
+
+
+def test_every_series_of_the_board_exists_and_every_metric_is_on_it() -> None:
+    board = json.loads((ROOT / "docs/reference/grafana-board.json").read_text(encoding="utf-8"))
+    asked = " ".join(target["expr"] for panel in board["panels"] for target in panel["targets"])
+    metrics = Metrics(lambda: ([], [], 0, 0), lambda: Accuracy(1, 0.5))
+    metrics.answered(USAGE, resumes=0)
+    metrics.receipts([(receipt(rtt=0.03, by_depth=((5, 3),)), PAIR)])
+    families = list(text_string_to_metric_families(metrics.render().decode()))
+    series = {sample.name for family in families for sample in family.samples}
+    shown = set(re.findall(r"\bwanspec_\w+", asked))
+    assert shown <= series
+    meta = ("_created", "_sum", "_count")
+    assert {name for name in series if not name.endswith(meta)} == shown
+    labels = {label for family in families for sample in family.samples for label in sample.labels}
+    assert set(re.findall(r"\{\{(\w+)\}\}", json.dumps(board))) <= labels
+
+
+def test_every_metric_is_in_the_reference() -> None:
+    text = (ROOT / "docs/reference/http-api.md").read_text(encoding="utf-8")
+    metrics = Metrics(lambda: ([], [], 0, 0), lambda: Accuracy(1, 0.5))
+    names = {family.name for family in text_string_to_metric_families(metrics.render().decode())}
+    shortened = re.sub(r"`…_", "`wanspec_spec_decode_", text)
+    assert {name for name in names if name not in shortened and not name.endswith("_created")} == set()
 
 
 def test_the_error_of_predicted_round_trips_is_shown_once_there_is_one() -> None:

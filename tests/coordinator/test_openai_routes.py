@@ -11,7 +11,7 @@ from coordinator.openai_schema import seed_bytes
 from coordinator.sqlite_ledger import SqliteLedger
 from tests.support.fake_target import SERVED, answer_ids, until
 from wanspec_p2p.protocol.coordinator_to_target import Generate
-from wanspec_p2p.protocol.target_to_coordinator import Failed
+from wanspec_p2p.protocol.target_to_coordinator import Failed, TokenLogprob, Tokens
 from wanspec_p2p.types import PeerId, Sampling
 
 CHAT = {"model": "big", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
@@ -127,6 +127,70 @@ async def test_an_answer_can_be_taken_up_again(rig: Any) -> None:
     rest = (await rig.http.post("/v1/chat/completions", json=CHAT | {"wanspec": extension})).json()
     assert rest["wanspec"]["position"] == 2
     assert rest["wanspec"]["token_ids"] == ids[2:]
+
+
+async def test_an_echo_stands_before_the_answer(rig: Any) -> None:
+    target = await rig.target()
+    target.script.pause_after = 0
+    body = {"model": "big", "prompt": [7, 8], "echo": True, "logprobs": 0, "max_tokens": 2, "seed": 7}
+    asking = asyncio.create_task(rig.http.post("/v1/completions", json=body))
+    await target.asked.wait()
+    (generate,) = target.generates
+    assert generate.echo
+    entries = (TokenLogprob(7, "x", None), TokenLogprob(8, "y", -1.0))
+    await target.send(Tokens(generate.request, 0, (7, 8), "xy", (None, None), entries, echo=True))
+    target.script.go_on.set()
+    answer = (await asking).json()
+    ids = expected_ids(seed_bytes(7), 2)
+    assert answer["choices"][0]["text"] == "xy" + "".join(f"t{i} " for i in ids)
+    assert answer["choices"][0]["logprobs"]["token_logprobs"] == [None, -1.0, -0.5, -0.5]
+    assert answer["wanspec"]["token_ids"] == ids
+
+
+async def test_several_prompts_are_several_choices(rig: Any) -> None:
+    target = await rig.target()
+    body = {"model": "big", "prompt": ["a", [1, 2]], "max_tokens": 3, "seed": 7}
+    response = await rig.http.post("/v1/completions", json=body)
+    choices = response.json()["choices"]
+    text = "".join(f"t{i} " for i in expected_ids(seed_bytes(7), 3))
+    assert [(choice["index"], choice["text"]) for choice in choices] == [(0, text), (1, text)]
+    assert sorted((generate.prompt or "", generate.prompt_ids) for generate in target.generates) == [
+        ("", (1, 2)),
+        ("a", ()),
+    ]
+    assert response.json()["usage"]["completion_tokens"] == 6
+    assert 'wanspec_requests_total{outcome="ok"} 2.0' in rig.executor.metrics.render().decode()
+
+
+async def test_one_of_several_prompts_that_fails_ends_the_others(rig: Any) -> None:
+    target = await rig.target()
+    target.script.pause_after = 0
+    body = {"model": "big", "prompt": ["a", "b"], "max_tokens": 3}
+    asking = asyncio.create_task(rig.http.post("/v1/completions", json=body))
+    await until(lambda: len(target.generates) == 2)
+    await target.send(Failed(target.generates[1].request, "context_length_exceeded", "too long"))
+    assert (await asking).json()["error"]["code"] == "context_length_exceeded"
+    await target.cancelled.wait()
+    assert [cancel.request for cancel in target.cancels] == [target.generates[0].request]
+    assert len(rig.executor.answers) == 0
+
+
+async def test_prompts_that_do_not_all_find_a_place_find_none(rig: Any) -> None:
+    target = await rig.target(slots=1, queue=0)
+    response = await rig.http.post("/v1/completions", json={"model": "big", "prompt": ["a", "b"]})
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "overloaded")
+    await until(lambda: target.cancels)
+    assert len(rig.executor.answers) == 0
+
+
+async def test_a_target_whose_queue_is_full_is_a_503_with_retry_after(rig: Any) -> None:
+    target = await rig.target()
+    target.script.pause_after = 0
+    asking = asyncio.create_task(rig.http.post("/v1/chat/completions", json=CHAT))
+    await target.asked.wait()
+    await target.send(Failed(target.generates[0].request, "overloaded", "the queue is full"))
+    response = await asking
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
 
 
 async def test_models_are_described(rig: Any) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from coordinator.openai_schema import Asked, UnsupportedParameter, parse_chat, parse_completion, seed_bytes
+from coordinator.openai_fields import UnsupportedParameter
+from coordinator.openai_schema import Asked, parse_chat, parse_completion, seed_bytes
 from wanspec_p2p.errors import ContextTooLong, InvalidRequest
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.coordinator_to_target import ChatMessage
@@ -23,6 +24,12 @@ def chat(**fields: Any) -> Asked:
 
 def text(**fields: Any) -> Asked:
     body = {"model": "m", "prompt": "hi"} | fields
+    (asked,) = texts(**body)
+    return asked
+
+
+def texts(**fields: Any) -> tuple[Asked, ...]:
+    body = {"model": "m"} | fields
     return parse_completion(msgspec.json.encode(body), request="r", random_seed=lambda: RANDOM)
 
 
@@ -90,7 +97,13 @@ def test_content_may_come_in_parts_and_roles_have_synonyms() -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "expected"),
-    [("a", ("a", ())), (["a"], ("a", ())), ([1, 2], (None, (1, 2))), ("", ("", ()))],
+    [
+        ("a", ("a", ())),
+        (["a"], ("a", ())),
+        ([1, 2], (None, (1, 2))),
+        ([[1, 2]], (None, (1, 2))),
+        ("", ("", ())),
+    ],
 )
 def test_prompts(prompt: Any, expected: tuple[str | None, tuple[int, ...]]) -> None:
     generate = text(prompt=prompt).generate
@@ -121,6 +134,14 @@ def test_what_changes_nothing_is_accepted(fields: dict[str, Any]) -> None:
         ({"no_such_thing": 1}, "no_such_thing"),
         ({"wanspec": {"privcy": "private"}}, "wanspec.privcy"),
         ({"messages": [{"role": "user", "content": "x", "audio": {}}]}, "messages[0].audio"),
+        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "a"}]}, "messages[0].role"),
+        ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
+        ({"suffix": "x"}, "suffix"),
+        ({"best_of": 2}, "best_of"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"prediction": {"type": "content", "content": "x"}}, "prediction"),
+        ({"modalities": ["text", "audio"]}, "modalities"),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
@@ -142,7 +163,8 @@ def test_what_cannot_be_done_is_refused_by_name(fields: dict[str, Any], param: s
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "pope", "content": "x"}]}, "messages[0].role"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens"),
         ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
         ({"stop": [""]}, "stop[0]"),
         ({"wanspec": {"seed": "xyz"}}, "wanspec.seed"),
@@ -158,17 +180,48 @@ def test_values_out_of_range_name_their_field(fields: dict[str, Any], param: str
     assert "\n" not in error.value.message
 
 
-@pytest.mark.parametrize("prompt", [["a", "b"], [], [1, "a"], [-1], [2**20], {"a": 1}, [[1], [2]]])
-def test_prompts_that_are_not_one(prompt: Any) -> None:
+@pytest.mark.parametrize("prompt", [[], [1, "a"], [-1], [2**20], {"a": 1}, [[1], 2], [[]], ["a"] * 33])
+def test_prompts_that_are_none(prompt: Any) -> None:
     with pytest.raises(InvalidRequest) as error:
         text(prompt=prompt)
     assert (error.value.param or "").startswith("prompt")
 
 
-def test_echo_is_refused() -> None:
-    assert text(echo=False).generate.prompt == "hi"
+def test_several_prompts_are_several_requests_with_one_seed() -> None:
+    one, two = texts(prompt=["a", [1, 2]], seed=7)
+    assert (one.generate.request, two.generate.request) == ("r", "r-1")
+    assert (one.generate.prompt, two.generate.prompt_ids) == ("a", (1, 2))
+    assert one.generate.seed == two.generate.seed == seed_bytes(7)
+    assert [asked.generate.prompt_ids for asked in texts(prompt=[[1], [2, 3]])] == [(1,), (2, 3)]
+
+
+def test_echo_is_for_completions_and_may_be_all_that_is_wanted() -> None:
+    assert text(echo=True, logprobs=1).generate.echo
+    assert text(echo=True, max_tokens=0).generate.max_tokens == 0
     with pytest.raises(UnsupportedParameter):
-        text(echo=True)
+        chat(echo=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"echo": True, "wanspec": {"committed": [1]}}, "echo"),
+        ({"prompt": ["a", "b"], "stream": True}, "stream"),
+        ({"prompt": ["a", "b"], "wanspec": {"committed": [1]}}, "wanspec.committed"),
+    ],
+)
+def test_what_does_not_go_together_names_a_field(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as error:
+        text(**fields)
+    assert error.value.param == param
+
+
+def test_an_engine_may_be_asked_for_by_its_fingerprint() -> None:
+    assert chat().fingerprint is None
+    assert chat(wanspec={"fingerprint": "a" * 64}).fingerprint == "a" * 64
+    with pytest.raises(InvalidRequest):
+        chat(wanspec={"fingerprint": "fp_1"})
 
 
 @pytest.mark.parametrize(

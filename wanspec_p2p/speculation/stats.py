@@ -62,7 +62,7 @@ class SessionStats:
     verified: int = 0
     accepted: int = 0
     near_ties: int = 0
-    histogram: Counter[int] = field(default_factory=Counter)
+    by_length: Counter[tuple[int, int]] = field(default_factory=Counter)  # rounds by (deepest draft, accepted)
     drafters: dict[PeerId, DrafterStats] = field(default_factory=dict)
 
     def of(self, drafter: PeerId) -> DrafterStats:
@@ -75,6 +75,24 @@ class SessionStats:
     @property
     def won_by_peer(self) -> dict[PeerId, int]:
         return {peer: d.won for peer, d in self.drafters.items() if d.won}
+
+    @property
+    def lost(self) -> int:
+        """Right tokens that another drafter had brought before."""
+        return sum(max(d.accepted - d.won, 0) for d in self.drafters.values())
+
+    @property
+    def invalid(self) -> int:
+        """Draft tokens that fitted nowhere."""
+        return sum(d.unknown + d.surplus for d in self.drafters.values())
+
+    @property
+    def accepted_by_length(self) -> dict[int, tuple[int, ...]]:
+        """vLLM's `acceptance_histogram_by_draft_length`, where a tree is as long as it is deep: [k][j] rounds accepted
+        j tokens of drafts k deep. Rounds without drafts are under 0.
+        """
+        lengths = sorted({length for length, _ in self.by_length})
+        return {k: tuple(self.by_length[k, j] for j in range(k + 1)) for k in lengths}
 
     @property
     def accepted_per_round(self) -> float:
@@ -93,7 +111,7 @@ class SessionStats:
         self.rounds += 1
         self.verified += len(candidates.nodes)
         self.accepted += len(right)
-        self.histogram[len(right)] += 1
+        self.by_length[_deepest(candidates), len(right)] += 1
         self.near_ties += sum(step.margin < NEAR_TIE_MARGIN for step in steps)
         depths = {step.row - 1: depth for depth, step in enumerate(steps, 1)}  # of what hangs below that candidate
         positions: dict[tuple[PeerId, int], bool] = {}  # one, however many candidates a drafter had for it
@@ -110,3 +128,10 @@ class SessionStats:
         for (drafter, depth), hit in positions.items():
             self.of(drafter).judged(depth, hit)
             self.of(drafter).decided(hit)
+
+
+def _deepest(candidates: Candidates) -> int:
+    depths: list[int] = []
+    for parent in candidates.parents:
+        depths.append(1 if parent < 0 else depths[parent] + 1)
+    return max(depths, default=0)

@@ -41,7 +41,7 @@ def test_a_round_credits_everyone_who_was_right_and_the_first_with_the_win(tree:
     stats = SessionStats()
     stats.verified_round(tree, CANDIDATES, [step(4, 0, 0), step(9, 1, None)])
     assert (stats.rounds, stats.verified, stats.accepted, stats.accepted_per_round) == (1, 4, 1, 1.0)
-    assert dict(stats.histogram) == {1: 1}
+    assert stats.accepted_by_length == {3: (0, 1, 0, 0)}, "4 5 6 is three tokens deep"
     a, b = stats.of(A), stats.of(B)
     assert (a.verified, a.accepted, a.won) == (3, 1, 1)
     assert (b.verified, b.accepted, b.won) == (2, 1, 0)
