@@ -40,6 +40,7 @@ class NodeSpec:
         owner, site: as its lease says; None for ones of its own.
         slots: sessions it takes at once.
         engine: what drafts with the model; an experiment may take something away from it.
+        redial: seconds at most before it dials a target again that it lost; None: as nodes do.
     """
 
     model: LanguageModel
@@ -49,6 +50,7 @@ class NodeSpec:
     site: str | None = None
     slots: int = 64
     engine: type[DraftingEngine] = DraftingEngine
+    redial: float | None = None
 
 
 class SimulatedNode:
@@ -76,6 +78,7 @@ class SimulatedNode:
         self._transport: MemoryTransport | None = None
         self._parted = False
         self._traffic: list[LinkStats] = []  # of every link it had
+        draws = chance(seed, name, "back-off")
         claims = lease_claims(
             clock,
             name=name,
@@ -90,7 +93,7 @@ class SimulatedNode:
             self.engine,
             LendingLimits(slots=spec.slots, max_prefix=self.model.info.context - 1),
             dial=self._dial,
-            backoff=Backoff(chance(seed, name, "back-off")),
+            backoff=Backoff(draws) if spec.redial is None else Backoff(draws, first=spec.redial, cap=spec.redial),
             clock=clock,
         )
         self._linking = asyncio.create_task(self._link.run(), name=f"draft link of {name}")

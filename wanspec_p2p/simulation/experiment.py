@@ -14,7 +14,7 @@ from typing import Any
 
 from wanspec_p2p.simulation.laws import REFERENCE_RANKS
 from wanspec_p2p.simulation.plays import Played
-from wanspec_p2p.simulation.reference import Figures, Setting, chain_alone, summed, tree_alone
+from wanspec_p2p.simulation.reference import PASSES, Figures, Setting, chain_alone, summed, tree_alone
 from wanspec_p2p.simulation.wan import Wan
 from wanspec_p2p.speculation.policy import LocalDrafting, Policy
 
@@ -22,8 +22,6 @@ __all__ = ["ABLATION_RTT_MS", "RTT_MS", "Plan", "Variant", "ablations", "compare
 
 RTT_MS = (0.0, 10.0, 20.0, 30.0, 50.0, 70.0, 100.0, 150.0)
 ABLATION_RTT_MS = (10.0, 50.0)
-PASSES = tuple(range(4, 9))
-"""Of the baselines, the best of which counts: draft passes before a verification, and tokens of a chain."""
 NO_LOCAL = "no local drafter"
 SHIPPED = "price 0.25"
 POLICIES: Mapping[str, float | None] = {
@@ -82,7 +80,7 @@ class Plan:
     @property
     def _alone(self) -> Setting:
         """What no change to nodes and links touches."""
-        return replace(self.variant.base, lanes=True, chain=False)
+        return replace(self.variant.base, spares=0, hedge=True, lanes=True, chain=False)
 
 
 def ablations(base: Setting) -> dict[str, Variant]:
@@ -91,11 +89,12 @@ def ablations(base: Setting) -> dict[str, Variant]:
     def local(drafting: LocalDrafting) -> Policy:
         return replace(base.policy, local=drafting)
 
+    stalls = Wan(loss=0.01, recovery=0.4)
     return {
         "as it is": Variant(base),
         "one drafter": Variant(base, (1,)),
         "gate off: five local passes a round": Variant(
-            replace(base, policy=local(LocalDrafting(passes=PASSES[1]))), policies=(NO_LOCAL, SHIPPED)
+            replace(base, policy=local(LocalDrafting(passes=5))), policies=(NO_LOCAL, SHIPPED)
         ),
         "lanes off": Variant(replace(base, lanes=False)),
         "chain only": Variant(replace(base, chain=True, policy=local(LocalDrafting(rows=1, candidates=1)))),
@@ -105,7 +104,9 @@ def ablations(base: Setting) -> dict[str, Variant]:
         "calibrated SmolLM2": Variant(replace(base, law="calibrated")),
         "recorded SmolLM2": Variant(replace(base, law="recorded")),
         "jitter 20 %": Variant(replace(base, wan=Wan(jitter=0.2))),
-        "1 % stalls of 400 ms": Variant(replace(base, wan=Wan(loss=0.01, recovery=0.4))),
+        "1 % stalls of 400 ms": Variant(replace(base, wan=stalls)),
+        "1 % stalls of 400 ms, a spare node": Variant(replace(base, wan=stalls, spares=1)),
+        "1 % stalls of 400 ms, a spare node, hedging off": Variant(replace(base, wan=stalls, spares=1, hedge=False)),
     }
 
 

@@ -135,12 +135,13 @@ def _percentiles(values: Sequence[float]) -> Percentiles | None:
 
 
 def scenario(found: LoadMap) -> str:
-    """TOML: for each region its delay and jitter in milliseconds and its load by hour.
+    """TOML that `wanspec sim run` plays: for each region its delay and jitter in milliseconds and its load by hour.
 
     A region without one whole answer is left out; an hour nobody measured has the usual load, 1.
     """
     lines = [
-        "# Delays as `wanspec probe` observed them: see docs/how-to/measure-load.md.",
+        "# Delays as `wanspec probe` observed them: see docs/how-to/measure-load.md. `wanspec sim run` replays them,",
+        "# each as the round trip to the nodes of its region; what else it may say is in docs/reference/cli.md.",
         "# delay_ms: median time to the first token. load: for each hour of the day (UTC), its median against that;",
         "# 1 where nobody measured. jitter_ms: mean distance from the median of the hour.",
         "",
@@ -157,6 +158,7 @@ def scenario(found: LoadMap) -> str:
             "",
             "[[region]]",
             f"name = {json.dumps(region.name, ensure_ascii=False)}",
+            "nodes = 1",
             f"delay_ms = {region.first_token.p50 * 1e3:.3f}",
             f"jitter_ms = {region.jitter * 1e3:.3f}",
             f"load = [{load}]",

@@ -36,10 +36,25 @@ from wanspec_p2p.speculation.policy import LocalDrafting, Policy
 from wanspec_p2p.speculation.target_session import SessionSpec
 from wanspec_p2p.types import Sampling, SessionId
 
-__all__ = ["Figures", "LawName", "Setting", "chain_alone", "play", "summed", "tree_alone"]
+__all__ = [
+    "WARM_UP_PROMPT",
+    "Figures",
+    "PASSES",
+    "LawName",
+    "Setting",
+    "chain_alone",
+    "law_of",
+    "play",
+    "prompts",
+    "summed",
+    "tree_alone",
+]
 
 LawName: TypeAlias = Literal["iid", "calibrated", "recorded"]
+PASSES = tuple(range(1, 9))
+"""Of the baselines, the best of which counts: draft passes before a verification, and tokens of a chain."""
 PROMPT = tuple(range(16))
+WARM_UP_PROMPT = (*PROMPT, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +63,11 @@ class Setting:
 
     Args:
         drafters: nodes that draft for the answer; 0 leaves the target alone.
+        spares: nodes attached besides.
+        hedge: whether a spare is opened beside a drafter that has gone silent.
         local: whether the target has a drafter of its own.
-        warm_up: tokens of an answer before the one that counts, so that what is learned has been.
+        warm_up: tokens of an answer before those that count, so that what is learned has been.
+        answers: one after the other, each to a prompt of its own.
         law: whether drafters are right by `ranks`, or by the recording of SmolLM2 that comes with the package.
         ranks: chances of the law "iid".
         lanes: whether nodes share the branches out; without, each drafts all of them.
@@ -58,6 +76,8 @@ class Setting:
     """
 
     drafters: int = 2
+    spares: int = 0
+    hedge: bool = True
     wan: Wan = Wan()
     policy: Policy = Policy()
     local: bool = True
@@ -67,6 +87,7 @@ class Setting:
     chain: bool = False
     tokens: int = 256
     warm_up: int = 128
+    answers: int = 1
     verify: float = 0.030
     width: int = 64
     draft: float = 0.005
@@ -94,7 +115,7 @@ class Figures:
 
 
 def play(setting: Setting, seed: int) -> Figures:
-    """One answer, in virtual time, checked against the text it must be.
+    """The answers of a setting, in virtual time, checked against the text they must be.
 
     Raises:
         RuntimeError: it is another.
@@ -104,7 +125,7 @@ def play(setting: Setting, seed: int) -> Figures:
 
 async def _play(setting: Setting, seed: int) -> Figures:
     text = Text(seed)
-    law = _law(setting, text)
+    law = law_of(setting, text)
 
     def drafter(law: Law) -> SimulatedDrafter:
         return SimulatedDrafter(law, Pace(Steps(setting.draft, setting.rows)))
@@ -114,19 +135,30 @@ async def _play(setting: Setting, seed: int) -> Figures:
     remote = _FirstOnly(law) if setting.chain else law
     nodes = [
         NodeSpec(drafter(remote), setting.wan.path(), setting.wan.path(), engine=engine)
-        for _ in range(setting.drafters)
+        for _ in range(setting.drafters + setting.spares)
     ]
     local = drafter(law) if setting.local else None
-    async with Site(target, nodes, seed=seed, drafters=setting.drafters, local=local) as site:
+    async with Site(target, nodes, seed=seed, drafters=setting.drafters, local=local, hedge=setting.hedge) as site:
         if setting.warm_up:
-            await run_answer(site, _spec(f"warm-up-{seed}", setting.warm_up, (*PROMPT, 1)), setting.policy)
-        answer = await run_answer(site, _spec(f"answer-{seed}", setting.tokens, PROMPT), setting.policy)
-    if list(answer.tokens) != text.continuation(PROMPT, setting.tokens):
-        raise RuntimeError(f"the answer is not the target's own: seed {seed} of {setting}")
-    return _figures(answer)
+            await run_answer(site, _spec(f"warm-up-{seed}", setting.warm_up, WARM_UP_PROMPT), setting.policy)
+        found: list[Figures] = []
+        for prompt in prompts(setting.answers):
+            answer = await run_answer(
+                site, _spec(f"answer-{seed}-{len(found)}", setting.tokens, prompt), setting.policy
+            )
+            if list(answer.tokens) != text.continuation(prompt, setting.tokens):
+                raise RuntimeError(f"the answer is not the target's own: seed {seed} of {setting}")
+            found.append(_figures(answer))
+    return summed(found)
 
 
-def _law(setting: Setting, text: Text) -> Law:
+def prompts(answers: int) -> list[tuple[int, ...]]:
+    """Of the answers that count."""
+    return [PROMPT if number == 0 else (*PROMPT, number + 1) for number in range(answers)]
+
+
+def law_of(setting: Setting, text: Text) -> Law:
+    """How right its drafters are."""
     match setting.law:
         case "iid":
             return IidLaw(text, ranks=setting.ranks)

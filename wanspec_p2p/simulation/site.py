@@ -72,6 +72,7 @@ class Site(Watched):
         nodes: they are called node-0, node-1, ….
         drafters: how many each session gets, where there are so many.
         slots: sessions the target serves at once.
+        hedge: whether another drafter is opened beside one that has gone silent.
         local: the target's own drafter.
         trace: passes, frames, tokens and errors are noted there.
     """
@@ -85,6 +86,7 @@ class Site(Watched):
         drafters: int = 2,
         slots: int = 1024,
         local: LanguageModel | None = None,
+        hedge: bool = True,
         trace: Trace | None = None,
     ) -> None:
         super().__init__(trace)
@@ -107,6 +109,7 @@ class Site(Watched):
             arrived=self._changed.set,
             short=self._changed.set,
             tokenizer=target.info.tokenizer,
+            hedge=hedge,
         )
 
     async def _open(self) -> None:

@@ -44,6 +44,32 @@ class Wan:
         if self.bandwidth is not None and not self.bandwidth > 0.0:
             raise ValueError(f"bandwidth must be above 0, not {self.bandwidth}")
 
+    @classmethod
+    def observed(
+        cls,
+        median: float,
+        deviation: float,
+        *,
+        loss: float = 0.0,
+        recovery: float | None = None,
+        bandwidth: float | None = None,
+    ) -> Wan:
+        """A link whose round trips have this median, and as far as can be this mean distance from it, both in seconds.
+
+        The jitter of two directions adds up to a triangle of width w, whose mean distance from its middle is w / 6.
+        Where `deviation` is more than a quarter of `median`, a link that never overtakes cannot spread so far: the
+        median is kept.
+
+        Raises:
+            ValueError: a value outside its range; the message names it.
+        """
+        for name, value in (("median", median), ("deviation", deviation)):
+            if not 0.0 <= value < float("inf"):
+                raise ValueError(f"{name} must be 0 or more, not {value}")
+        least = max(median - 3.0 * deviation, median / 4.0)
+        jitter = 2.0 * (median / least - 1.0) if least > 0.0 else 0.0
+        return cls(least, jitter, loss, recovery, bandwidth)
+
     def path(self) -> Path:
         """One direction of it."""
         recovery = max(LEAST_RECOVERY, 2.0 * self.rtt) if self.recovery is None else self.recovery

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from wanspec_p2p.simulation import experiment
 from wanspec_p2p.simulation.experiment import NO_LOCAL, POLICIES, SHIPPED, Plan, Variant, ablations, compared
-from wanspec_p2p.simulation.reference import Figures, Setting
+from wanspec_p2p.simulation.reference import PASSES, Figures, Setting
 from wanspec_p2p.simulation.wan import Wan
 from wanspec_p2p.speculation.policy import Policy
 
@@ -32,7 +31,7 @@ def by_distance(setting: Setting) -> Figures:
 
 def test_a_plan_holds_every_policy_at_every_distance_beside_both_baselines() -> None:
     settings = list(PLAN.settings)
-    assert len(settings) == 2 * len(experiment.PASSES) + 2 * 2 * len(POLICIES)
+    assert len(settings) == 2 * len(PASSES) + 2 * 2 * len(POLICIES)
     cell = PLAN.cell(4, 30.0)
     assert {setting.drafters for setting in cell.values()} == {4}
     assert {setting.wan.rtt for setting in cell.values()} == {0.03}

@@ -78,7 +78,7 @@ def test_the_scenario_is_toml_with_what_was_observed(found: LoadMap) -> None:
     assert west["jitter_ms"] == pytest.approx(33.333)
     assert (len(west["load"]), west["load"][9], west["load"][3]) == (24, 1.2, 0.4)
     assert west["load"][4] == 1.0  # nobody measured
-    assert east["name"] == 'the "far" east'
+    assert east["name"] == 'the "far" east' and east["nodes"] == 1
     assert east["load"] == [1.0] * 24
 
 

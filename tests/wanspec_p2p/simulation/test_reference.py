@@ -24,6 +24,13 @@ def test_a_warm_up_is_not_counted() -> None:
     assert play(replace(SHORT, warm_up=16), 0).tokens == SHORT.tokens
 
 
+def test_several_answers_follow_each_other_and_are_added_up() -> None:
+    one, three = play(SHORT, 0), play(replace(SHORT, answers=3), 0)
+    assert three.tokens == 3 * one.tokens and three.rounds > one.rounds and three.seconds > one.seconds
+    asked = reference.prompts(3)
+    assert len({*asked, reference.WARM_UP_PROMPT}) == 4 and asked[0] == reference.PROMPT
+
+
 def test_without_a_drafter_at_the_target_it_drafts_nothing() -> None:
     assert play(replace(SHORT, local=False), 0).local_passes == 0
 

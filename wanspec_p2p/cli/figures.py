@@ -1,0 +1,73 @@
+"""What commands that print figures have in common: lists of numbers as flags, and the date beside what was printed."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from wanspec_p2p.errors import ConfigError
+
+__all__ = ["check_svg", "listed", "numbers", "today", "whole"]
+
+
+def numbers(flag: str, text: str, least: float, most: float) -> tuple[float, ...]:
+    """Those of a flag, in its order.
+
+    Args:
+        text: numbers with commas.
+
+    Raises:
+        ConfigError: one is out of range, none at all, or there twice.
+    """
+    values: list[float] = []
+    for part in map(str.strip, text.split(",")):
+        try:
+            value = float(part)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise ConfigError(f"{flag}: {part!r} is not a number from {least:g} to {most:g}")
+        if value in values:
+            raise ConfigError(f"{flag}: {part!r} is named twice")
+        values.append(value)
+    return tuple(values)
+
+
+def whole(flag: str, text: str, most: int) -> tuple[int, ...]:
+    """As `numbers`, from 1 on, and whole."""
+    values = numbers(flag, text, 1, most)
+    for value in values:
+        if value != int(value):
+            raise ConfigError(f"{flag}: '{value:g}' is not a whole number from 1 to {most}")
+    return tuple(map(int, values))
+
+
+def listed(values: Sequence[float]) -> str:
+    """As a flag has them."""
+    return ",".join(f"{value:g}" for value in values)
+
+
+def today() -> str:
+    """The date in UTC, as ISO 8601 writes it."""
+    from datetime import UTC, datetime
+
+    from wanspec_p2p.clock import SystemClock
+
+    return datetime.fromtimestamp(SystemClock().wall(), UTC).date().isoformat()
+
+
+def check_svg(figure: Path) -> None:
+    """What is wrong with `--figure` is better said before minutes have gone by.
+
+    Raises:
+        ConfigError: no such file can be drawn.
+    """
+    if figure.suffix != ".svg":
+        raise ConfigError(f"--figure {figure}: its name must end in .svg")
+    if not os.access(figure.parent, os.W_OK | os.X_OK):
+        raise ConfigError(f"--figure {figure}: {figure.parent} is no folder that can be written to")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError("--figure needs matplotlib: install it, or wanspec-p2p with [distill]")

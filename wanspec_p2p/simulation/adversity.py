@@ -1,0 +1,207 @@
+"""What bad nodes and lost nodes cost, at the reference setting, beside what the design allows them to cost.
+
+*Never slower*: whatever drafters do, a target without a drafter of its own keeps 97 % of the speed that it has with the
+network switched off, and one with a drafter takes at most 1.02 times as long. *Churn*: two drafters, each lost in a
+round with a fixed chance and replaced by a node that has to dial; and 30 % of all nodes dead at once. For comparison:
+Petals, whose nodes hold the target's layers, is quoted to fall from 7.76 to 2.17 steps a second as the chance of a
+failure per step goes from 1e-3 to 1e-2 (arXiv 2312.08361, table 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from wanspec_p2p.simulation.scenario import Adversaries, Churn, Scenario, Target, Way
+from wanspec_p2p.simulation.scenario_play import Outcome, Play, Played, alone, played, policy_of, total
+from wanspec_p2p.simulation.swarm_kill import SwarmOutcome, play_swarm
+
+__all__ = ["Adversity", "study"]
+
+KINDS = tuple(Adversaries.__struct_fields__)
+SPEED_KEPT, LATENCY_KEPT = 0.97, 1.02
+ALLOWED_COST: Mapping[float, float] = {0.001: 0.05, 0.01: 0.15}
+"""Share of tokens per second that a chance of loss per round may cost."""
+NEVER_SLOWER_RTT_MS, CHURN_RTT_MS = 10.0, 30.0
+CHURN_TOKENS = 1024
+DIALS = "dials"
+KILL_SHARE, KILL_NODES, KILL_ANSWERS, KILL_AT_MS = 0.3, 20, 8, 500.0
+
+
+@dataclass(frozen=True, slots=True)
+class Adversity:
+    """What is played. `tokens` of each answer; those of the churn have four times as many."""
+
+    tokens: int = CHURN_TOKENS // 4
+
+    @property
+    def bad(self) -> dict[tuple[str, bool], Scenario]:
+        """By what both drafters do, and whether the target has one of its own. Nothing is learned beforehand."""
+        return {
+            (kind, local): Scenario(
+                tokens=self.tokens,
+                warm_up=0,
+                nodes=2,
+                wan=Way(rtt_ms=NEVER_SLOWER_RTT_MS),
+                adversaries=Adversaries(**({kind: 2} if kind in KINDS else {})),
+                target=Target(local_drafter=local),
+            )
+            for local in (False, True)
+            for kind in (*KINDS, "honest")
+        }
+
+    def steady(self, local: bool) -> Scenario:
+        """Two drafters that stay."""
+        return Scenario(
+            tokens=4 * self.tokens, nodes=2, wan=Way(rtt_ms=CHURN_RTT_MS), target=Target(local_drafter=local)
+        )
+
+    @property
+    def lossy(self) -> dict[tuple[float, str, bool], Scenario]:
+        """By chance of loss, how a lost drafter is replaced, and whether the target has one of its own."""
+        found: dict[tuple[float, str, bool], Scenario] = {}
+        for local in (False, True):
+            steady = self.steady(local)
+            spared = msgspec.structs.replace(steady, nodes=4, drafters=2)
+            for chance in ALLOWED_COST:
+                for name, base, churn in (
+                    (DIALS, steady, Churn(loss_per_round=chance)),
+                    (f"{DIALS}, lost silently", steady, Churn(loss_per_round=chance, silently=True)),
+                    ("is attached already", spared, Churn(loss_per_round=chance)),
+                ):
+                    found[chance, name, local] = msgspec.structs.replace(base, churn=churn)
+        return found
+
+    @property
+    def killed(self) -> dict[bool, Scenario]:
+        """By whether the nodes are killed."""
+        return {
+            kill: Scenario(
+                tokens=self.tokens,
+                warm_up=0,
+                at_once=KILL_ANSWERS,
+                nodes=KILL_NODES,
+                drafters=2,
+                wan=Way(rtt_ms=CHURN_RTT_MS),
+                target=Target(local_drafter=False),
+                churn=Churn(kill_share=KILL_SHARE if kill else 0.0, kill_at_ms=KILL_AT_MS),
+            )
+            for kill in (False, True)
+        }
+
+    @property
+    def plays(self) -> Iterator[Play]:
+        for local in (False, True):
+            yield _play(self.steady(local))
+            yield _play(alone(self.bad["honest", local], local=local))
+        for scenario in (*self.bad.values(), *self.lossy.values(), *self.killed.values()):
+            yield _play(scenario)
+
+
+def _play(scenario: Scenario) -> Play:
+    return scenario, policy_of(scenario)
+
+
+def study(adversity: Adversity, seeds: int, progress: Callable[[str, int, int], None]) -> dict[str, Any]:
+    """The tables `never_slower`, `churn` and `killed`: lists of lines, each saying whether its promise is kept."""
+    results = played(adversity.plays, seeds, lambda done, of: progress("play", done, of))
+    swarms: dict[bool, list[SwarmOutcome]] = {False: [], True: []}
+    for done in range(2 * seeds):
+        kill = bool(done % 2)
+        swarms[kill].append(
+            play_swarm(
+                done // 2,
+                share=KILL_SHARE if kill else 0.0,
+                nodes=KILL_NODES,
+                answers=KILL_ANSWERS,
+                tokens=adversity.tokens,
+                rtt=CHURN_RTT_MS / 1e3,
+                kill_at=KILL_AT_MS / 1e3,
+            )
+        )
+        progress("with a coordinator", done + 1, 2 * seeds)
+    return {
+        "never_slower": _never_slower(adversity, results),
+        "churn": _churn(adversity, results),
+        "killed": [_killed(adversity, results), _killed_in_swarms(swarms)],
+    }
+
+
+def _never_slower(adversity: Adversity, results: Played) -> list[dict[str, Any]]:
+    lines = []
+    for (kind, local), scenario in adversity.bad.items():
+        own = total(results[_play(scenario)])
+        base = total(results[_play(alone(scenario, local=local))])
+        speed, latency = base.per_token / own.per_token, own.per_token / base.per_token
+        lines.append(
+            {
+                "drafters": kind,
+                "local_drafter": local,
+                "ms_per_token": _ms(own),
+                "alone_ms_per_token": _ms(base),
+                "speed_ratio": round(speed, 4),
+                "latency_ratio": round(latency, 4),
+                "kept": latency <= LATENCY_KEPT if local else speed >= SPEED_KEPT,
+            }
+        )
+    return lines
+
+
+def _churn(adversity: Adversity, results: Played) -> list[dict[str, Any]]:
+    lines = []
+    for (chance, replacement, local), scenario in adversity.lossy.items():
+        own, steady = total(results[_play(scenario)]), total(results[_play(adversity.steady(local))])
+        cost = 1.0 - steady.per_token / own.per_token
+        lines.append(
+            {
+                "loss_per_round": chance,
+                "replacement": replacement,
+                "local_drafter": local,
+                "lost": own.lost,
+                "rounds": own.rounds,
+                "ms_per_token": _ms(own),
+                "steady_ms_per_token": _ms(steady),
+                "cost": round(cost, 4),
+                "allowed": ALLOWED_COST[chance],
+                "kept": cost <= ALLOWED_COST[chance],
+            }
+        )
+    return lines
+
+
+def _killed(adversity: Adversity, results: Played) -> dict[str, Any]:
+    by_seed = {kill: results[_play(scenario)] for kill, scenario in adversity.killed.items()}
+    return {
+        "played": "one target, its nodes attached",
+        "answers": KILL_ANSWERS * len(by_seed[True]),
+        "complete_and_identical": KILL_ANSWERS * len(by_seed[True]),  # or the play would have failed
+        "lost": sum(one.lost for one in by_seed[True]),
+        "tokens_per_second": round(total(by_seed[True]).tokens_per_second, 1),
+        "unharmed_tokens_per_second": round(total(by_seed[False]).tokens_per_second, 1),
+        "kept": True,
+    }
+
+
+def _killed_in_swarms(swarms: Mapping[bool, Sequence[SwarmOutcome]]) -> dict[str, Any]:
+    def speed(outcomes: Sequence[SwarmOutcome]) -> float:
+        return round(sum(one.tokens for one in outcomes) / sum(one.seconds for one in outcomes), 1)
+
+    killed = swarms[True]
+    answers, identical = sum(one.answers for one in killed), sum(one.identical for one in killed)
+    return {
+        "played": "three targets and a coordinator",
+        "answers": answers,
+        "complete_and_identical": identical,
+        "lost": sum(one.lost for one in killed),
+        "lost_drafting": sum(one.lost_drafting for one in killed),
+        "tokens_per_second": speed(killed),
+        "unharmed_tokens_per_second": speed(swarms[False]),
+        "kept": identical == answers,
+    }
+
+
+def _ms(outcome: Outcome) -> float:
+    return round(outcome.per_token * 1e3, 3)

@@ -1,0 +1,172 @@
+"""The nodes of a scenario on stage: honest ones and adversaries, and what happens to them while answers are played.
+
+- *lying*: drafts wrong tokens at once, each as sure as can be.
+- *silent*: takes every session, and its passes last a minute.
+- *far*: honest, with a round trip of two seconds.
+- *flapping*: honest, its link breaks every 100 ms; it dials again within 10 ms.
+- *stalling*: honest, its link carries nothing for 100 ms of every 200 ms, and then all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import replace
+from typing import Any
+
+from wanspec_p2p.simulation.drafting_node import NodeSpec, SimulatedNode
+from wanspec_p2p.simulation.laws import CalibratedLaw, Guess, IidLaw, Law, Place, RecordedLaw, Text, tempered
+from wanspec_p2p.simulation.models import SimulatedDrafter
+from wanspec_p2p.simulation.pacing import Pace, Steps
+from wanspec_p2p.simulation.scenario import Scenario
+from wanspec_p2p.simulation.scenario_file import judged
+from wanspec_p2p.simulation.site import Site
+from wanspec_p2p.simulation.wan import Wan
+from wanspec_p2p.speculation.sampling import CONFIDENCE_MAX
+from wanspec_p2p.speculation.target_session import TargetSession
+
+__all__ = ["Cast", "Lies", "law"]
+
+HONEST = "honest"
+FAR_RTT = 2.0
+SILENT_SECONDS = 60.0
+LYING_SECONDS = 0.0005
+"""Of a pass. A liar has nothing to compute; a pass that takes no time at all would never let time go on."""
+FLAP_SECONDS = 0.1
+REDIAL_SECONDS = 0.01
+REPLACEMENT_ROUND_TRIPS = 4.0
+"""Until a node that takes a lost one's place dials our handshake: one to find it, and TCP's, TLS's and WebSocket's."""
+
+
+def law(scenario: Scenario, text: Text) -> Law:
+    """How right the scenario's honest drafters are about `text`."""
+    own = scenario.law
+    match own.kind:
+        case "iid":
+            return IidLaw(text) if own.ranks is None else IidLaw(text, ranks=own.ranks)
+        case "calibrated":
+            return CalibratedLaw(text, judged(own))
+        case "recorded":
+            return RecordedLaw(text, judged(own))
+
+
+class Lies:
+    """A law that is always wrong, and as sure as can be."""
+
+    def __init__(self, text: Text) -> None:
+        self.text = text
+        self._wrong = IidLaw(text, "liar", (0.0, 0.0, 0.0, 0.0, 1.0))
+
+    def guess(self, place: Place) -> Guess:
+        return Guess(self._wrong.guess(place).tokens, tempered(CONFIDENCE_MAX))
+
+
+class Cast:
+    """Args:
+    seed: of who is lost when.
+    """
+
+    def __init__(self, scenario: Scenario, text: Text, seed: int) -> None:
+        self.lost = 0  # drafters and bystanders that died
+        self._scenario, self._text, self._law = scenario, text, law(scenario, text)
+        self._rng = random.Random(f"scenario {seed}")
+        kinds = scenario.adversaries.kinds
+        self._parts = [
+            (kinds[number] if number < len(kinds) else HONEST, wan) for number, wan in enumerate(scenario.ways)
+        ]
+        self._alive: dict[SimulatedNode, tuple[str, Wan]] = {}
+        self._site: Site | None = None
+        self._troubles: dict[asyncio.Task[None], None] = {}
+
+    def drafter(self, law: Law | None = None, seconds: float | None = None) -> SimulatedDrafter:
+        """An honest one at the scenario's speed, unless told otherwise."""
+        own = self._scenario.drafter
+        return SimulatedDrafter(
+            law or self._law, Pace(Steps(own.pass_ms / 1e3 if seconds is None else seconds, own.rows))
+        )
+
+    @property
+    def specs(self) -> list[NodeSpec]:
+        """The nodes that are there to begin with."""
+        return [self._spec(*part) for part in self._parts]
+
+    def _spec(self, kind: str, wan: Wan) -> NodeSpec:
+        match kind:
+            case "lying":
+                model = self.drafter(Lies(self._text), LYING_SECONDS)
+            case "silent":
+                model = self.drafter(seconds=SILENT_SECONDS)
+            case _:
+                model = self.drafter()
+        if kind == "far":
+            wan = replace(wan, rtt=FAR_RTT)
+        return NodeSpec(model, wan.path(), wan.path(), redial=REDIAL_SECONDS if kind == "flapping" else None)
+
+    @contextlib.asynccontextmanager
+    async def on(self, site: Site) -> AsyncIterator[None]:
+        """Things happen to the nodes while the body runs. What went wrong with that is raised at its end."""
+        self._site = site
+        for node, part in zip(site.nodes, self._parts, strict=True):
+            self._enter(node, *part)
+        if self._scenario.churn.kill_share:
+            self._trouble(self._kill_share())
+        try:
+            yield
+        finally:
+            for trouble in self._troubles:
+                trouble.cancel()
+            ended = await asyncio.gather(*self._troubles, return_exceptions=True)
+        for fault in ended:
+            if isinstance(fault, Exception):
+                raise fault
+
+    def _enter(self, node: SimulatedNode, kind: str, wan: Wan) -> None:
+        self._alive[node] = kind, wan
+        if kind in ("flapping", "stalling"):
+            self._trouble(self._flap(node, cut=kind == "flapping"))
+
+    def after_round(self, session: TargetSession) -> None:
+        """The drafters that the session loses now."""
+        chance = self._scenario.churn.loss_per_round
+        if not chance or self._site is None:
+            return
+        drafting = session.drafters
+        for node in [node for node in self._alive if node.peer in drafting]:
+            if self._rng.random() < chance:
+                self._trouble(self._replace(node, *self._alive.pop(node)))
+
+    async def _replace(self, node: SimulatedNode, kind: str, wan: Wan) -> None:
+        assert self._site is not None
+        self.lost += 1
+        if self._scenario.churn.silently:
+            node.partition()
+        else:
+            await node.kill()
+        after = self._scenario.churn.replaced_after_ms
+        await asyncio.sleep(REPLACEMENT_ROUND_TRIPS * wan.rtt if after is None else after / 1e3)
+        self._enter(self._site.add(self._spec(kind, wan)), kind, wan)
+
+    async def _kill_share(self) -> None:
+        churn = self._scenario.churn
+        await asyncio.sleep(churn.kill_at_ms / 1e3)
+        doomed = self._rng.sample(list(self._alive), round(churn.kill_share * len(self._alive)))
+        self.lost += len(doomed)
+        for node in doomed:
+            del self._alive[node]
+        await asyncio.gather(*(node.kill() for node in doomed))
+
+    async def _flap(self, node: SimulatedNode, *, cut: bool) -> None:
+        while True:
+            await asyncio.sleep(FLAP_SECONDS)
+            if cut:
+                node.disconnect()
+            else:
+                node.partition()
+                await asyncio.sleep(FLAP_SECONDS)
+                node.heal()
+
+    def _trouble(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name="trouble of a scenario")
+        self._troubles[task] = None
