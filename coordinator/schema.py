@@ -87,7 +87,8 @@ def _migrate(database: sqlite3.Connection, path: Path, steps: list[str]) -> None
                 database.execute(f"PRAGMA user_version = {version + 1}")
             database.execute("COMMIT")
         except BaseException:
-            database.execute("ROLLBACK")
+            if database.in_transaction:  # a full disk has ended it already, and is what must be told
+                database.execute("ROLLBACK")
             raise
 
 

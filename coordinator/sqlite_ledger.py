@@ -130,6 +130,8 @@ def _commit(database: sqlite3.Connection, batch: list[_Call]) -> None:
             try:
                 results.append((call, call.run(database), None))
             except Exception as error:
+                if not database.in_transaction:  # a full disk can undo the whole of it; then no call has been done
+                    raise
                 database.execute("ROLLBACK TO call")
                 results.append((call, None, error))
             database.execute("RELEASE call")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+from typing import TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -39,7 +41,7 @@ def configure(*, json: bool, level: int = logging.INFO) -> None:
     structlog.configure(
         processors=[*shared, *rendered],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Lossy(sys.stderr))),
     )
 
 
@@ -47,6 +49,22 @@ def ensure_configured(*, json: bool) -> None:
     """As `configure`, unless whoever runs a service inside a process of their own has set up structlog."""
     if not structlog.is_configured():
         configure(json=json)
+
+
+class _Lossy:
+    """A stream that loses what cannot be written: on a full disk, or with nobody left to read, services go on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it has been closed
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def _printable(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:

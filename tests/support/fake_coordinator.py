@@ -54,6 +54,8 @@ class FakeCoordinator:
     """Streams `script` to whoever asks; `requests` keeps what was asked.
 
     `fail_after` breaks the stream after that many events: with an error object if `error` is set, else silently.
+    `breaks` says the same for one request after the other, and which goes on without: an answer is resumed after the
+    tokens it has. `seed` is said with the first event, without which none can be.
     `empty` is a network without peers; `drafters` is what the target says it has. `lies_alone` changes the last token
     where nodes may not draft. `status` refuses every completion with `error` and that HTTP status.
     """
@@ -64,6 +66,8 @@ class FakeCoordinator:
     status: int = 200
     error: dict[str, Any] | None = None
     fail_after: int | None = None
+    breaks: list[int] = field(default_factory=list)
+    seed: str | None = None
     empty: bool = False
     drafters: int = 2
     lies_alone: bool = False
@@ -114,11 +118,17 @@ class FakeCoordinator:
 
     async def _events(self, body: dict[str, Any], chat: bool) -> AsyncIterator[str]:
         position = 0
+        had = len(body.get("wanspec", {}).get("committed", ()))
+        fail_after = self.breaks.pop(0) if self.breaks else self.fail_after
+        begun = False
         for index, commit in enumerate(self.script):
-            if index == self.fail_after:
+            if index == fail_after:
                 if self.error is not None:
                     yield f"data: {json.dumps({'error': self.error})}\n\n"
                 return
+            if position < had:
+                position += len(commit.ids)
+                continue
             choice = {"delta": {"content": commit.text}} if chat else {"text": commit.text}
             alone = body.get("wanspec", {}).get("network") is False
             ids = list(commit.ids)
@@ -126,13 +136,15 @@ class FakeCoordinator:
                 ids[-1] += 1
             origin = [None] * len(ids) if alone else list(commit.origins)
             extension = {"request": "req-1", "position": position, "token_ids": ids, "origin": origin}
+            if self.seed is not None and not begun:
+                begun, extension = True, extension | {"seed": self.seed, "fingerprint": FINGERPRINT}
             yield self._event(body, [choice | {"index": 0, "finish_reason": None}], wanspec=extension)
             position += len(commit.ids)
         yield self._event(body, [{"index": 0, "delta": {}, "text": "", "finish_reason": "stop"}])
         yield self._event(
             body,
             [],
-            usage={"prompt_tokens": 9, "completion_tokens": position, "total_tokens": 9 + position},
+            usage={"prompt_tokens": 9, "completion_tokens": position - had, "total_tokens": 9 + position - had},
             metrics={"wanspec": self.metrics()},
         )
         yield "data: [DONE]\n\n"

@@ -261,7 +261,7 @@ class FakeTarget(FakePeer):
             drafted=2 * rounds,
             accepted=count - rounds,
             late=1,
-            accepted_histogram=(0, rounds),
+            accepted_by_length={1: (2 * rounds - count, count - rounds)},
             won_by_peer={} if self.script.winner is None else {self.script.winner: count // 2},
             seconds=0.1,
         )

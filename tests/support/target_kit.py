@@ -215,7 +215,7 @@ class Said:
         ids: list[TokenId] = []
         start: int | None = None
         for message in self.of(name):
-            if isinstance(message, Tokens):
+            if isinstance(message, Tokens) and not message.echo:
                 start = message.position if start is None else start
                 assert message.position == start + len(ids), "the answer has a gap"
                 ids.extend(message.ids)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+from pathlib import Path
 
 import pytest
 import structlog
@@ -60,3 +62,16 @@ def test_a_peers_words_stay_on_their_line(capsys: pytest.CaptureFixture[str], as
     assert err.count("\n") == 1
     assert "\x1b" not in err
     assert as_json or "Zürich" in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_full_disk_costs_lines_and_nothing_else(monkeypatch: pytest.MonkeyPatch, as_json: bool) -> None:
+    full = Path("/dev/full").open("w", encoding="utf-8")
+    monkeypatch.setattr("sys.stderr", full)
+    logs.configure(json=as_json)
+    for number in range(3):
+        assert structlog.get_logger("node").info("joined", number=number) is None
+    with contextlib.suppress(OSError):  # what it still holds cannot be written either
+        full.close()
+    structlog.get_logger("node").info("the stream is closed")

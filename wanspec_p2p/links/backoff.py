@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import random
 
-__all__ = ["Backoff"]
+__all__ = ["COORDINATOR_CAP_SECONDS", "Backoff"]
 
 FIRST_SECONDS = 1.0
 CAP_SECONDS = 30.0
+COORDINATOR_CAP_SECONDS = 7.0
+"""The longest ceiling towards a coordinator: everybody is registered again within ten seconds of its return, dialling
+and the handshake included."""
 MAX_RETRY_AFTER = 600.0
 
 

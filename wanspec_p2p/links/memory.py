@@ -62,12 +62,11 @@ class _Wire:
         return bool(self.inbox) and isinstance(self.inbox[-1], _End)
 
     def carry(self, item: str | bytes | _End) -> None:
-        now = asyncio.get_running_loop().time()
-        size = _size(item)
-        self._free_at = max(self._free_at, now) + (size / self.path.bandwidth if self.path.bandwidth else 0.0)
-        arrival = self._free_at + self.path.delay + self.path.jitter * self._rng.random()
-        if self.path.loss and self._rng.random() < self.path.loss:
-            arrival += self.path.recovery
+        path, now = self.path, asyncio.get_running_loop().time()
+        self._free_at = max(self._free_at, now) + (_size(item) / path.bandwidth if path.bandwidth else 0.0)
+        arrival = self._free_at + path.delay + path.jitter * self._rng.random()
+        if path.loss and self._rng.random() < path.loss:
+            arrival += path.recovery
         self._last_arrival = max(self._last_arrival, arrival)
         self._under_way.append((self._last_arrival, item))
         if self._timer is None:  # what was sent before arrives before

@@ -34,6 +34,7 @@ from wanspec_p2p.errors import (
     WanspecError,
 )
 from wanspec_p2p.links.base import Transport
+from wanspec_p2p.links.bounded import BoundedClientConnection, BoundedServerConnection
 from wanspec_p2p.links.closing import ended
 from wanspec_p2p.links.transport import CLOSE_SECONDS, FrameTransport
 from wanspec_p2p.protocol import limits
@@ -43,6 +44,8 @@ __all__ = ["DRAFT_PATH", "Listener", "dial", "listen"]
 
 DRAFT_PATH = "/wanspec/draft"
 """Where a target listens for nodes."""
+MAX_LINKS = 1024
+"""Transports one listener serves at a time, those of strangers who have yet to prove themselves included."""
 
 _log = logging.getLogger(__name__)
 _SUBPROTOCOL = Subprotocol(limits.SUBPROTOCOL)
@@ -102,6 +105,7 @@ class _Connect(connect):
             max_size=limits.MAX_FRAME_BYTES,
             max_queue=limits.MAX_QUEUE_FRAMES,
             logger=_log,
+            create_connection=BoundedClientConnection,
             **tls,
         )
         self.certificate = certificate
@@ -146,6 +150,8 @@ async def dial(url: str, *, certificate: str | None) -> Transport:
         connection = await opening
     except InvalidStatus as error:
         status = error.response.status_code
+        if status == http.HTTPStatus.SERVICE_UNAVAILABLE:
+            raise Unreachable(f"{url} has no room for another connection at the moment: try again") from error
         raise Unreachable(f"{url} answers with HTTP status {status}: nothing of wanspec-p2p listens there") from error
     except InvalidURI as error:
         raise ConfigError(f"{url!r} is not an address of a peer: {error.msg}") from error
@@ -237,10 +243,12 @@ async def listen(
             handlers.discard(task)
             await transport.close()
 
-    def refuse_other_paths(connection: ServerConnection, request: Request) -> Response | None:
-        if request.path == path:
-            return None
-        return connection.respond(http.HTTPStatus.NOT_FOUND, f"links are accepted at {path}\n")
+    def refuse(connection: ServerConnection, request: Request) -> Response | None:
+        if request.path != path:
+            return connection.respond(http.HTTPStatus.NOT_FOUND, f"links are accepted at {path}\n")
+        if len(handlers) >= MAX_LINKS:
+            return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, "too many links at once: try again\n")
+        return None
 
     try:
         server = await serve(
@@ -251,7 +259,7 @@ async def listen(
             origins=[None],  # browsers name one; nothing of ours runs in a browser
             subprotocols=[_SUBPROTOCOL],
             compression=None,
-            process_request=refuse_other_paths,
+            process_request=refuse,
             server_header=None,
             open_timeout=limits.HANDSHAKE_SECONDS,
             ping_interval=None,
@@ -259,6 +267,7 @@ async def listen(
             max_size=limits.MAX_FRAME_BYTES,
             max_queue=limits.MAX_QUEUE_FRAMES,
             logger=_log,
+            create_connection=BoundedServerConnection,
         )
     except OSError as error:
         if error.errno == errno.EADDRINUSE:

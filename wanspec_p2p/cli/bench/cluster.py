@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from wanspec_p2p.cli.processes import Child, Fleet, wanspec_command
 from wanspec_p2p.client import AsyncClient
@@ -34,14 +35,17 @@ class Cluster:
         *,
         url: str,
         cache: Path,
+        model: str,
         drafter: str,
         drafters: int,
     ) -> None:
         self._fleet, self._directory, self._environment = fleet, directory, dict(environment)
-        self._cache, self._drafter, self._drafters = cache, drafter, drafters
-        self._numbers = itertools.count(1)
+        self._cache, self._model, self._drafter, self._drafters = cache, model, drafter, drafters
+        self._numbers, self._runs = itertools.count(1), itertools.count(1)
         self._peers: dict[str, str] = {}
         self.url = url
+        self.coordinator: Child
+        self.targets: dict[str, Child] = {}
         self.nodes: dict[str, Child] = {}
 
     @classmethod
@@ -56,34 +60,57 @@ class Cluster:
         model: str,
         drafter: str,
         drafters: int = 3,
+        targets: int = 1,
     ) -> AsyncIterator[Cluster]:
-        """A coordinator and a target that has joined it; they end with the fleet.
+        """A coordinator and targets that have joined it; they end with the fleet.
 
         Args:
             drafter: the honest nodes' model.
             drafters: nodes for one session; more of them wait for their turn.
         """
-        home = directory / "coordinator"
-        coordinator = await fleet.start(
-            "coordinator",
-            wanspec_command("coordinator", "run", "--port", "0", "--data-dir", str(home), "--json", "--with-parent"),
+        cluster = cls(
+            *(fleet, directory, environment), url="", cache=cache, model=model, drafter=drafter, drafters=drafters
         )
-        url = str((await coordinator.ready(READY_SECONDS))["url"])
-        cluster = cls(fleet, directory, environment, url=url, cache=cache, drafter=drafter, drafters=drafters)
-        target = await fleet.start(
-            "target",
-            wanspec_command(
-                *("target", "join", "-", "--model", model, "--data-dir", str(directory / "target")),
-                # One thread: the nodes need the rest of this machine.
-                *("--drafters", str(drafters), "--threads", "1", "--json", "--with-parent"),
-            ),
-            secret=await cluster.token("target"),
-        )
-        await fleet.while_alive(target.ready(READY_SECONDS))
+        await cluster.start_coordinator()
+        await asyncio.gather(*(cluster.start_target(f"target-{number}") for number in range(1, targets + 1)))
+        for target in cluster.targets.values():
+            await fleet.while_alive(target.ready(READY_SECONDS))
         try:
             yield cluster
         finally:
             await cluster.stop_nodes()
+
+    async def start_coordinator(self) -> None:
+        """Also again, at the same address, after it was killed."""
+        home = self._directory / "coordinator"
+        self.coordinator = await self._fleet.start(
+            self._log_name("coordinator"),
+            wanspec_command(
+                *("coordinator", "run", "--port", str(urlsplit(self.url).port or 0), "--data-dir", str(home)),
+                *("--json", "--with-parent"),
+            ),
+        )
+        self.url = str((await self.coordinator.ready(READY_SECONDS))["url"])
+
+    async def start_target(self, name: str) -> Child:
+        """Not waited for. A name that has been used is the same target, started again."""
+        home = self._directory / name
+        joined = (home / "coordinator.json").exists()
+        self.targets[name] = child = await self._fleet.start(
+            self._log_name(name),
+            wanspec_command(
+                *(("target", "run") if joined else ("target", "join", "-", "--name", name)),
+                *("--model", self._model, "--data-dir", str(home)),
+                # One thread: the nodes need the rest of this machine.
+                *("--drafters", str(self._drafters), "--threads", "1", "--json", "--with-parent"),
+            ),
+            secret=None if joined else await self.token("target"),
+        )
+        return child
+
+    def _log_name(self, name: str) -> str:
+        """One log for each time it is started."""
+        return f"{name}-run-{next(self._runs)}"
 
     async def token(self, role: str) -> str:
         command = wanspec_command(
@@ -114,6 +141,11 @@ class Cluster:
 
     async def have(self, kinds: Sequence[Kind], client: AsyncClient) -> None:
         """Exactly these nodes, attached to the target; those that are there already and fit stay."""
+        await self.start_nodes(kinds)
+        await self.attached(client)
+
+    async def start_nodes(self, kinds: Sequence[Kind]) -> None:
+        """Exactly these nodes, registered."""
         wanted = list(kinds)
         for name, child in list(self.nodes.items()):
             kind = Kind(name.partition("-")[0])
@@ -123,13 +155,15 @@ class Cluster:
                 await child.stop()
                 del self.nodes[name]
         await asyncio.gather(*(self.start_node(kind) for kind in wanted))
-        await self.attached(client)
+
+    async def drafting(self, client: AsyncClient) -> str:
+        """The name of a node that has a lease."""
+        leased = {lease["node"] for lease in (await client.state())["leases"]}
+        return next(name for name in self.nodes if self._peers[name] in leased)
 
     async def kill_a_drafter(self, client: AsyncClient) -> None:
         """SIGKILL to a node that drafts for the target now."""
-        leased = {lease["node"] for lease in (await client.state())["leases"]}
-        name = next(name for name in self.nodes if self._peers[name] in leased)
-        self.nodes.pop(name).kill()
+        self.nodes.pop(await self.drafting(client)).kill()
 
     async def attached(self, client: AsyncClient) -> None:
         """Wait until the target has as many drafters as there are nodes, or as it takes."""

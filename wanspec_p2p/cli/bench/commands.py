@@ -125,6 +125,88 @@ async def _exactness(
 
 
 @app.command()
+def failover(
+    prompts: PromptFile = None,
+    points: Annotated[int, typer.Option(help="Strikes of each signal at each kind of process.", min=1)] = 20,
+    seed: Annotated[int, typer.Option(help="Of the points.")] = 0,
+    tokens: Tokens = 48,
+    model: TargetModel = "smollm2-135m",
+    drafter: DrafterModel = "smollm2-draft",
+    victim: Annotated[list[str] | None, typer.Option(help="Only node, coordinator or target; may be repeated.")] = None,
+    json: Json = False,
+) -> None:
+    """Kill and stop each kind of process at random points of answers; compare every token, and report the waits."""
+    from wanspec_p2p.cli.bench import failover as bench
+    from wanspec_p2p.cli.bench.measuring import load_prompts
+
+    victims = tuple(bench.Victim) if victim is None else tuple(bench.victim_of(text) for text in victim)
+    chosen = load_prompts(prompts, 4)
+    with progress_bars() as progress:
+        outcomes = asyncio.run(
+            bench.run(
+                chosen,
+                victims=victims,
+                points=points,
+                tokens=tokens,
+                model=model,
+                drafter=drafter,
+                seed=seed,
+                progress=progress,
+            )
+        )
+    if json:
+        emit([asdict(outcome) for outcome in outcomes])
+    else:
+        say(bench.markdown(outcomes))
+    if any(outcome.different for outcome in outcomes):
+        raise typer.Exit(ExitCode.NOT_IDENTICAL)
+
+
+@app.command()
+def streams(
+    streams: Annotated[int, typer.Option(help="Answers under way at once.", min=1)] = 200,
+    minutes: Annotated[float, typer.Option(help="How long.", min=0.1)] = 10.0,
+    tokens: Tokens = 64,
+    verify: Annotated[float, typer.Option(help="Seconds of a model's pass over 64 rows.", min=0.001)] = 0.25,
+    seed: Annotated[int, typer.Option(help="Of the text the model says.")] = 0,
+    json: Json = False,
+) -> None:
+    """Many streams at one coordinator and one target whose model only takes time: right, honest, healthy, flat?"""
+    from wanspec_p2p.cli.bench import streams as bench
+
+    outcome = asyncio.run(bench.run(streams=streams, minutes=minutes, tokens=tokens, seed=seed, verify=verify))
+    _say_figures(bench.report(outcome), json)
+    if outcome.failed:
+        raise typer.Exit(ExitCode.FAILURE)
+
+
+@app.command()
+def soak(
+    minutes: Annotated[float, typer.Option(help="How long.", min=0.1)] = 120.0,
+    nodes: Annotated[int, typer.Option(help="Places for nodes, each taken by one after another.", min=1)] = 3,
+    seed: Annotated[int, typer.Option(help="Of who stays how long and how each leaves.")] = 0,
+    json: Json = False,
+) -> None:
+    """Nodes join and leave every few seconds, half of them killed; nothing of them may stay behind."""
+    from wanspec_p2p.cli.bench import soak as bench
+
+    outcome = asyncio.run(bench.run(minutes=minutes, nodes=nodes, seed=seed))
+    _say_figures(bench.report(outcome), json)
+    if outcome.failed:
+        raise typer.Exit(ExitCode.FAILURE)
+
+
+def _say_figures(figures: dict[str, Any], json: bool) -> None:
+    if json:
+        emit(figures)
+        return
+    say("| figure | value |")
+    say("|---|---|")
+    for name, value in figures.items():
+        say(f"| {name.replace('_', ' ')} | {value} |")
+
+
+@app.command()
 def speed(
     prompts: PromptFile = None,
     count: Annotated[int, typer.Option(help="Prompts, spread over the file.", min=1)] = 8,

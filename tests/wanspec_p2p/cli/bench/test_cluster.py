@@ -50,7 +50,8 @@ async def test_tokens_are_told_to_peers_and_are_in_no_command(tmp_path: Path, mo
         running = Cluster.running(fleet, tmp_path, os.environ, cache=tmp_path, model="m", drafter="d")
         async with running as cluster:
             await cluster.start_node(Kind.LIAR)
-            assert fleet.secrets == {"coordinator": None, "target": TOKEN["target"], "liar-1": TOKEN["node"]}
+            secrets = {"coordinator-run-1": None, "target-1-run-2": TOKEN["target"], "liar-1": TOKEN["node"]}
+            assert fleet.secrets == secrets
             (joining,) = (words for words in fleet.commands if "join" in words)
             assert joining[:4] == ("wanspec", "target", "join", "-")
             assert not any("s3cret" in word for words in fleet.commands for word in words)
