@@ -52,6 +52,9 @@ class Answer:
         self.messages = 0  # of its target, tokens or text
         self.characters = 0
         self.resumes = 0
+        self.echoed = 0  # tokens of the prompt that were given back
+        self.left: set[LinkId] = set()  # where it was before; what still comes from there is late
+        self.text_alone = False  # what the target held back at the end has been put
         self.finished: Finished | None = None
         self._answers, self._stall_seconds = answers, stall_seconds
         # Holds at most one answer, which the model's context bounds; a slow reader holds up nobody else.
@@ -110,6 +113,7 @@ class Answers:
     targets: those registered now.
     send: puts a message on a target's link; never blocks.
     stall_seconds: an answer without a token for this long ends with a timeout.
+    hung: whether nothing comes over a link any more; answers are opened on such a target only where there is no other.
     """
 
     def __init__(
@@ -118,8 +122,9 @@ class Answers:
         send: Callable[[LinkId, Generate | Cancel], None],
         *,
         stall_seconds: float,
+        hung: Callable[[LinkId], bool] = lambda link: False,
     ) -> None:
-        self._targets, self._send, self._stall_seconds = targets, send, stall_seconds
+        self._targets, self._send, self._stall_seconds, self._hung = targets, send, stall_seconds, hung
         self._owed: dict[str, Answer] = {}
         self._load: Counter[LinkId] = Counter()
         self._closing: str | None = None
@@ -131,26 +136,34 @@ class Answers:
         """Answers this target owes."""
         return self._load[link]
 
+    @property
+    def owing(self) -> Collection[LinkId]:
+        """Links of the targets that owe answers."""
+        return self._load.keys()
+
     def open(self, asked: Asked) -> Answer:
-        """Give a request to the least loaded target that serves its model.
+        """Give a request to the least loaded target that serves its model, with the engine it names if it names one.
 
         Raises:
             UnknownModel, NoTarget, Overloaded.
         """
         if self._closing is not None:
             raise NoTarget(self._closing, retry_after=NO_TARGET_RETRY)
-        answer = Answer(self, asked, self._choose(asked.model), self._stall_seconds)
+        answer = Answer(self, asked, self._choose(asked), self._stall_seconds)
         self._assign(answer)
         return answer
 
-    def _choose(self, model: str) -> TargetRecord:
+    def _choose(self, asked: Asked) -> TargetRecord:
         targets = self._targets()
-        serving = [target for target in targets if target.model.name == model]
+        serving = [target for target in targets if target.model.name == asked.model]
         if targets and not serving:
             names = ", ".join(sorted({target.model.name for target in targets}))
-            raise UnknownModel(f"there is no model {model!r}; there are: {names}", param="model")
+            raise UnknownModel(f"there is no model {asked.model!r}; there are: {names}", param="model")
+        if asked.fingerprint is not None:
+            serving = [target for target in serving if target.model.fingerprint == asked.fingerprint]
         if not any(target.state is PeerState.ACTIVE for target in serving):
-            raise NoTarget("no target is connected at the moment", retry_after=NO_TARGET_RETRY)
+            which = "target" if asked.fingerprint is None else "target of this engine fingerprint"
+            raise NoTarget(f"no {which} is connected at the moment", retry_after=NO_TARGET_RETRY)
         target = self._least_loaded(serving)
         if target is None:
             raise Overloaded("every target's queue is full: try again", retry_after=OVERLOADED_RETRY)
@@ -162,7 +175,11 @@ class Answers:
             for target in targets
             if target.state is PeerState.ACTIVE and self._load[target.link] < target.slots + target.queue
         ]
-        return min(free, key=lambda target: (self._load[target.link] / target.slots, target.peer), default=None)
+        return min(
+            free,
+            key=lambda target: (self._hung(target.link), self._load[target.link] / target.slots, target.peer),
+            default=None,
+        )
 
     def _assign(self, answer: Answer) -> None:
         self._owed[answer.request] = answer
@@ -183,11 +200,18 @@ class Answers:
         answer = self._find(link, message.request)
         if answer is None:
             return
+        if message.echo:
+            self._echo(answer, message)
+            return
         due = len(answer.asked.generate.committed) + len(answer.ids)
         if message.position != due:
             raise RemoteProtocolError(f"token {due} of a request was due, token {message.position} came")
         if message.logprobs and answer.asked.generate.top_logprobs is None:
             raise RemoteProtocolError("log-probabilities came for a request that asked for none")
+        if not message.ids:
+            if answer.text_alone and answer.left:
+                return  # the target before had sent the end of the text, and was lost before it finished
+            answer.text_alone = True
         answer.messages += 1
         answer.characters += len(message.text)
         messages = answer.longest + TEXT_ALONE * (answer.resumes + 1)
@@ -195,6 +219,20 @@ class Answers:
         if due + len(message.ids) > answer.longest or answer.messages > messages or answer.characters > characters:
             raise RemoteProtocolError(f"an answer of at most {answer.longest} tokens did not end")
         answer.ids.extend(message.ids)
+        answer.put(message)
+
+    def _echo(self, answer: Answer, message: Tokens) -> None:
+        """Tokens of the prompt. A target that takes the answer over before its first token begins again."""
+        end = message.position + len(message.ids)
+        if end <= answer.echoed:
+            return
+        generate = answer.asked.generate
+        wanted = generate.echo and (generate.top_logprobs is not None or not message.logprobs)
+        if not wanted or message.position != answer.echoed or end > answer.model.context:
+            raise RemoteProtocolError("a prompt came back that was not asked for, or not in order")
+        if len(message.text) > len(message.ids) * TOKEN_TEXT:
+            raise RemoteProtocolError("a prompt came back with more text than tokens have")
+        answer.echoed = end
         answer.put(message)
 
     def finish(self, link: LinkId, message: Finished) -> None:
@@ -227,30 +265,54 @@ class Answers:
 
     def target_gone(self, link: LinkId, reason: str) -> None:
         """Go on elsewhere where the same tokens come out (equal engine fingerprint); otherwise say so now."""
-        for answer in [answer for answer in self._owed.values() if answer.link == link]:
-            self._unassign(answer)
+        for answer in self._of(link):
             heir = self._heir(answer)
+            self._unassign(answer)
             if heir is None:
                 answer.put(TargetLost(f"{reason} after {len(answer.ids)} tokens of the answer"))
-                continue
-            answer.link, answer.model = heir.link, heir.model
-            answer.resumes += 1
-            self._assign(answer)
+            else:
+                self._move(answer, heir)
+
+    def target_hung(self, link: LinkId) -> int:
+        """Go on elsewhere too. What nobody else can take waits: the target may wake up before its link is given up.
+
+        Returns:
+            How many answers have been moved.
+        """
+        before = self._load[link]
+        for answer in self._of(link):
+            if (heir := self._heir(answer)) is not None:
+                self._unassign(answer)
+                self._send(link, Cancel(answer.request, "another target goes on with it"))
+                self._move(answer, heir)
+        return before - self._load[link]
+
+    def _of(self, link: LinkId) -> list[Answer]:
+        return [answer for answer in self._owed.values() if answer.link == link]
+
+    def _move(self, answer: Answer, heir: TargetRecord) -> None:
+        answer.left.add(answer.link)
+        answer.link, answer.model = heir.link, heir.model
+        answer.resumes += 1
+        self._assign(answer)
 
     def _heir(self, answer: Answer) -> TargetRecord | None:
-        """The target that may go on with it. Before the first token any that serves the model will do."""
+        """The target that may go on with it. Before the first token any that would have been chosen will do."""
         if answer.resumes >= MAX_RESUMES or self._closing is not None:
             return None
         if len(msgspec.json.encode(answer.remaining())) > limits.MAX_FRAME_BYTES:
             return None  # prompt and answer together have outgrown a frame
         started = bool(answer.ids or answer.asked.generate.committed)
+        engine = answer.model.fingerprint if started else answer.asked.fingerprint
         return self._least_loaded(
             [
                 target
                 for target in self._targets()
-                if target.link != answer.link
+                # Where it was before, it may still be under way: two answers of one name on one link are one too many.
+                if target.link not in (answer.link, *answer.left)
+                and not self._hung(target.link)
                 and target.model.name == answer.asked.model
-                and (not started or target.model.fingerprint == answer.model.fingerprint)
+                and (engine is None or target.model.fingerprint == engine)
             ]
         )
 
@@ -259,4 +321,4 @@ class Answers:
         self._closing = reason
         for answer in tuple(self._owed.values()):
             self.release(answer)
-            answer.put(TargetLost(reason))
+            answer.put(NoTarget(reason, retry_after=NO_TARGET_RETRY))

@@ -32,6 +32,7 @@ from wanspec_p2p.links.base import Transport
 from wanspec_p2p.links.peer import PeerLink, accept
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.codec import AT_COORDINATOR_FROM_NODE, AT_COORDINATOR_FROM_TARGET
+from wanspec_p2p.protocol.common_messages import SUCCESSION
 from wanspec_p2p.protocol.coordinator_to_target import ReceiptsStored
 from wanspec_p2p.protocol.node_to_coordinator import Drain, Heartbeat, LeaseAnswer, ProbeResult, RegisterNode
 from wanspec_p2p.protocol.target_to_coordinator import (
@@ -92,6 +93,8 @@ class Endpoints:
             role=Role.COORDINATOR,
             roles=frozenset({role}),
             clock=self._executor.clock,
+            features=(SUCCESSION,),
+            succession=self._executor.succession,
         )
 
 
@@ -111,6 +114,8 @@ class _Connection:
     async def run(self) -> None:
         executor, number = self._executor, self._number
         executor.attach(number, self._outbox)
+        if self._role is Role.TARGET:
+            executor.watch.begin(number, self._link)
         delivery = asyncio.create_task(self._outbox.deliver())
         reason = "the coordinator stopped"
         try:
@@ -119,6 +124,7 @@ class _Connection:
             lost = NodeLost if self._role is Role.NODE else TargetLost
             executor.post(lost(executor.clock.monotonic(), number, reason))
             executor.detach(number)
+            executor.watch.end(number)
             self._outbox.close(CloseCode.GOING_AWAY, "")
             await asyncio.wait([delivery, *self._stores], timeout=LAST_WORDS_SECONDS)
             delivery.cancel()

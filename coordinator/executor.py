@@ -13,7 +13,7 @@ import structlog
 
 from coordinator.acceptance import Acceptance
 from coordinator.answers import Answers
-from coordinator.events import Event, LinkId, NodeRegistered, TargetRegistered
+from coordinator.events import Event, LinkId, NodeRegistered, TargetRegistered, Tick
 from coordinator.instructions import Close, Instruction, LeaseTerms, OfferLease, RenewLease, Send, TargetGone
 from coordinator.ledger import Ledger, LedgerError
 from coordinator.metrics import Metrics
@@ -21,11 +21,13 @@ from coordinator.outbox import Outbox
 from coordinator.records import Tally
 from coordinator.registry import Registry
 from coordinator.settings import CoordinatorSettings
+from coordinator.watch import Watch
 from wanspec_p2p.clock import Clock
 from wanspec_p2p.errors import CloseCode
 from wanspec_p2p.protocol.coordinator_to_node import LeaseOffer, LeaseRenewed
 from wanspec_p2p.security import leases
 from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.security.succession import Succession
 from wanspec_p2p.types import PeerId
 
 __all__ = ["Executor"]
@@ -45,6 +47,7 @@ class _Leaving:
 class Executor:
     """Args:
     rng, new_id, tallies, acceptance: see `Registry`.
+    succession: from the keys `identity` had before, for peers that still know one of those.
     """
 
     def __init__(
@@ -58,9 +61,10 @@ class Executor:
         new_id: Callable[[], str],
         tallies: Mapping[PeerId, Tally],
         acceptance: Sequence[Acceptance] = (),
+        succession: tuple[Succession, ...] = (),
     ) -> None:
         self.settings, self.identity, self.ledger, self.clock = settings, identity, ledger, clock
-        self.new_id = new_id
+        self.new_id, self.succession = new_id, succession
         self.registry = Registry(
             rng=rng,
             new_id=new_id,
@@ -71,7 +75,13 @@ class Executor:
             tallies=tallies,
             acceptance=acceptance,
         )
-        self.answers = Answers(lambda: self.registry.targets.values(), self._send, stall_seconds=settings.stall_seconds)
+        self.watch = Watch()
+        self.answers = Answers(
+            lambda: self.registry.targets.values(),
+            self._send,
+            stall_seconds=settings.stall_seconds,
+            hung=self.watch.hung,
+        )
         self.metrics = Metrics(
             lambda: (
                 [node.state for node in self.registry.nodes.values()],
@@ -102,6 +112,10 @@ class Executor:
             log.info("registering", peer=event.peer, name=event.message.name, pool=event.pool)
         for instruction in self.registry.handle(event):
             self._perform(instruction)
+        if isinstance(event, Tick):
+            for link in self.watch.tick(event.at, self.answers.owing):
+                if moved := self.answers.target_hung(link):
+                    log.warning("a target is hung: others go on with its answers", link=link, answers=moved)
 
     def _perform(self, instruction: Instruction) -> None:
         match instruction:

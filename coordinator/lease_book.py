@@ -10,8 +10,8 @@ Pure, and part of the registry: it changes only through the registry's `handle`.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 
 from coordinator.instructions import Instruction, LeaseTerms, OfferLease, RenewLease, Send
 from coordinator.matching import Match
@@ -48,16 +48,17 @@ class LeaseBook:
         self._nodes, self._targets, self._new_id = nodes, targets, new_id
         self._lease_seconds, self._offer_seconds = lease_seconds, offer_seconds
         self.leases: dict[str, LeaseRecord] = {}
-        self._taken: Counter[PeerId] = Counter()  # leases by node; asked for every candidate of every want
+        # The same ones by node and by target: asked for with every heartbeat, and of every candidate of every want.
+        self._by_peer: defaultdict[PeerId, dict[str, LeaseRecord]] = defaultdict(dict)
         self._wants: dict[tuple[PeerId, str], WantRecord] = {}
 
     def taken(self, node: PeerId) -> int:
         """Slots of this node that are leased or on offer."""
-        return self._taken[node]
+        return len(self._by_peer.get(node, ()))
 
     def partners(self, target: PeerId) -> frozenset[PeerId]:
         """Nodes that hold, or are offered, a lease for this target."""
-        return frozenset(lease.node for lease in self.leases.values() if lease.target == target)
+        return frozenset(lease.node for lease in self._of(target))
 
     # Wants
 
@@ -98,8 +99,7 @@ class LeaseBook:
             renew_at=at + self._lease_seconds / 2,
             expires_at=at + self._lease_seconds,
         )
-        self.leases[lease.jti] = lease
-        self._taken[lease.node] += 1
+        self.leases[lease.jti] = self._by_peer[lease.node][lease.jti] = self._by_peer[lease.target][lease.jti] = lease
         want.outstanding.add(lease.jti)
         return [OfferLease(node.link, _terms(lease, node, target), self._lease_seconds)]
 
@@ -133,7 +133,7 @@ class LeaseBook:
         """A heartbeat names the leases the node holds: one it named before and does not any more, it let go of."""
         named = set(jtis)
         instructions: list[Instruction] = []
-        for lease in self._of(node=node.peer):
+        for lease in self._of(node.peer):
             if lease.jti in named:
                 lease.listed = True
             elif lease.held and lease.listed:
@@ -173,12 +173,12 @@ class LeaseBook:
 
     def withdraw_offers(self, at: float, node: PeerId) -> list[Instruction]:
         """The node drains: what it has not accepted yet goes to somebody else; what it holds, it finishes."""
-        return self._replace_offers(at, [lease for lease in self._of(node=node) if not lease.held])
+        return self._replace_offers(at, [lease for lease in self._of(node) if not lease.held])
 
     def drop_node(self, at: float, node: PeerId, reason: str, *, tell_node: bool = False) -> list[Instruction]:
         """Call it before the record is forgotten. `tell_node` where it is only its link that was replaced."""
-        held = [lease for lease in self._of(node=node) if lease.held]
-        offered = [lease for lease in self._of(node=node) if not lease.held]
+        held = [lease for lease in self._of(node) if lease.held]
+        offered = [lease for lease in self._of(node) if not lease.held]
         instructions: list[Instruction] = []
         for lease in held:
             instructions += self._revoke(lease, reason, tell_node=tell_node)
@@ -189,7 +189,7 @@ class LeaseBook:
         for key in [key for key in self._wants if key[0] == target]:
             del self._wants[key]
         instructions: list[Instruction] = []
-        for lease in self._of(target=target):
+        for lease in self._of(target):
             instructions += self._revoke(lease, reason, tell_target=tell_target)
         return instructions
 
@@ -217,14 +217,14 @@ class LeaseBook:
 
     def _remove(self, lease: LeaseRecord) -> None:
         del self.leases[lease.jti]
-        self._taken[lease.node] -= 1
-        if not self._taken[lease.node]:
-            del self._taken[lease.node]
+        for peer in (lease.node, lease.target):
+            del self._by_peer[peer][lease.jti]
+            if not self._by_peer[peer]:
+                del self._by_peer[peer]
 
-    def _of(self, *, node: PeerId | None = None, target: PeerId | None = None) -> Iterator[LeaseRecord]:
-        for lease in tuple(self.leases.values()):
-            if lease.node == node or lease.target == target:
-                yield lease
+    def _of(self, peer: PeerId) -> tuple[LeaseRecord, ...]:
+        """This node's, or this target's, in the order they were offered."""
+        return tuple(self._by_peer[peer].values()) if peer in self._by_peer else ()
 
 
 def _terms(lease: LeaseRecord, node: NodeRecord, target: TargetRecord) -> LeaseTerms:

@@ -15,11 +15,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 import structlog
 import uvicorn
 
-from coordinator import addresses
+from coordinator import addresses, keys
 from coordinator.app import create_app
+from coordinator.connections import GuardedHttp, GuardedWebSocket
 from coordinator.events import Tick
 from coordinator.executor import Executor
 from coordinator.lock import locked
@@ -83,6 +85,7 @@ async def _serve(
             new_id=lambda: secrets.token_hex(16),
             tallies=await ledger.tallies(),
             acceptance=await ledger.acceptance(now=clock.wall()),
+            succession=keys.succession(settings, identity),
         )
         names = [urlsplit(settings.public_url).hostname or ""] if settings.public_url else []
         app = create_app(executor, channel_binding=_binding(settings, clock), host_names=names)
@@ -90,7 +93,7 @@ async def _serve(
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         ticking = asyncio.create_task(_tick(executor, clock))
         try:
-            addresses.store(settings, reached)
+            addresses.store(settings, msgspec.structs.replace(reached, certificate=_shown(settings, clock)))
             async with _announced(settings, identity, reached, clock):
                 log.info("ready", url=reached.http, peer=identity.peer_id)
                 if ready is not None:
@@ -136,8 +139,8 @@ class _Server(uvicorn.Server):
 def _config(app: Callable[..., Any], tls: ssl.SSLContext | None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="h11",
-        ws="websockets-sansio",
+        http=GuardedHttp,
+        ws=GuardedWebSocket,
         ws_max_size=limits.MAX_FRAME_BYTES,
         ws_ping_interval=None,  # links send their own
         ws_per_message_deflate=False,
@@ -154,6 +157,12 @@ def _config(app: Callable[..., Any], tls: ssl.SSLContext | None) -> uvicorn.Conf
 def _tls(settings: CoordinatorSettings, clock: Clock) -> ssl.SSLContext | None:
     files = addresses.certificate_files(settings, clock)
     return None if files is None else listener_context(files.certificate, files.key)
+
+
+def _shown(settings: CoordinatorSettings, clock: Clock) -> str | None:
+    """PEM, for whoever makes tokens beside us without knowing the flags we were given."""
+    shown = addresses.certificate_shown(settings, clock)
+    return None if shown is None else addresses.pem_of(addresses.certificate_der(shown))
 
 
 def _binding(settings: CoordinatorSettings, clock: Clock) -> bytes:

@@ -66,3 +66,25 @@ def test_which_certificate_is_shown(tmp_path: Path) -> None:
     (tmp_path / "junk").write_text("junk")
     with pytest.raises(ConfigError, match="does not hold a certificate"):
         addresses.certificate_der(tmp_path / "junk")
+
+
+def test_beside_a_running_coordinator_the_certificate_is_the_one_it_shows(tmp_path: Path) -> None:
+    """Its flags are nobody's business but its own: `wanspec coordinator token` is run without them."""
+    clock = ManualClock()
+    own, _ = load_or_create_certificate(tmp_path / "own", "llm.example", clock=clock)
+    bare = CoordinatorSettings(data_dir=tmp_path)
+    assert addresses.certificate_pem(bare, clock) is None
+    assert addresses.certificate_pem(
+        CoordinatorSettings(data_dir=tmp_path, public_url="https://llm.example", proxy_cert=own), clock
+    ) == own.read_text(encoding="utf-8")
+    addresses.store(bare, Addresses("https://x", "wss://x", own.read_text(encoding="utf-8")))
+    pem = addresses.certificate_pem(bare, clock)
+    assert pem is not None and addresses.fingerprint_of(pem) == certificate_fingerprint(own)
+    bare.address_file.write_text('{"http": "http://x", "peers": "ws://x"}')  # an earlier release's
+    assert addresses.load(bare) == Addresses("http://x", "ws://x")
+
+
+def test_a_directory_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot be written"):
+        addresses.store(CoordinatorSettings(data_dir=tmp_path / "file"), Addresses("http://x", "ws://x"))

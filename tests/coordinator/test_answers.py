@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import msgspec
@@ -49,7 +50,8 @@ class Rig:
     def __init__(self, *targets: TargetRecord) -> None:
         self.targets = list(targets)
         self.sent: list[tuple[int, Generate | Cancel]] = []
-        self.answers = Answers(lambda: self.targets, self.send, stall_seconds=5.0)
+        self.hung: set[int] = set()
+        self.answers = Answers(lambda: self.targets, self.send, stall_seconds=5.0, hung=self.hung.__contains__)
 
     def send(self, link: int, message: Any) -> None:
         self.sent.append((link, message))
@@ -57,6 +59,10 @@ class Rig:
     def lose(self, link: int) -> None:
         self.targets = [target for target in self.targets if target.link != link]
         self.answers.target_gone(link, "the target is gone")
+
+    def hang(self, link: int) -> int:
+        self.hung.add(link)
+        return self.answers.target_hung(link)
 
 
 async def failure(answer: Answer) -> RequestError:
@@ -166,6 +172,58 @@ def test_tokens_repeated_or_missing_are_the_targets_fault(position: int) -> None
         rig.answers.tokens(1, tokens(position, 7))
 
 
+def echo(position: int, *ids: int, text: str = "") -> Tokens:
+    return Tokens("r", position, ids, text, (None,) * len(ids), echo=True)
+
+
+def asked_with_echo() -> Asked:
+    plain = asked("r")
+    return dataclasses.replace(plain, generate=msgspec.structs.replace(plain.generate, echo=True, max_tokens=5))
+
+
+async def test_an_echo_comes_before_the_answer_and_once_whoever_sends_it_again() -> None:
+    rig = Rig(target(1), target(2))
+    answer = rig.answers.open(asked_with_echo())
+    first = answer.link
+    rig.answers.tokens(first, echo(0, 8, 9))
+    rig.answers.target_gone(first, "gone")
+    assert answer.link != first
+    rig.answers.tokens(answer.link, echo(0, 8, 9))
+    rig.answers.tokens(answer.link, echo(2, 10))
+    rig.answers.tokens(answer.link, msgspec.structs.replace(tokens(0, 5), request="r"))
+    rig.answers.finish(answer.link, Finished("r", FinishReason.STOP, USAGE))
+    assert [(part.echo, part.ids) for part in [part async for part in answer]] == [
+        (True, (8, 9)),
+        (True, (10,)),
+        (False, (5,)),
+    ]
+    assert answer.ids == [5]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        echo(1, 8),
+        echo(0, *range(2000)),
+        echo(0, 8, text="x" * 2000),
+        msgspec.structs.replace(echo(0, 8), logprobs=(TokenLogprob(8, "x", None),)),
+    ],
+    ids=["a gap", "longer than the context", "too much text", "scores nobody asked for"],
+)
+def test_an_echo_out_of_bounds_is_the_targets_fault(message: Tokens) -> None:
+    rig = Rig(target(1))
+    rig.answers.open(asked_with_echo())
+    with pytest.raises(RemoteProtocolError, match="a prompt came back"):
+        rig.answers.tokens(1, message)
+
+
+def test_an_echo_nobody_asked_for_is_the_targets_fault() -> None:
+    rig = Rig(target(1))
+    rig.answers.open(asked("r"))
+    with pytest.raises(RemoteProtocolError, match="a prompt came back"):
+        rig.answers.tokens(1, echo(0, 8))
+
+
 def test_messages_about_others_answers_are_ignored() -> None:
     rig = Rig(target(1), target(2))
     answer = rig.answers.open(asked())
@@ -229,6 +287,88 @@ async def test_a_prompt_that_brings_targets_down_does_not_go_on_for_ever() -> No
     rig.lose(answer.link)
     assert isinstance(await failure(answer), TargetLost)
     assert len(rig.targets) == 8 - MAX_RESUMES - 1
+
+
+# Hung -----------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_hung_targets_answer_goes_on_elsewhere_and_it_is_told() -> None:
+    rig = Rig(target(1), target(2))
+    answer = rig.answers.open(asked())
+    rig.answers.tokens(1, tokens(0, 5))
+    assert set(rig.answers.owing) == {1}
+    assert rig.hang(1) == 1
+    assert rig.sent[1:] == [(1, Cancel("r", "another target goes on with it")), (2, answer.remaining())]
+    assert answer.remaining().committed == (5,)
+    rig.answers.tokens(1, tokens(1, 6))  # it has woken up, and not read the cancellation yet
+    rig.answers.finish(1, Finished("r", FinishReason.STOP, USAGE))
+    rig.answers.tokens(2, tokens(1, 6))
+    rig.answers.finish(2, Finished("r", FinishReason.STOP, USAGE))
+    assert [part.ids async for part in answer] == [(5,), (6,)]
+    assert (answer.resumes, rig.answers.load(1), rig.answers.load(2)) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("others", [(), (2,)])
+async def test_what_nobody_else_can_take_waits_for_the_hung_target(others: tuple[int, ...]) -> None:
+    rig = Rig(target(1), *(target(link, fingerprint="e" * 64) for link in others))
+    answer = rig.answers.open(asked())
+    rig.answers.tokens(1, tokens(0, 5))
+    assert rig.hang(1) == 0
+    rig.answers.finish(1, Finished("r", FinishReason.STOP, USAGE))  # it has woken up
+    assert [part.ids async for part in answer] == [(5,)]
+    assert len(rig.sent) == 1
+
+
+def test_an_answer_does_not_come_back_to_a_link_it_was_moved_from() -> None:
+    """There it may be under way still: two of one name on one link could not be told apart."""
+    rig = Rig(target(1), target(2))
+    answer = rig.answers.open(asked())
+    rig.hang(1)
+    rig.hung.clear()
+    assert rig.hang(2) == 0
+    assert answer.link == 2
+    rig.targets.append(target(3))
+    assert rig.hang(2) == 1
+    assert answer.link == 3
+
+
+def test_a_hung_target_gets_nothing_new_while_there_is_another() -> None:
+    rig = Rig(target(1), target(2))
+    rig.hung.add(1)
+    assert [rig.answers.open(asked(str(number))).link for number in range(3)] == [2, 2, 1]
+
+
+async def test_the_end_of_the_text_is_not_said_twice() -> None:
+    """The target was lost after what it held back and before it said that it had finished."""
+    rig = Rig(target(1), target(2))
+    answer = rig.answers.open(asked())
+    rig.answers.tokens(1, tokens(0, 5))
+    rig.answers.tokens(1, Tokens("r", 1, (), "rest", ()))
+    rig.lose(1)
+    rig.answers.tokens(2, Tokens("r", 1, (), "rest", ()))
+    rig.answers.finish(2, Finished("r", FinishReason.STOP, USAGE))
+    assert "".join([part.text async for part in answer]) == "xrest"
+
+
+# One engine -----------------------------------------------------------------------------------------------------------
+
+
+def engine(fingerprint: str, **fields: Any) -> Asked:
+    return dataclasses.replace(asked(**fields), fingerprint=fingerprint)
+
+
+def test_a_request_may_name_the_engine_that_is_to_answer() -> None:
+    rig = Rig(target(1), target(2, fingerprint="e" * 64))
+    assert rig.answers.open(engine("e" * 64)).link == 2
+    with pytest.raises(NoTarget, match="no target of this engine fingerprint"):
+        rig.answers.open(engine("0" * 64, request="2"))
+
+
+def test_also_before_its_first_token_such_a_request_stays_with_that_engine() -> None:
+    rig = Rig(target(1, fingerprint="e" * 64), target(2), target(3, fingerprint="e" * 64))
+    answer = rig.answers.open(engine("e" * 64))
+    rig.lose(answer.link)
+    assert {answer.link} < {1, 3}
 
 
 async def test_shutting_down_ends_what_is_under_way_and_takes_nothing_new() -> None:

@@ -178,7 +178,7 @@ async def test_a_count_no_session_can_reach_ends_the_targets_link(rig: Any, fiel
         {"rounds": 2**53},
         {"drafted": limits.MAX_DRAFTED + 1},
         {"late": 2**53},
-        {"accepted_histogram": (2**53,)},
+        {"accepted_by_length": {1: (2**53, 0)}},
         {"won_by_peer": {"n" * 32: 2**53}},
     ],
     ids=lambda usage: next(iter(usage)),
@@ -290,7 +290,7 @@ async def test_shutting_down_says_goodbye_and_when_to_come_back(rig: Any) -> Non
     asking = asyncio.create_task(rig.http.post("/v1/completions", json={"model": "big", "prompt": "x"}))
     await target.asked.wait()
     await rig.executor.shut_down("maintenance", retry_after=3.0)
-    assert (await asking).json()["error"]["code"] == "target_lost"
+    assert (await asking).json()["error"]["code"] == "no_target"
     for peer in (target, node):
         with pytest.raises((LinkClosed, PeerRefused), match="maintenance"):
             await peer.expect(Registered)

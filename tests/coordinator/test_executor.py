@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 import structlog
 
 from coordinator.events import Tick
-from tests.support.fake_target import node_registration
+from tests.support.fake_target import answer_ids, node_registration, until
 from wanspec_p2p.errors import LinkClosed
 from wanspec_p2p.protocol.coordinator_to_node import LeaseOffer
 from wanspec_p2p.protocol.target_to_coordinator import DraftersWanted
@@ -41,6 +42,30 @@ async def test_who_comes_while_we_are_going_is_sent_away(rig: Any) -> None:
     with pytest.raises(LinkClosed, match="the end"):
         await peer.expect(LeaseOffer)
     assert peer.link.retry_after == 2.0
+
+
+async def test_a_target_that_hangs_loses_its_answers_to_another(rig: Any) -> None:
+    targets = [await rig.target(), await rig.target()]
+    for target in targets:
+        target.script.pause_after = 2
+    asking = asyncio.create_task(
+        rig.http.post("/v1/completions", json={"model": "big", "prompt": "x", "max_tokens": 4})
+    )
+    await until(lambda: any(target.sent_tokens for target in targets))
+    hung, heir = sorted(targets, key=lambda target: -target.sent_tokens)
+    heir.script.pause_after = None
+    hung.link._frames.transport.partition()
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(12):
+            rig.clock.advance(0.25)
+            rig.executor.post(Tick(rig.clock.monotonic()))
+            for _ in range(20):  # the heir's pongs
+                await asyncio.sleep(0)
+        assert len((await asking).json()["wanspec"]["token_ids"]) == 4
+    assert [entry["answers"] for entry in logs if "hung" in entry["event"]] == [1]
+    assert heir.generates[0].committed == tuple(answer_ids(hung.generates[0], 2))
+    hung.link._frames.transport.heal()
+    await hung.cancelled.wait()
 
 
 async def test_links_that_are_gone_are_sent_nothing(rig: Any) -> None:

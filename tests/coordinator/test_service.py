@@ -122,7 +122,7 @@ async def test_stopping_says_goodbye_and_ends_streams_with_an_error(settings: Co
         await target.asked.wait()
         await target.said(2)
     events = [line for line in (await asking).text.split("\n\n") if line]
-    assert json.loads(events[-1][6:])["error"]["code"] == "target_lost"
+    assert json.loads(events[-1][6:])["error"]["code"] == "no_target"
     with pytest.raises((LinkClosed, PeerRefused), match="shutting down"):
         await target.expect(Registered)
     await http.aclose()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from types import TracebackType
@@ -22,6 +24,9 @@ from wanspec_p2p.client.exchange import (
     request_body,
     state_from_response,
 )
+from wanspec_p2p.client.resuming import RESUME_SECONDS, Resumption
+from wanspec_p2p.clock import Clock, SystemClock
+from wanspec_p2p.errors import WanspecError
 
 if TYPE_CHECKING:
     from typing import Self
@@ -39,6 +44,8 @@ class AsyncClient:
         api_key: as `wanspec coordinator key` printed it.
         fingerprint: SHA-256 of the coordinator's certificate, where it made its own (the join token carries it too).
         timeout: seconds of silence after which a request has failed.
+        resume_seconds: how long an answer that broke off is asked for again, so that a coordinator may come back; the
+            stream goes on where it was. 0: a broken answer is an error at once.
 
     Raises:
         ConfigError: an address or a fingerprint that cannot be right.
@@ -51,10 +58,13 @@ class AsyncClient:
         api_key: str | None = None,
         fingerprint: str | None = None,
         timeout: float = DEFAULT_TIMEOUT,
+        resume_seconds: float = RESUME_SECONDS,
+        clock: Clock | None = None,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         endpoint = Endpoint(url.rstrip("/"), api_key, fingerprint)
         self.url = endpoint.url
+        self._resume_seconds, self._clock = resume_seconds, clock or SystemClock()
         self._http = httpx2.AsyncClient(**endpoint.http_options(timeout), transport=transport)
 
     async def generate(
@@ -84,16 +94,22 @@ class AsyncClient:
 
         Leaving the stream early cancels the request at the target.
         """
+        chosen = model
 
-        async def opened() -> httpx2.Response:
-            path, body = request_body(prompt, model or only_model(await self.models()), options, raw=raw)
+        async def opened(resumption: Resumption) -> httpx2.Response:
+            nonlocal chosen
+            chosen = chosen or only_model(await self.models())
+            path, body = request_body(prompt, chosen, options, raw=raw)
+            body = resumption.body(body)
             response = await self._http.send(self._http.build_request("POST", path, json=body), stream=True)
             if response.status_code >= 400:
                 async with aclosing(response):
                     raise error_from_response(self.url, response.status_code, await response.aread(), response.headers)
             return response
 
-        return AsyncAnswerStream(self.url, opened)
+        builder = AnswerBuilder()
+        resumption = Resumption(builder, self._resume_seconds, self._clock, random.Random())
+        return AsyncAnswerStream(self.url, builder, resumption, opened)
 
     async def models(self) -> list[Model]:
         """What is served now. Errors of `generate`."""
@@ -131,18 +147,36 @@ class AsyncClient:
 class AsyncAnswerStream:
     """Pieces of one answer, in order; made by `AsyncClient.stream`; the request is sent when the first is asked for."""
 
-    def __init__(self, url: str, opened: Callable[[], Awaitable[httpx2.Response]]) -> None:
-        self._url = url
-        self._opened = opened
-        self._builder = AnswerBuilder()
+    def __init__(
+        self,
+        url: str,
+        builder: AnswerBuilder,
+        resumption: Resumption,
+        opened: Callable[[Resumption], Awaitable[httpx2.Response]],
+    ) -> None:
+        self._url, self._builder, self._resumption, self._opened = url, builder, resumption, opened
         self._pieces = self._read()
 
     def __aiter__(self) -> AsyncGenerator[Piece]:
         return self._pieces
 
     async def _read(self) -> AsyncGenerator[Piece]:
+        """The pieces, over as many streams as it takes."""
+        while True:
+            try:
+                async with aclosing(self._read_once()) as pieces:
+                    async for piece in pieces:
+                        yield piece
+                return
+            except WanspecError as error:
+                if self._builder.complete:
+                    return
+                wait = self._resumption.wait(error)
+            await asyncio.sleep(wait)
+
+    async def _read_once(self) -> AsyncGenerator[Piece]:
         with translated(self._url):
-            async with aclosing(await self._opened()) as response:
+            async with aclosing(await self._opened(self._resumption)) as response:
                 check_stream(self._url, response.headers)
                 async for event in httpx2.EventSource(response):
                     if not self._builder.done and (piece := self._builder.feed(event.data)) is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from types import TracebackType
@@ -22,6 +24,9 @@ from wanspec_p2p.client.exchange import (
     request_body,
     state_from_response,
 )
+from wanspec_p2p.client.resuming import RESUME_SECONDS, Resumption
+from wanspec_p2p.clock import Clock, SystemClock
+from wanspec_p2p.errors import WanspecError
 
 if TYPE_CHECKING:
     from typing import Self
@@ -39,6 +44,8 @@ class Client:
         api_key: as `wanspec coordinator key` printed it.
         fingerprint: SHA-256 of the coordinator's certificate, where it made its own (the join token carries it too).
         timeout: seconds of silence after which a request has failed.
+        resume_seconds: how long an answer that broke off is asked for again, so that a coordinator may come back; the
+            stream goes on where it was. 0: a broken answer is an error at once.
 
     Raises:
         ConfigError: an address or a fingerprint that cannot be right.
@@ -51,10 +58,13 @@ class Client:
         api_key: str | None = None,
         fingerprint: str | None = None,
         timeout: float = DEFAULT_TIMEOUT,
+        resume_seconds: float = RESUME_SECONDS,
+        clock: Clock | None = None,
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
         endpoint = Endpoint(url.rstrip("/"), api_key, fingerprint)
         self.url = endpoint.url
+        self._resume_seconds, self._clock = resume_seconds, clock or SystemClock()
         self._http = httpx2.Client(**endpoint.http_options(timeout), transport=transport)
 
     def generate(
@@ -84,16 +94,22 @@ class Client:
 
         Leaving the stream early cancels the request at the target.
         """
+        chosen = model
 
-        def opened() -> httpx2.Response:
-            path, body = request_body(prompt, model or only_model(self.models()), options, raw=raw)
+        def opened(resumption: Resumption) -> httpx2.Response:
+            nonlocal chosen
+            chosen = chosen or only_model(self.models())
+            path, body = request_body(prompt, chosen, options, raw=raw)
+            body = resumption.body(body)
             response = self._http.send(self._http.build_request("POST", path, json=body), stream=True)
             if response.status_code >= 400:
                 with closing(response):
                     raise error_from_response(self.url, response.status_code, response.read(), response.headers)
             return response
 
-        return AnswerStream(self.url, opened)
+        builder = AnswerBuilder()
+        resumption = Resumption(builder, self._resume_seconds, self._clock, random.Random())
+        return AnswerStream(self.url, builder, resumption, opened)
 
     def models(self) -> list[Model]:
         """What is served now. Errors of `generate`."""
@@ -131,17 +147,33 @@ class Client:
 class AnswerStream:
     """Pieces of one answer, in order; made by `Client.stream`; the request is sent when the first is asked for."""
 
-    def __init__(self, url: str, opened: Callable[[], httpx2.Response]) -> None:
-        self._url = url
-        self._opened = opened
-        self._builder = AnswerBuilder()
+    def __init__(
+        self,
+        url: str,
+        builder: AnswerBuilder,
+        resumption: Resumption,
+        opened: Callable[[Resumption], httpx2.Response],
+    ) -> None:
+        self._url, self._builder, self._resumption, self._opened = url, builder, resumption, opened
         self._pieces = self._read()
 
     def __iter__(self) -> Generator[Piece]:
         return self._pieces
 
     def _read(self) -> Generator[Piece]:
-        with translated(self._url), closing(self._opened()) as response:
+        """The pieces, over as many streams as it takes."""
+        while True:
+            try:
+                yield from self._read_once()
+                return
+            except WanspecError as error:
+                if self._builder.complete:
+                    return
+                wait = self._resumption.wait(error)
+            time.sleep(wait)
+
+    def _read_once(self) -> Generator[Piece]:
+        with translated(self._url), closing(self._opened(self._resumption)) as response:
             check_stream(self._url, response.headers)
             for event in httpx2.EventSource(response):
                 if not self._builder.done and (piece := self._builder.feed(event.data)) is not None:

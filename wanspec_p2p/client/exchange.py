@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import email.utils
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypedDict
 
 import msgspec
 
 from wanspec_p2p.client.answers import Answer, Model, Piece, Speculation, Usage
-from wanspec_p2p.errors import InvalidRequest, LinkClosed, RemoteProtocolError, RequestError, request_error
-from wanspec_p2p.types import FinishReason, PeerId, Privacy
+from wanspec_p2p.errors import (
+    InvalidRequest,
+    LinkClosed,
+    RemoteProtocolError,
+    RequestError,
+    Unreachable,
+    request_error,
+)
+from wanspec_p2p.types import FinishReason, PeerId, Privacy, TokenId
 
 __all__ = [
     "AnswerBuilder",
@@ -23,6 +31,11 @@ __all__ = [
     "request_body",
     "state_from_response",
 ]
+
+GATEWAY_ERRORS = (502, 503, 504)
+"""What a proxy answers while the coordinator behind it is away."""
+FULL_FINGERPRINT = 64
+"""Digits of an engine fingerprint; OpenAI's field for it holds the first few."""
 
 Messages = Sequence[Mapping[str, str] | tuple[str, str]]
 """A conversation: {"role": …, "content": …} or (role, content), oldest first."""
@@ -108,11 +121,13 @@ def date_of(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-def error_from_response(url: str, status: int, body: bytes, headers: Mapping[str, str]) -> RequestError:
-    """The exception for a response of 400 or more, whoever wrote it."""
+def error_from_response(url: str, status: int, body: bytes, headers: Mapping[str, str]) -> RequestError | Unreachable:
+    """The exception for a response of 400 or more, whoever wrote it: `Unreachable` for a proxy's with nobody behind."""
     try:
         error = msgspec.json.decode(body, type=_ErrorBody).error
     except msgspec.DecodeError:
+        if status in GATEWAY_ERRORS:
+            return Unreachable(f"{url} answered {status}, and not as a coordinator does; is the coordinator running?")
         return RequestError(f"{url} answered {status}, and not as a coordinator does; is the address right?")
     retry_after = headers.get("Retry-After", "")
     wait = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else None
@@ -175,16 +190,45 @@ class _Chunk(msgspec.Struct):
 
 
 class AnswerBuilder:
-    """Collects the events of one stream; `feed` each, then ask for `answer`."""
+    """Collects the events of one answer, of one stream or several; `feed` each, then ask for `answer`.
+
+    Attributes:
+        token_ids: all so far.
+        seed, fingerprint: what the answer is drawn with; empty until the stream has said it.
+        done: the stream has come to its end.
+        resumed: streams after the first go on where it broke off.
+    """
 
     def __init__(self) -> None:
+        self.token_ids: list[TokenId] = []
+        self.seed = self.fingerprint = ""
+        self.done = self.resumed = False
         self._pieces: list[Piece] = []
-        self._tokens = 0
-        self._model = self._request = self._fingerprint = self._seed = ""
+        self._model = self._request = ""
         self._finish_reason: FinishReason | None = None
         self._usage: Usage | None = None
         self._speculation = Speculation()
-        self.done = False
+
+    @property
+    def begun(self) -> bool:
+        """Something of it has come."""
+        return bool(self._request)
+
+    @property
+    def complete(self) -> bool:
+        """All of it has come, whatever becomes of the stream now."""
+        return self.done and self._finish_reason is not None
+
+    def resume(self) -> None:
+        """The rest comes in another stream; where no token has come, from whichever engine is there."""
+        self.resumed = True
+        if not self.token_ids:
+            self.seed = self.fingerprint = ""
+
+    @property
+    def resumable(self) -> bool:
+        """It is known what the tokens to come depend on, or none has come yet."""
+        return not self.token_ids or bool(self.seed and len(self.fingerprint) == FULL_FINGERPRINT)
 
     def feed(self, data: str) -> Piece | None:
         """One event's data; a piece if it carried text or tokens.
@@ -209,11 +253,12 @@ class AnswerBuilder:
         self._usage = chunk.usage or self._usage
         if chunk.metrics and chunk.metrics.wanspec:
             self._speculation = chunk.metrics.wanspec
-        extension = chunk.wanspec or _Extension(position=self._tokens)
+        extension = chunk.wanspec or _Extension(position=len(self.token_ids))
         self._request = extension.request or self._request or chunk.id
-        self._seed = extension.seed or self._seed
-        # The last chunk spells it out; OpenAI's field holds the beginning.
-        self._fingerprint = extension.fingerprint or self._fingerprint or chunk.system_fingerprint or ""
+        self.seed = extension.seed or self.seed
+        if extension.fingerprint and not extension.fingerprint.startswith(self.fingerprint.removeprefix("fp_")):
+            raise ValueError("an engine with another fingerprint goes on with the answer")
+        self.fingerprint = extension.fingerprint or self.fingerprint or chunk.system_fingerprint or ""
         text = ""
         for choice in chunk.choices[:1]:
             text = choice.text or (choice.delta.content if choice.delta else None) or ""
@@ -221,34 +266,39 @@ class AnswerBuilder:
                 self._finish_reason = FinishReason(choice.finish_reason)
         if not text and not extension.token_ids:
             return None
+        if self.resumed and not extension.token_ids and self._pieces and not self._pieces[-1].token_ids:
+            return None  # the end of the text, which came before the stream broke
         return self._append(text, extension)
 
     def _append(self, text: str, extension: _Extension) -> Piece:
         ids = tuple(extension.token_ids)
-        if ids and extension.position != self._tokens:
-            raise ValueError(f"token {self._tokens} was due, token {extension.position} came")
+        due = len(self.token_ids)
+        if ids and extension.position != due:
+            raise ValueError(f"token {due} was due, token {extension.position} came")
         if len(extension.origin) != len(ids):
             raise ValueError(f"{len(ids)} tokens came with {len(extension.origin)} origins")
         origins = tuple(None if origin is None else PeerId(origin) for origin in extension.origin)
-        piece = Piece(text, ids, origins, self._tokens)
-        self._tokens += len(ids)
+        piece = Piece(text, ids, origins, due)
+        self.token_ids.extend(ids)
         self._pieces.append(piece)
         return piece
 
     @property
     def answer(self) -> Answer:
         """Raises LinkClosed if the stream ended before the answer did."""
-        if not self.done or self._finish_reason is None:
-            raise LinkClosed(f"the coordinator broke off after {self._tokens} tokens")
+        if not self.complete or self._finish_reason is None:
+            raise LinkClosed(f"the coordinator broke off after {len(self.token_ids)} tokens")
+        usage = self._usage or Usage(prompt_tokens=0, completion_tokens=len(self.token_ids))
         return Answer(
             text="".join(piece.text for piece in self._pieces),
-            token_ids=tuple(token for piece in self._pieces for token in piece.token_ids),
+            token_ids=tuple(self.token_ids),
             origins=tuple(origin for piece in self._pieces for origin in piece.origins),
             finish_reason=self._finish_reason,
-            usage=self._usage or Usage(prompt_tokens=0, completion_tokens=self._tokens),
+            # Of a resumed answer, a coordinator counts what it has sent itself.
+            usage=replace(usage, completion_tokens=len(self.token_ids)) if self.resumed else usage,
             speculation=self._speculation,
             model=self._model,
             request=self._request,
-            seed=self._seed,
-            fingerprint=self._fingerprint,
+            seed=self.seed,
+            fingerprint=self.fingerprint,
         )

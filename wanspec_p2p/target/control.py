@@ -50,8 +50,9 @@ log = structlog.get_logger(__name__)
 
 
 class Outbox:
-    """Where the rest of the target leaves messages for the coordinator. Nothing is kept while it is away:
-    a request dies with the link it came on, and receipts are sent again.
+    """Where the rest of the target leaves messages for the coordinator. Nothing is kept here while it is away:
+    requests keep what they would say (docs/decisions/0020-a-broken-answer-is-asked-for-again.md), and receipts are sent
+    again.
 
     Attributes:
         overflowed: a message was lost, so the link can be trusted no more.
@@ -138,6 +139,7 @@ class Control:
         finally:
             ticking.cancel()
             await asyncio.gather(ticking, return_exceptions=True)
+            await self._desk.cancel_all()
 
     def drain(self, reason: str) -> None:
         self._outbox.say(TargetDrain(reason))
@@ -170,7 +172,7 @@ class Control:
         raise AssertionError("a conversation ends with what ended it")
 
     async def _converse(self, link: Link[TargetMessage, CoordinatorToTarget]) -> None:
-        """Always raises what ended it. Nothing of this link, no request above all, is left when it has."""
+        """Always raises what ended it. Nothing of this link is left when it has; its requests go on unheard."""
         outgoing = self._outbox.open()
         self._outbox.say(self._registration(self._secret))
         self._link = link
@@ -194,11 +196,11 @@ class Control:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await link.close(CloseCode.GOING_AWAY)
-            await self._desk.cancel_all()
 
     def _lost(self) -> None:
         self._link, self._registered = None, False
         self._outbox.close()
+        self._desk.unhear()
         self._recruiter.reset()
         if self._pool is not None:
             self._pool.coordinator_lost()

@@ -21,23 +21,24 @@ from wanspec_p2p.errors import (
 from wanspec_p2p.models.base import Tokenizer
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.coordinator_to_target import Generate
-from wanspec_p2p.protocol.target_to_coordinator import Failed, Finished, Receipt, TokenLogprob, Tokens, Usage
+from wanspec_p2p.protocol.target_to_coordinator import Failed, Finished, Receipt, Tokens, Usage
 from wanspec_p2p.speculation.instructions import Committed, Emit
 from wanspec_p2p.speculation.pace import Knowledge
 from wanspec_p2p.speculation.policy import Policy
 from wanspec_p2p.speculation.stats import SessionStats
 from wanspec_p2p.speculation.target_session import SessionSpec, TargetSession
 from wanspec_p2p.target.drafters import DrafterPool
+from wanspec_p2p.target.echo import echo, token_logprob
 from wanspec_p2p.target.engine import Engine
 from wanspec_p2p.target.runner import SessionRunner
 from wanspec_p2p.target.text import TextStream
+from wanspec_p2p.target.underway import Said, Underway
 from wanspec_p2p.types import FinishReason, PeerId, Privacy, SessionId, TokenId
 
 __all__ = ["Answer", "RequestDesk"]
 
-MAX_PIECE = 1024
-"""Characters of one token's text in log-probabilities."""
-
+KEPT_SECONDS = 10.0
+"""How long an answer goes on that nobody hears: so long a coordinator, or the way to it, may be away."""
 _CATCH_UP = 64
 """Tokens between two chances for others to run."""
 
@@ -63,7 +64,7 @@ class RequestDesk:
         pool: DrafterPool | None,
         policy: Policy,
         queue: int,
-        say: Callable[[Tokens | Finished | Failed], None],
+        say: Callable[[Said], None],
         receipts: Callable[[list[Receipt]], None],
         new_id: Callable[[], str],
         clock: Clock,
@@ -73,68 +74,118 @@ class RequestDesk:
         self._engine, self._tokenizer, self._pool, self._policy = engine, tokenizer, pool, policy
         self._queue, self._say, self._receipts = queue, say, receipts
         self._new_id, self._clock = new_id, clock
-        self._answers: dict[str, asyncio.Task[None]] = {}
+        self._answers: dict[str, Underway] = {}
+        self._unheard: list[Underway] = []
 
     @property
     def active(self) -> int:
+        """Requests that somebody waits for."""
         return len(self._answers)
 
+    @property
+    def unheard(self) -> int:
+        """Answers that go on, or have come to their end, without anybody to tell."""
+        return len(self._unheard)
+
     def generate(self, request: Generate) -> None:
-        """Start on a request; what becomes of it is said, not raised.
+        """Start on a request, or go on with one that nobody hears; what becomes of it is said, not raised.
 
         Raises:
             RemoteProtocolError: a request of this name is being answered already.
         """
         if request.request in self._answers:
             raise RemoteProtocolError("a request of this name is being answered already")
-        task = asyncio.create_task(self._answer(request), name=f"request-{request.request}")
-        self._answers[request.request] = task
-        task.add_done_callback(lambda _: self._answers.pop(request.request, None))
+        kept = next((unheard for unheard in self._unheard if unheard.continues(request)), None)
+        if kept is None:
+            kept = Underway(request, self._say)
+            kept.task = asyncio.create_task(self._answer(request, kept), name=f"request-{request.request}")
+        else:
+            log.info("a request goes on with who asks for it again", request=request.request)
+            self._unheard.remove(kept)
+            kept.resume(request)
+        if not kept.task.done():
+            self._answers[request.request] = kept
+            kept.task.add_done_callback(lambda _: self._forget(kept))
+
+    def _forget(self, underway: Underway) -> None:
+        if self._answers.get(underway.name) is underway:
+            del self._answers[underway.name]
 
     def cancel(self, request: str) -> None:
         """Who cancels has stopped listening: nothing more is said of the request."""
-        if (task := self._answers.get(request)) is not None:
+        if (underway := self._answers.get(request)) is not None:
             log.info("a request is cancelled", request=request)
-            task.cancel()
+            underway.task.cancel()
+
+    def unhear(self) -> None:
+        """The way to the coordinator is lost: go on with everything for `KEPT_SECONDS`, and keep what would be said."""
+        later = asyncio.get_running_loop().call_later
+        for underway in self._answers.values():
+            underway.deadline = later(KEPT_SECONDS, self._give_up, underway)
+            self._unheard.append(underway)
+        self._answers.clear()
+
+    def _give_up(self, underway: Underway) -> None:
+        log.info("nobody asked for a request again: it ends", request=underway.name)
+        underway.task.cancel()
+        underway.task.add_done_callback(lambda _: self._drop(underway))  # its pass may run for a while
+
+    def _drop(self, underway: Underway) -> None:
+        if underway in self._unheard:
+            self._unheard.remove(underway)
 
     async def idle(self, seconds: float) -> None:
         """Wait until nothing is being answered, for at most so many seconds."""
         if self._answers:
-            await asyncio.wait(list(self._answers.values()), timeout=seconds)
+            await asyncio.wait([underway.task for underway in self._answers.values()], timeout=seconds)
 
     async def cancel_all(self) -> None:
         """Returns when no request has a pass running any more."""
-        tasks = list(self._answers.values())
+        for underway in self._unheard:
+            assert underway.deadline is not None
+            underway.deadline.cancel()
+        tasks = [underway.task for underway in (*self._answers.values(), *self._unheard)]
+        self._unheard.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _answer(self, request: Generate) -> None:
+    async def _answer(self, request: Generate, say: Callable[[Said], None]) -> None:
         try:
-            await self._serve(request)
+            await self._serve(request, say)
         except RequestError as error:
             log.info("a request is refused", request=request.request, code=error.code)
-            self._say(Failed(request.request, error.code, error.message[: limits.MAX_REASON], error.param))
+            say(Failed(request.request, error.code, error.message[: limits.MAX_REASON], error.param))
         except EngineError as error:
             log.error("the model failed: the request is lost", request=request.request, error=str(error))
-            self._say(Failed(request.request, "internal_error", "the target's model failed"))
+            say(Failed(request.request, "internal_error", "the target's model failed"))
         except Exception:
             # A bug of ours; whoever waits for the answer must learn that there will be none.
             log.exception("answering failed: this is a bug", request=request.request)
-            self._say(Failed(request.request, "internal_error", "the target failed"))
+            say(Failed(request.request, "internal_error", "the target failed"))
 
-    async def _serve(self, request: Generate) -> None:
+    async def _serve(self, request: Generate, say: Callable[[Said], None]) -> None:
         prompt = self._prompt(request)
         wanted = self._length(request, prompt)
-        answer = Answer(request, prompt, self._tokenizer, self._say)
+        answer = Answer(request, prompt, self._tokenizer, say)
         await answer.catch_up()
-        if (reason := self._already_over(request, answer, wanted)) is not None:
-            answer.finish(reason, SessionStats(), 0.0)
+        over = self._already_over(request, answer, wanted)
+        echoing = request.echo and not request.committed
+        if over is not None and not echoing:
+            answer.finish(over, SessionStats(), 0.0, drafters=0)
             return
         if self._engine.full and self._engine.queued >= self._queue:
             raise Overloaded("the target's queue is full: try again shortly", retry_after=1.0)
         async with self._engine.slot():
-            await self._run(request, self._spec(request, prompt, wanted), answer)
+            if echoing:
+                await self._echo(request, prompt, say)
+            if over is None:
+                await self._run(request, self._spec(request, prompt, wanted), answer)
+            else:
+                answer.finish(over, SessionStats(), 0.0, drafters=0)
+
+    async def _echo(self, request: Generate, prompt: Sequence[TokenId], say: Callable[[Said], None]) -> None:
+        await echo(request, prompt, engine=self._engine, tokenizer=self._tokenizer, cache=self._new_id(), say=say)
 
     async def _run(self, request: Generate, spec: SessionSpec, answer: Answer) -> None:
         started = self._clock.monotonic()
@@ -151,7 +202,7 @@ class RequestDesk:
             reason = await runner.run()
         finally:
             self._write_receipts(runner)
-        answer.finish(reason, session.stats, self._clock.monotonic() - started)
+        answer.finish(reason, session.stats, self._clock.monotonic() - started, drafters=len(runner.leases))
 
     def _who_may_see(self, request: Generate) -> DrafterPool | None:
         """The drafters a prompt may be shown to; None: the target decodes alone.
@@ -256,7 +307,7 @@ class Answer:
         request: Generate,
         prompt: Sequence[TokenId],
         tokenizer: Tokenizer,
-        say: Callable[[Tokens | Finished | Failed], None],
+        say: Callable[[Said], None],
     ) -> None:
         self._request, self._prompt_tokens, self._tokenizer, self._say = request, len(prompt), tokenizer, say
         self._text = TextStream(tokenizer, request.stop, prompt)
@@ -291,12 +342,14 @@ class Answer:
         if self.stopped:
             runner.cancel()
 
-    def finish(self, reason: FinishReason, stats: SessionStats, seconds: float) -> None:
+    def finish(self, reason: FinishReason, stats: SessionStats, seconds: float, *, drafters: int) -> None:
+        """Args:
+        drafters: nodes that were asked to draft.
+        """
         if rest := self._text.finish():
             self._send([], rest)
         if self.stopped:
             reason = FinishReason.STOP
-        longest = max(stats.histogram, default=0)
         usage = Usage(
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._position,
@@ -304,8 +357,12 @@ class Answer:
             drafted=stats.verified,
             accepted=self._won.total(),
             late=min(stats.late, limits.MAX_DRAFTED),
-            accepted_histogram=tuple(stats.histogram[k] for k in range(longest + 1)),
+            accepted_by_length=stats.accepted_by_length,
             won_by_peer=dict(self._won),
+            drafters=drafters,
+            lost=min(stats.lost, limits.MAX_DRAFTED),
+            invalid=min(stats.invalid, limits.MAX_DRAFTED),
+            target_draft_passes=min(stats.local_passes, limits.MAX_DRAFTED),
             near_ties=stats.near_ties,
             seconds=seconds,
         )
@@ -328,20 +385,10 @@ class Answer:
                 ids=tuple(t.token for t in tokens),
                 text=text,
                 origins=tuple(t.origin for t in tokens),
-                logprobs=tuple(self._logprob(t) for t in tokens if t.scores is not None),
+                logprobs=tuple(
+                    token_logprob(self._tokenizer, t.token, t.scores) for t in tokens if t.scores is not None
+                ),
             )
         )
         self._position += len(tokens)
         self._won.update(t.origin for t in tokens if t.origin is not None)
-
-    def _logprob(self, committed: Committed) -> TokenLogprob:
-        assert committed.scores is not None
-        return TokenLogprob(
-            token=committed.token,
-            text=self._piece(committed.token),
-            logprob=committed.scores.logprob,
-            top=tuple((token, self._piece(token), logprob) for token, logprob in committed.scores.top),
-        )
-
-    def _piece(self, token: TokenId) -> str:
-        return self._tokenizer.piece(token)[:MAX_PIECE]

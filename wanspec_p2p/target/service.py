@@ -15,17 +15,18 @@ import structlog
 
 from wanspec_p2p.clock import Clock, SystemClock
 from wanspec_p2p.links import membership
-from wanspec_p2p.links.base import Link, Transport
+from wanspec_p2p.links.base import Transport
+from wanspec_p2p.links.home import Home
 from wanspec_p2p.links.membership import Introduction
-from wanspec_p2p.links.peer import connect
+from wanspec_p2p.links.peer import PeerLink, connect
 from wanspec_p2p.links.websocket import DRAFT_PATH, dial, listen
 from wanspec_p2p.models.base import LanguageModel, Tokenizer
 from wanspec_p2p.models.catalog import Catalog
 from wanspec_p2p.models.loading import load_language_model, load_tokenizer
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.codec import AT_TARGET_FROM_COORDINATOR
+from wanspec_p2p.protocol.common_messages import SUCCESSION
 from wanspec_p2p.protocol.coordinator_to_target import CoordinatorToTarget
-from wanspec_p2p.protocol.target_to_coordinator import TargetMessage
 from wanspec_p2p.security import tls
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.target.settings import TargetSettings
@@ -60,10 +61,11 @@ async def run(
     clock = SystemClock()
     identity = Identity.load_or_create(settings.data_dir / "identity.pem")
     known = membership.load(settings.data_dir / "coordinator.json")
-    home, secret = membership.coordinator_of(
+    known_home, secret = membership.coordinator_of(
         settings.join, known, said=settings.said, role=Role.TARGET, now=clock.wall()
     )
-    settings = _introduced(settings, home.said)
+    home = Home(known_home, settings.coordinator_urls)
+    settings = _introduced(settings, known_home.said)
     certificate, context = _tls(settings, clock)
     made: asyncio.Future[Target] = asyncio.get_running_loop().create_future()
 
@@ -77,11 +79,11 @@ async def run(
         local: LanguageModel | None = None
         try:
             local = await _load_local(settings, progress)
-            dial_home = partial(_dial, home, identity, clock)
+            dial_home = partial(home.reach, partial(_dial, identity, clock))
             target = Target(
                 settings,
                 identity,
-                home.coordinator,
+                known_home.coordinator,
                 model,
                 tokenizer,
                 clock,
@@ -91,7 +93,7 @@ async def run(
             )
             made.set_result(target)
             address = settings.address or _address(settings.host, listener.port, secure=certificate is not None)
-            joined = _Joined(settings.data_dir / "coordinator.json", home, address, ready)
+            joined = _Joined(settings.data_dir / "coordinator.json", home, target, address, ready)
             await target.serve(address, certificate, secret, joined, stop or asyncio.Event())
         finally:
             await model.close()
@@ -140,9 +142,7 @@ async def _load_local(
     )
 
 
-async def _dial(
-    home: membership.Membership, identity: Identity, clock: Clock
-) -> Link[TargetMessage, CoordinatorToTarget]:
+async def _dial(identity: Identity, clock: Clock, home: membership.Membership) -> PeerLink[CoordinatorToTarget]:
     return await connect(
         await dial(f"{home.url}{TARGET_PATH}", certificate=home.certificate),
         AT_TARGET_FROM_COORDINATOR,
@@ -150,6 +150,7 @@ async def _dial(
         role=Role.TARGET,
         expect=home.peer_id,
         clock=clock,
+        features=(SUCCESSION,),
     )
 
 
@@ -157,13 +158,15 @@ class _Joined:
     """Called each time the coordinator has taken us in; remembers it, and tells whoever waits for the first time."""
 
     def __init__(
-        self, path: Path, home: membership.Membership, address: str, ready: Callable[[str], None] | None
+        self, path: Path, home: Home, target: Target, address: str, ready: Callable[[str], None] | None
     ) -> None:
-        self._path, self._home, self._address, self._ready = path, home, address, ready
+        self._path, self._home, self._target, self._address, self._ready = path, home, target, address, ready
 
     def __call__(self, pool: str) -> None:
-        membership.store(self._path, self._home)
-        log.info("joined a coordinator", coordinator=self._home.url, pool=pool, address=self._address)
+        home = self._home.membership
+        membership.store(self._path, home)
+        self._target.follow(home.coordinator)
+        log.info("joined a coordinator", coordinator=home.url, pool=pool, address=self._address)
         ready, self._ready = self._ready, None
         if ready is not None:
             ready(self._address)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from wanspec_p2p.config import check_length, check_range
+from wanspec_p2p.links.home import check_urls
 from wanspec_p2p.links.membership import Introduction
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.speculation.events import Window
@@ -25,6 +26,8 @@ class TargetSettings:
         cache_dir: where models are kept.
         model: a catalog name or a directory.
         join: a join token; needed the first time only, and again to move to another coordinator.
+        coordinator_urls: where else the coordinator may be reached, tried in turn where it was reached last does not
+            answer; it has to prove the same key everywhere.
         name, owner, site: what people call this target, who runs it and where it stands. None takes what was said when
             it joined, else the host name and "unknown".
         host, port: where nodes dial; port 0 takes any. Off loopback the address must be reachable for nodes.
@@ -45,7 +48,8 @@ class TargetSettings:
     data_dir: Path
     cache_dir: Path
     model: str = "smollm2-135m"
-    join: str | None = None
+    join: str | None = field(default=None, repr=False)
+    coordinator_urls: tuple[str, ...] = ()
     name: str | None = None
     owner: str | None = None
     site: str | None = None
@@ -67,8 +71,9 @@ class TargetSettings:
     log_json: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("name", "owner", "site"):
-            check_length(self, field, limits.MAX_NAME)
+        for name in ("name", "owner", "site"):
+            check_length(self, name, limits.MAX_NAME)
+        check_urls(self.coordinator_urls)
         check_range(self, "port", 0, 65535)
         check_range(self, "slots", 1, 4096)
         check_range(self, "queue", 0, 65536)

@@ -12,7 +12,7 @@ import structlog
 
 from wanspec_p2p.clock import Clock
 from wanspec_p2p.errors import CloseCode, ConfigError
-from wanspec_p2p.links.backoff import Backoff
+from wanspec_p2p.links.backoff import COORDINATOR_CAP_SECONDS, Backoff
 from wanspec_p2p.links.base import Transport
 from wanspec_p2p.links.membership import UNKNOWN
 from wanspec_p2p.links.peer import accept
@@ -154,7 +154,7 @@ class Target:
             receipts=self._receipts,
             engine=self.engine,
             new_id=self._new_id,
-            backoff=Backoff(self._rng),
+            backoff=Backoff(self._rng, cap=COORDINATOR_CAP_SECONDS),
             clock=self._clock,
             sleep=self._sleep,
         )
@@ -178,6 +178,11 @@ class Target:
         control.drain("the target stops")
         await self.desk.idle(DRAIN_SECONDS)
         await self._outbox.flushed(FLUSH_SECONDS)
+
+    def follow(self, coordinator: bytes) -> None:
+        """The coordinator has another key now: leases have to carry that one's signature."""
+        if self.pool is not None:
+            self.pool.follow(coordinator)
 
     def _recruit(self) -> None:
         if self._control is not None:

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 import httpx2
 import pytest
 
-from tests.support.fake_coordinator import NODE_A, NODE_B, FakeCoordinator, serving
+from tests.support.fake_coordinator import FINGERPRINT, NODE_A, NODE_B, FakeCoordinator, serving
 from wanspec_p2p.client import AsyncClient
-from wanspec_p2p.errors import LinkClosed, NoTarget, RequestError, TargetLost, Unreachable
+from wanspec_p2p.errors import LinkClosed, NoTarget, TargetLost, Unreachable
 
 
 @pytest.fixture
@@ -61,8 +61,29 @@ async def test_errors_are_typed_before_and_in_mid_stream(client: AsyncClient, fa
     assert caught.value.retry_after == 7.0
 
 
+async def test_a_stream_that_breaks_goes_on_where_it_was(client: AsyncClient, fake: FakeCoordinator) -> None:
+    fake.seed, fake.breaks = "0" * 32, [1, 2]
+    async with client.stream("Why?", seed=5) as stream:
+        pieces = [piece async for piece in stream]
+    assert [(piece.position, piece.text) for piece in pieces] == [(0, "The"), (1, " sky is"), (3, " blue.")]
+    assert (stream.answer.text, stream.answer.token_ids) == (fake.text, fake.ids)
+    assert stream.answer.usage.completion_tokens == 5
+    committed = [request.get("wanspec", {}).get("committed", []) for request in fake.requests]
+    assert committed == [[], [504], [504, 6376, 314]]
+    assert {request["wanspec"]["fingerprint"] for request in fake.requests[1:]} == {FINGERPRINT}
+
+
+async def test_whoever_wants_no_second_attempt_has_the_error_at_once(fake: FakeCoordinator) -> None:
+    fake.seed, fake.breaks = "0" * 32, [1]
+    transport = httpx2.ASGITransport(app=fake.app())
+    async with AsyncClient("http://127.0.0.1", transport=transport, resume_seconds=0.0) as client:
+        with pytest.raises(LinkClosed, match="broke off after 1 tokens"):
+            await client.generate("Why?")
+    assert len(fake.requests) == 1
+
+
 async def test_something_that_is_no_coordinator_is_said_so(client: AsyncClient) -> None:
-    with pytest.raises(RequestError, match="not as a coordinator does"):
+    with pytest.raises(Unreachable, match="not as a coordinator does"):
         await client._get("/not-ours")
 
 

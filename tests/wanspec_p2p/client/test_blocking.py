@@ -87,6 +87,16 @@ def test_a_stream_cut_short_is_never_a_short_answer(client: Client, fake: FakeCo
         client.generate("Why?")
 
 
+def test_a_stream_that_breaks_goes_on_where_it_was(client: Client, fake: FakeCoordinator) -> None:
+    fake.seed, fake.breaks = "0" * 32, [2]
+    with client.stream("Why?", temperature=0.8) as stream:
+        pieces = list(stream)
+    assert [(piece.position, piece.text) for piece in pieces] == [(0, "The"), (1, " sky is"), (3, " blue.")]
+    assert (stream.answer.text, stream.answer.usage.completion_tokens) == (fake.text, 5)
+    rest = {"committed": [504, 6376, 314], "seed": fake.seed, "fingerprint": FINGERPRINT}
+    assert [request.get("wanspec") for request in fake.requests] == [None, rest]
+
+
 def test_keys_are_checked(fake: FakeCoordinator) -> None:
     fake.api_key = "right"
     with serving(fake) as url:

@@ -21,6 +21,7 @@ from wanspec_p2p.errors import (
     RequestError,
     TargetLost,
     Unauthenticated,
+    Unreachable,
 )
 from wanspec_p2p.types import FinishReason
 
@@ -160,8 +161,59 @@ def test_an_unknown_code_is_still_an_error_of_the_request() -> None:
 
 
 def test_a_refusal_by_something_else_says_so() -> None:
-    error = error_from_response("http://c", 502, b"<html>Bad Gateway</html>", {})
-    assert str(error) == "http://c answered 502, and not as a coordinator does; is the address right?"
+    error = error_from_response("http://c", 403, b"<html>Forbidden</html>", {})
+    assert str(error) == "http://c answered 403, and not as a coordinator does; is the address right?"
+    assert isinstance(error, RequestError)
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_a_proxy_with_nobody_behind_is_an_address_where_nobody_answers(status: int) -> None:
+    error = error_from_response("http://c", status, b"<html>Bad Gateway</html>", {})
+    assert isinstance(error, Unreachable)
+    assert "is the coordinator running?" in str(error)
+
+
+# Resumed --------------------------------------------------------------------------------------------------------------
+
+
+def commit(position: int, *ids: int, text: str = "x", **more: object) -> str:
+    progress = {"request": "r", "position": position, "token_ids": ids, "origin": [None] * len(ids)} | more
+    return json.dumps({"choices": [{"delta": {"content": text}}], "wanspec": progress})
+
+
+def test_an_answer_of_two_streams_is_one() -> None:
+    builder = AnswerBuilder()
+    assert not builder.begun and builder.resumable
+    builder.feed(commit(0, 5, 6, seed="0" * 32, fingerprint="f" * 64))
+    assert builder.begun and builder.resumable
+    builder.resume()
+    builder.feed(json.dumps({"choices": [{"delta": {"role": "assistant"}}], "wanspec": {"position": 2}}))
+    piece = builder.feed(commit(2, 7, fingerprint="f" * 64))
+    assert piece is not None and piece.position == 2
+    usage = {"prompt_tokens": 1, "completion_tokens": 1}
+    builder.feed(json.dumps({"choices": [{"finish_reason": "stop"}], "usage": usage}))
+    builder.feed("[DONE]")
+    assert (builder.answer.token_ids, builder.answer.text) == ((5, 6, 7), "xx")
+    assert builder.answer.usage.completion_tokens == 3
+
+
+def test_another_engine_must_not_go_on_with_an_answer() -> None:
+    builder = AnswerBuilder()
+    builder.feed(commit(0, 5, seed="0" * 32, fingerprint="f" * 64))
+    with pytest.raises(RemoteProtocolError, match="another fingerprint"):
+        builder.feed(commit(1, 6, fingerprint="e" * 64))
+
+
+def test_the_end_of_the_text_is_not_shown_twice() -> None:
+    """The first stream broke between the text the target had held back and the end of the answer."""
+    builder = AnswerBuilder()
+    builder.feed(commit(0, 5, text="a", seed="0" * 32, fingerprint="f" * 64))
+    assert builder.feed(commit(1, text="rest")) is not None
+    builder.resume()
+    assert builder.feed(commit(1, text="rest")) is None
+    builder.feed(json.dumps({"choices": [{"finish_reason": "length"}]}))
+    builder.feed("[DONE]")
+    assert builder.answer.text == "arest"
 
 
 def test_only_an_event_stream_is_read_as_one() -> None:
@@ -175,3 +227,12 @@ def test_models_keep_what_the_coordinator_said_of_them() -> None:
     assert [(model.name, model.details["context"]) for model in models] == [("m", 8192)]
     with pytest.raises(RemoteProtocolError, match="the list of models is not one"):
         models_from_response(b"[]")
+
+
+def test_before_its_first_token_any_engine_may_go_on_with_an_answer() -> None:
+    builder = AnswerBuilder()
+    opening = {"choices": [{"delta": {"role": "assistant"}}], "wanspec": {"request": "r"}}
+    builder.feed(json.dumps(opening | {"system_fingerprint": "fp_" + "f" * 16}))
+    builder.resume()
+    assert builder.feed(commit(0, 5, seed="0" * 32, fingerprint="e" * 64)) is not None
+    assert builder.fingerprint == "e" * 64

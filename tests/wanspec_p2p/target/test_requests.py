@@ -22,7 +22,7 @@ from wanspec_p2p.speculation.events import DraftArrived
 from wanspec_p2p.speculation.policy import Policy
 from wanspec_p2p.target.drafters import DrafterPool
 from wanspec_p2p.target.engine import Engine
-from wanspec_p2p.target.requests import RequestDesk
+from wanspec_p2p.target.requests import KEPT_SECONDS, RequestDesk
 from wanspec_p2p.target.runner import SessionRunner
 from wanspec_p2p.types import FinishReason, PeerId, Privacy, Sampling, Segment, TokenId
 
@@ -60,7 +60,9 @@ class Pool(DrafterPool):
 class Bench:
     """A desk on a model whose passes take a second; `gate` holds them back, `failure` is what they fail with."""
 
-    def __init__(self, model: ScriptedModel | None = None, *, slots: int = 2, queue: int = 1) -> None:
+    def __init__(
+        self, model: ScriptedModel | None = None, *, slots: int = 2, queue: int = 1, local: ScriptedModel | None = None
+    ) -> None:
         self.model = model or ScriptedModel(seed=1, context=64)
         self.model.before_forward = self._before
         self.gate = asyncio.Event()
@@ -81,6 +83,7 @@ class Bench:
             receipts=self.receipts.extend,
             new_id=names("id"),
             clock=clock,
+            local=None if local is None else Engine(local, slots),
         )
 
     async def _before(self, batch: Sequence[Segment]) -> None:
@@ -128,11 +131,21 @@ async def test_an_answer_its_origins_and_its_counts() -> None:
     assert NODE in origins and None in origins
     usage = (await bench.said.finished()).usage
     assert (usage.prompt_tokens, usage.completion_tokens) == (3, 12)
-    assert usage.rounds == sum(usage.accepted_histogram) == len(bench.model.batches)
+    assert usage.rounds == sum(map(sum, usage.accepted_by_length.values())) == len(bench.model.batches)
     assert usage.accepted == origins.count(NODE) == usage.won_by_peer[NODE]
     assert usage.accepted + usage.rounds == usage.completion_tokens
     assert usage.drafted == sum(len(batch[0].tree) for batch in bench.model.batches)
     assert usage.seconds == pytest.approx(usage.rounds)
+    assert usage.target_draft_passes == 0
+
+
+@in_virtual_time
+async def test_draft_passes_at_the_target_are_counted() -> None:
+    local = ScriptedModel(seed=1, context=64)
+    bench = Bench(local=local)
+    assert await bench.answer(request(network=False)) == target_alone(bench.model, (1, 2, 3), 12, Sampling())
+    usage = (await bench.said.finished()).usage
+    assert usage.target_draft_passes == len(local.batches) > 0
 
 
 @in_virtual_time
@@ -188,6 +201,33 @@ async def test_without_top_tokens_the_chosen_one_alone_has_a_log_probability() -
     scores = [score for part in bench.said.of("r1") if isinstance(part, Tokens) for score in part.logprobs]
     assert len(scores) == 12
     assert all(score.top == () for score in scores)
+
+
+@in_virtual_time
+async def test_the_prompt_is_echoed_before_the_answer() -> None:
+    bench = Bench()
+    tokens = await bench.answer(request(echo=True, top_logprobs=0))
+    parts = [part for part in bench.said.of("r1") if isinstance(part, Tokens)]
+    assert [part.ids for part in parts if part.echo] == [(1, 2, 3)]
+    assert parts[0].echo and not any(part.echo for part in parts[1:])
+    assert [token for part in parts[1:] for token in part.ids] == tokens
+    assert tokens == target_alone(bench.model, (1, 2, 3), 12, Sampling())
+
+
+@in_virtual_time
+async def test_an_echo_may_be_all_that_is_wanted() -> None:
+    bench = Bench()
+    await bench.answer(request(echo=True, max_tokens=0))
+    assert [part.ids for part in bench.said.of("r1") if isinstance(part, Tokens)] == [(1, 2, 3)]
+    usage = (await bench.said.finished()).usage
+    assert (usage.completion_tokens, usage.rounds, bench.pool.seen) == (0, 0, 0)
+
+
+@in_virtual_time
+async def test_an_answer_that_goes_on_does_not_echo_again() -> None:
+    bench = Bench()
+    await bench.answer(request(echo=True, committed=(5,)))
+    assert not any(part.echo for part in bench.said.of("r1") if isinstance(part, Tokens))
 
 
 # Stop strings ---------------------------------------------------------------------------------------------------------
@@ -476,3 +516,69 @@ async def test_a_node_that_floods_a_session_does_not_make_the_target_say_what_th
     for message in (Receipts("b", (receipt,)), finished):
         frame = AT_COORDINATOR_FROM_TARGET.encode(message)
         assert AT_COORDINATOR_FROM_TARGET.decode(frame) == message
+
+
+# Unheard --------------------------------------------------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_what_nobody_hears_goes_on_and_is_said_to_who_asks_again() -> None:
+    bench = Bench()
+    bench.desk.generate(request("before", max_tokens=6))
+    await bench.said.until(lambda: bool(bench.said.tokens("before")))
+    had = bench.said.tokens("before")
+    bench.desk.unhear()
+    assert (bench.desk.active, bench.desk.unheard) == (0, 1)
+    await asyncio.sleep(8)  # it has come to its end, and has let go of its slot
+    assert bench.engine.serving == 0
+    assert bench.said.tokens("before") == had
+    bench.desk.generate(request("after", max_tokens=6, committed=tuple(had)))
+    end = await bench.said.finished("after")
+    assert end.reason is FinishReason.LENGTH
+    assert had + bench.said.tokens("after") == target_alone(bench.model, (1, 2, 3), 6, Sampling())
+    assert bench.desk.unheard == 0
+    bench.nothing_is_left()
+    await asyncio.sleep(2 * KEPT_SECONDS)  # its deadline is off
+
+
+@in_virtual_time
+async def test_who_asks_again_may_cancel_under_the_new_name() -> None:
+    bench = Bench()
+    bench.desk.generate(request("before"))
+    await bench.said.until(lambda: bool(bench.said.tokens("before")))
+    bench.desk.unhear()
+    bench.desk.generate(request("after", committed=tuple(bench.said.tokens("before"))))
+    assert bench.desk.active == 1
+    bench.desk.cancel("before")  # nothing is called so any more
+    assert bench.desk.active == 1
+    bench.desk.cancel("after")
+    await asyncio.sleep(3)
+    bench.nothing_is_left()
+
+
+@in_virtual_time
+async def test_what_nobody_asks_for_again_ends() -> None:
+    bench = Bench()
+    bench.model.before_forward = lambda batch: asyncio.sleep(4)
+    for name in ("r1", "r2", "r3"):  # the third waits for a slot
+        bench.desk.generate(request(name, ids=(1, 2, 3)))
+    await asyncio.sleep(1)
+    bench.desk.unhear()
+    await asyncio.sleep(KEPT_SECONDS - 0.5)
+    assert bench.desk.unheard == 3
+    await asyncio.sleep(5)
+    assert bench.desk.unheard == 0
+    bench.nothing_is_left()
+
+
+@in_virtual_time
+async def test_another_request_does_not_find_it() -> None:
+    bench = Bench()
+    bench.desk.generate(request("before"))
+    await asyncio.sleep(2.5)
+    bench.desk.unhear()
+    bench.desk.generate(request("another", ids=(3, 2, 1)))
+    assert (bench.desk.active, bench.desk.unheard) == (1, 1)
+    await bench.desk.cancel_all()
+    bench.nothing_is_left()
+    assert bench.desk.unheard == 0
