@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-KNOWN_TOOLS = {"make", "pip", "curl", "export", "."}
+KNOWN_TOOLS = {"make", "pip", "curl", "export", ".", "llm", "aiperf"}
 
 
 def name(page: Path) -> str:
@@ -88,7 +88,7 @@ def test_commands_that_are_shown_exist_with_their_flags(page: Path) -> None:
         if Path(program).name != "wanspec":
             assert program in KNOWN_TOOLS, f"{program} is a tool nobody introduced"
             continue
-        path = tuple(rest[:2]) if tuple(rest[:2]) in known else tuple(rest[:1])
+        path = next((tuple(rest[:length]) for length in (3, 2) if tuple(rest[:length]) in known), tuple(rest[:1]))
         assert path in known, f"no such command: {words}"
         given = {word.partition("=")[0] for word in rest if word.startswith("--")}
         assert given <= flags(known[path]) | {"--help"}, f"no such flag: {words}"

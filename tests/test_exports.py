@@ -11,7 +11,10 @@ PUBLIC = {
         "Answer", "AnswerStream", "AsyncAnswerStream", "AsyncClient", "Client", "Model", "Piece", "Speculation",
         "Usage",
     },
-    "wanspec_p2p.config": {"CONFIG_FILE", "Paths", "check_length", "check_range", "load_settings", "read_section"},
+    "wanspec_p2p.config": {
+        "CONFIG_FILE", "Paths", "Sourced", "check_length", "check_range", "load_settings", "load_sourced",
+        "read_section",
+    },
     "wanspec_p2p.clock": {"Clock", "ManualClock", "SystemClock"},
     "wanspec_p2p.errors": {
         "AddressInUse", "CloseCode", "ConfigError", "ContextTooLong", "DigestMismatch", "EngineError", "ExitCode",
