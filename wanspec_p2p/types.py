@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import itertools
 import math
 from dataclasses import dataclass
 from typing import Annotated, NewType, TypeAlias
@@ -195,7 +194,7 @@ class Segment:
     def _check_held(self) -> None:
         if self.tokens:
             raise ValueError("nodes are held without tokens only: tokens move the root")
-        if any(node >= after for node, after in itertools.pairwise(self.held)):
+        if sorted(set(self.held)) != list(self.held):
             raise ValueError("held nodes must ascend strictly")
         if not set(self.held).isdisjoint(self.keep):
             raise ValueError("a node is either kept or held, not both")

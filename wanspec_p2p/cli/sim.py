@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wanspec_p2p import __version__
+from wanspec_p2p.cli.figures import check_svg, listed, numbers, today, whole
 from wanspec_p2p.cli.output import Json, emit, progress_bars, say
+from wanspec_p2p.cli.sim_capacity import capacity
+from wanspec_p2p.cli.sim_run import run
+from wanspec_p2p.cli.sim_studies import adversity, paper
+from wanspec_p2p.cli.sim_swarm import swarm
 from wanspec_p2p.errors import ConfigError, EngineError
 from wanspec_p2p.protocol.limits import MAX_DRAFTERS
 
@@ -50,16 +52,16 @@ def reference(
     if figure is not None:
         _check_figure(figure, ablate=ablate)
     usual = ABLATION_RTT_MS if ablate else QUICK_RTT_MS if quick else RTT_MS
-    distances = usual if rtt is None else _numbers("--rtt", rtt, 0.0, LONGEST_RTT_MS)
-    counts = _whole("--drafters", drafters, MAX_DRAFTERS)
+    distances = usual if rtt is None else numbers("--rtt", rtt, 0.0, LONGEST_RTT_MS)
+    counts = whole("--drafters", drafters, MAX_DRAFTERS)
     base = Setting(tokens=64, warm_up=32) if quick else Setting()
     variants = ablations(base) if ablate else {"": Variant(base)}
     plans = {name: Plan(variant, distances, counts) for name, variant in variants.items()}
     chosen = seeds or (1 if quick else SEEDS)
     found = _play(plans, chosen, jobs)
     words = ["wanspec sim reference", *(["--ablate"] if ablate else []), *(["--quick"] if quick else [])]
-    words += [f"--seeds {chosen}", f"--rtt {_listed(distances)}", f"--drafters {_listed(counts)}"]
-    report: dict[str, Any] = {"version": __version__, "date": _today(), "command": " ".join(words), "seeds": chosen}
+    words += [f"--seeds {chosen}", f"--rtt {listed(distances)}", f"--drafters {listed(counts)}"]
+    report: dict[str, Any] = {"version": __version__, "date": today(), "command": " ".join(words), "seeds": chosen}
     report |= {"variants": found} if ablate else found[""]
     if figure is not None:
         _draw(report, figure)
@@ -73,12 +75,7 @@ def _check_figure(figure: Path, *, ablate: bool) -> None:
     """What is wrong is better said before minutes have gone by."""
     if ablate:
         raise ConfigError("--figure draws no ablations: leave --ablate away")
-    if figure.suffix != ".svg":
-        raise ConfigError(f"--figure {figure}: its name must end in .svg")
-    if not os.access(figure.parent, os.W_OK | os.X_OK):
-        raise ConfigError(f"--figure {figure}: {figure.parent} is no folder that can be written to")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("--figure needs matplotlib: install it, or wanspec-p2p with [distill]")
+    check_svg(figure)
 
 
 def _draw(report: dict[str, Any], figure: Path) -> None:
@@ -159,36 +156,8 @@ def faults(
         raise EngineError(f"the text was not the target's own with seeds {', '.join(map(str, wrong[:10]))}")
 
 
-def _numbers(flag: str, text: str, least: float, most: float) -> tuple[float, ...]:
-    values: list[float] = []
-    for part in map(str.strip, text.split(",")):
-        try:
-            value = float(part)
-        except ValueError:
-            value = math.nan
-        if not least <= value <= most:
-            raise ConfigError(f"{flag}: {part!r} is not a number from {least:g} to {most:g}")
-        if value in values:
-            raise ConfigError(f"{flag}: {part!r} is named twice")
-        values.append(value)
-    return tuple(values)
-
-
-def _whole(flag: str, text: str, most: int) -> tuple[int, ...]:
-    values = _numbers(flag, text, 1, most)
-    for value in values:
-        if value != int(value):
-            raise ConfigError(f"{flag}: '{value:g}' is not a whole number from 1 to {most}")
-    return tuple(map(int, values))
-
-
-def _listed(values: tuple[float, ...]) -> str:
-    return ",".join(f"{value:g}" for value in values)
-
-
-def _today() -> str:
-    from datetime import UTC, datetime
-
-    from wanspec_p2p.clock import SystemClock
-
-    return datetime.fromtimestamp(SystemClock().wall(), UTC).date().isoformat()
+app.command()(capacity)
+app.command()(run)
+app.command()(adversity)
+app.command()(paper)
+app.command()(swarm)

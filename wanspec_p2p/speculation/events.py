@@ -48,9 +48,10 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class ModelFree:
-    """The model can run a pass for this session now."""
+    """The model can run a pass for this session now; `turn` names that pass, which other sessions may share."""
 
     at: float
+    turn: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from wanspec_p2p.speculation.calibration import RankTable, Reliability
-from wanspec_p2p.types import PeerId
+from wanspec_p2p.types import PeerId, Segment
 
-__all__ = ["Knowledge", "Pace", "PassCost"]
+__all__ = ["LONG_PROMPT", "SHORT_PROMPT", "Knowledge", "Pace", "PassCost", "SharedPass", "SharedPasses"]
 
 MEMORY = 0.95
 ROW_PRIOR = 0.01
 """Share of a pass that one more row costs, before widths have been compared: an accelerator's is less, a CPU's more."""
 PRIOR_WEIGHT = 128.0
 """Of that prior, in squared rows: it has gone when widths have varied by some ten rows for a few rounds."""
+SHORT_PROMPT = 64
+"""A pass that reads more tokens than this at once tells nothing of what a row costs."""
+LONG_PROMPT = 512
+"""More than this are read in a pass of their own: they are work for one, and what they may bring down is their own."""
 MAX_PEERS = 4096
 
 
@@ -48,7 +52,7 @@ class PassCost:
 
 
 class Pace:
-    """Tokens per second of model time that a session makes, lately: what any other use of that time must beat."""
+    """Tokens per second of model time, lately: what any other use of that time must beat."""
 
     def __init__(self) -> None:
         self._tokens = 0.0
@@ -62,20 +66,86 @@ class Pace:
         self._tokens = MEMORY * (self._tokens + tokens)
         self._seconds *= MEMORY
 
+    def also_made(self, tokens: int) -> None:
+        """By others in the round that `made` has ended."""
+        self._tokens += MEMORY * tokens
+
     @property
     def rate(self) -> float:
         """0 before the first round."""
         return self._tokens / self._seconds if self._seconds > 0 else 0.0
 
 
+class SharedPass:
+    """A pass, as far as the sessions in it have told of it."""
+
+    def __init__(self, turn: int, begun: float) -> None:
+        self.turn, self._begun = turn, begun
+        self.width = 0  # rows of logits
+        self.reading = False  # a prompt that is not short
+        self.over = False
+
+    def end(self, at: float) -> float | None:
+        """Its seconds, for whoever is the first to say that it is over; None for the others."""
+        if self.over:
+            return None
+        self.over = True
+        return at - self._begun
+
+
+class SharedPasses:
+    """The passes of one engine, which sessions that share a turn have in common."""
+
+    def __init__(self) -> None:
+        self._latest = SharedPass(0, 0.0)
+        self._latest.over = True
+
+    def join(self, turn: int, at: float, segment: Segment) -> SharedPass:
+        """A session has this segment in this turn's pass, which begins."""
+        if self._latest.over or self._latest.turn != turn:
+            self._latest = SharedPass(turn, at)
+        self._latest.width += segment.rows
+        self._latest.reading |= len(segment.tokens) > SHORT_PROMPT
+        return self._latest
+
+
 class Knowledge:
-    """What one target has learned and all its sessions share: drafters' reliability, costs, its own drafter's ranks."""
+    """What one target has learned and all its sessions share: drafters' reliability, costs, its own drafter's ranks.
+
+    A row that one session adds to a pass delays all that are in it. So its price is that of the whole pass, and what
+    its time would bring otherwise is what all of them make: `row_price` tokens. Each pass is counted once, whoever
+    shares it; for a session that is alone both are its own.
+    """
 
     def __init__(self) -> None:
         self.verify = PassCost()
         self.local = PassCost()
+        self.pace = Pace()
         self.table = RankTable()
+        self.verifying, self.drafting = SharedPasses(), SharedPasses()
         self._reliability: dict[PeerId, Reliability] = {}
+
+    @property
+    def row_price(self) -> float:
+        """Tokens that the target makes in the time of one more row."""
+        return self.pace.rate * self.verify.per_row
+
+    def verified(self, shared: SharedPass, tokens: int, at: float) -> None:
+        """A session made so many tokens of a pass that is over."""
+        seconds = shared.end(at)
+        if seconds is None:
+            self.pace.also_made(tokens)
+            return
+        if not shared.reading:
+            self.verify.measured(shared.width, seconds)
+        self.pace.spent(seconds)
+        self.pace.made(tokens)
+
+    def drafted(self, shared: SharedPass, at: float) -> None:
+        """A pass of the target's own drafter, for one session or more, is over."""
+        seconds = shared.end(at)
+        if seconds is not None:
+            self.pace.spent(seconds)
 
     def reliability(self, peer: PeerId) -> Reliability:
         known = self._reliability.get(peer)

@@ -47,7 +47,7 @@ from wanspec_p2p.speculation.instructions import (
     TokenScores,
 )
 from wanspec_p2p.speculation.local import LOCAL, LocalDrafter
-from wanspec_p2p.speculation.pace import Knowledge, Pace
+from wanspec_p2p.speculation.pace import LONG_PROMPT, Knowledge, Pace, SharedPass
 from wanspec_p2p.speculation.policy import Policy, select
 from wanspec_p2p.speculation.sampling import Row, Sampler, logprobs
 from wanspec_p2p.speculation.stats import SessionStats
@@ -126,6 +126,7 @@ class TargetSession:
         self.knowledge = knowledge or Knowledge()
         self._pace = Pace()
         self._begun = 0.0  # of the pass that runs
+        self._shared: SharedPass | None = None  # that pass, where it is one of many alike
         self._answer_len = len(spec.committed)
         self._candidates = Candidates((), (), ())
         self._cached = 0  # positions in the model's cache that belong to the committed prefix
@@ -172,8 +173,9 @@ class TargetSession:
             segment = self._local.worthwhile(self._pace.rate)
             if segment is not None:
                 self.state = TargetState.DRAFTING
+                self._shared = self.knowledge.drafting.join(event.turn, event.at, segment)
                 return [RunLocalPass(segment)]
-        return self._verify()
+        return self._verify(event.turn)
 
     def belief(self, node: int) -> float:
         """The chance that a node of the tree is right if its parent is.
@@ -186,13 +188,13 @@ class TargetSession:
             for peer, claim in self.tree[node].claims.items()
         )
 
-    def _verify(self) -> list[TargetInstruction]:
+    def _verify(self, turn: int) -> list[TargetInstruction]:
         # A pass emits one token more than it accepts: the last remaining one needs no candidate.
         self._candidates = select(
             self.tree,
             self.belief,
             self.policy,
-            floor=self._pace.rate * self.knowledge.verify.per_row,
+            floor=self.knowledge.row_price,
             retry=self.stats.rounds % self.policy.retry_rounds == 0,
             positions=self.remaining - 1,
         )
@@ -205,6 +207,8 @@ class TargetSession:
             parents=self._candidates.parents,
         )
         self.state = TargetState.VERIFYING
+        alone = len(segment.tokens) > LONG_PROMPT  # not in this turn's pass, but in one of its own
+        self._shared = None if alone else self.knowledge.verifying.join(turn, self._begun, segment)
         instructions: list[TargetInstruction] = [RunPass(segment)]
         if not self.spec.sampling.greedy:
             first = self.tree.committed_len
@@ -245,9 +249,10 @@ class TargetSession:
 
     def _learn(self, candidates: Candidates, steps: Sequence[Step], at: float) -> None:
         seconds = at - self._begun
-        self.knowledge.verify.measured(len(candidates.nodes), seconds)
-        self._pace.spent(seconds)
-        self._pace.made(len(steps))
+        if self._shared is not None:
+            self.knowledge.verified(self._shared, len(steps), at)
+            self._pace.spent(seconds)
+            self._pace.made(len(steps))
         right = {step.candidate for step in steps}
         walked = {step.row - 1 for step in steps}
         for i, (node_id, parent) in enumerate(zip(candidates.nodes, candidates.parents, strict=True)):
@@ -260,6 +265,8 @@ class TargetSession:
         seconds = event.at - self._begun
         self.knowledge.local.measured(0, seconds)
         self._pace.spent(seconds)
+        if self._shared is not None:
+            self.knowledge.drafted(self._shared, event.at)
         self.stats.local_passes += 1
         self._local.drafted(event.rows)
         self.state = TargetState.WAITING

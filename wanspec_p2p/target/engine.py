@@ -1,32 +1,63 @@
-"""One model, many sessions: one pass at a time, turns in the order they were asked for.
+"""One model, many sessions: whoever wants the model while a pass runs is in the next one, in the order they asked.
 
-A session asks anew after each pass, so the order is round-robin. What it verifies is decided when its turn has come,
-not when it asked: drafts that arrived meanwhile are in.
+What a session verifies is decided when the pass is about to begin, not when it asked: drafts that arrived meanwhile are
+in. A model that is free begins at once; nobody is waited for (docs/decisions/0015-several-sessions-in-one-pass.md).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
-from wanspec_p2p.models.base import LanguageModel
+from wanspec_p2p.models.base import LanguageModel, Rows
 from wanspec_p2p.protocol import limits
+from wanspec_p2p.speculation.pace import LONG_PROMPT
+from wanspec_p2p.types import Segment
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "to_its_end"]
 
+MAX_ROWS = 512
+"""Tokens and tree nodes: a pass of so many takes no more sessions in. The logits of all are in memory at once."""
 SLOW_PASS_SECONDS = 30.0
 """A pass cannot be interrupted and everyone waits for it, so one that takes this long is worth a line in the log."""
 
 log = structlog.get_logger(__name__)
 
 
+@dataclass(eq=False, slots=True)
+class _Request:
+    """One session's wish to take part in a pass."""
+
+    begin: Callable[[int], Segment | None]
+    meanwhile: Callable[[], None]
+    rows: asyncio.Future[Rows | None]
+    segment: Segment | None = None
+    forward: asyncio.Future[list[Rows]] | None = None  # the pass it is in
+    fault: Exception | None = None  # of its own, told when the pass is over
+
+    def fail(self, error: Exception) -> None:
+        if not self.rows.done():
+            self.rows.set_exception(error)
+
+    def succeed(self, rows: Rows | None) -> None:
+        if self.fault is not None:
+            self.fail(self.fault)
+        elif not self.rows.done():
+            self.rows.set_result(rows)
+
+
 class Engine:
     def __init__(self, model: LanguageModel, slots: int) -> None:
         self.model = model
-        self._turn = asyncio.Lock()  # wakes waiters first come, first served
+        self._asked: deque[_Request] = deque()
+        self._passes: asyncio.Task[None] | None = None  # while there is something to run
+        self._turn = 0  # names the pass that begins, or runs
         self._slots = asyncio.Semaphore(slots)
         self.serving = 0  # sessions that have a slot
         self.queued = 0  # sessions that wait for one
@@ -55,20 +86,125 @@ class Engine:
             self.serving -= 1
             self._slots.release()
 
-    @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """The model, for one pass."""
-        async with self._turn:
-            watch = asyncio.get_running_loop().call_later(SLOW_PASS_SECONDS, self._slow)
-            try:
-                yield
-            finally:
-                watch.cancel()
+    async def take_part(
+        self, begin: Callable[[int], Segment | None], meanwhile: Callable[[], None] = lambda: None
+    ) -> Rows | None:
+        """Run one segment in the next pass. Cancelled while that runs, it ends only when the pass has.
 
-    def _slow(self) -> None:
+        Args:
+            begin: called with the number of the pass just before it begins; None leaves it to the others.
+            meanwhile: called while it runs, unless it ends before.
+
+        Returns:
+            The rows of the segment, None where there was none.
+
+        Raises:
+            EngineError: the pass failed, for everyone in it.
+            Exception: whatever else the model, `begin` or `meanwhile` raised.
+        """
+        request = _Request(begin, meanwhile, asyncio.get_running_loop().create_future())
+        self._asked.append(request)
+        if self._passes is None:
+            self._passes = asyncio.create_task(self._run_passes(), name="passes")
+        try:
+            return await request.rows
+        except asyncio.CancelledError:
+            if request.forward is not None:
+                await to_its_end(request.forward)
+            elif request in self._asked:
+                self._asked.remove(request)
+            raise
+
+    async def _run_passes(self) -> None:
+        """Until nobody wants one any more."""
+        try:
+            while self._asked:
+                if batch := self._collect():
+                    await self._run(batch)
+                # Those who took part settle what they got, and ask again, before the next pass is made up.
+                await asyncio.sleep(0)
+        finally:
+            self._passes = None
+            for request in self._asked:  # none, but where this task was cancelled: nobody else would tell them
+                request.rows.cancel()
+
+    def _collect(self) -> list[_Request]:
+        """Who is in the next pass: in order, until it is full. A long prompt is read in a pass of its own."""
+        self._turn += 1
+        batch: list[_Request] = []
+        width = 0
+        while self._asked and width < MAX_ROWS:
+            request = self._asked[0]
+            segment = request.segment or self._begun(request)
+            if segment is not None:
+                long = len(segment.tokens) > LONG_PROMPT
+                if long and batch:
+                    break
+                batch.append(request)
+                width += MAX_ROWS if long else len(segment.tokens) + len(segment.tree)
+            self._asked.popleft()
+        return batch
+
+    def _begun(self, request: _Request) -> Segment | None:
+        """Tell a session that its pass is about to begin; one that has nothing to run has its answer at once."""
+        if request.rows.done():  # cancelled, and not yet gone
+            return None
+        try:
+            request.segment = request.begin(self._turn)
+        except Exception as error:  # its own trouble: the others go on
+            request.fail(error)
+            return None
+        if request.segment is None:
+            request.succeed(None)
+        return request.segment
+
+    async def _run(self, batch: list[_Request]) -> None:
+        segments = [request.segment for request in batch if request.segment is not None]
+        forward = asyncio.ensure_future(self.model.forward(segments))
+        for request in batch:
+            request.forward = forward
+        watch = asyncio.get_running_loop().call_later(SLOW_PASS_SECONDS, self._slow, len(batch))
+        try:
+            await self._use_the_time(batch, forward)
+            await asyncio.wait([forward])
+            for request, rows in zip(batch, forward.result(), strict=True):
+                request.succeed(rows)
+        except Exception as error:
+            for request in batch:
+                request.fail(error)
+        finally:
+            watch.cancel()
+
+    async def _use_the_time(self, batch: list[_Request], forward: asyncio.Future[list[Rows]]) -> None:
+        await asyncio.sleep(0)  # let the pass reach the model before anything takes the processor
+        for request in batch:
+            if forward.done():
+                break
+            try:
+                request.meanwhile()
+            except Exception as error:
+                request.fault = error
+            await asyncio.sleep(0)  # links and other tasks have their turn in between
+
+    def _slow(self, sessions: int) -> None:
         log.warning(
             "a forward pass takes long: all sessions wait for it",
             seconds_so_far=SLOW_PASS_SECONDS,
+            in_this_pass=sessions,
             serving=self.serving,
             queued=self.queued,
         )
+
+
+async def to_its_end(task: asyncio.Future[Any]) -> None:
+    """Wait until `task` is done, however often we are cancelled meanwhile; a cancellation is raised only then."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if not task.cancelled():
+        task.exception()  # seen: where we were cancelled, nobody else looks at it
+    if cancelled is not None:
+        raise cancelled

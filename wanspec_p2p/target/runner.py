@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
 
@@ -40,7 +40,7 @@ from wanspec_p2p.speculation.instructions import (
     TargetInstruction,
 )
 from wanspec_p2p.speculation.target_session import TargetSession
-from wanspec_p2p.target.engine import Engine
+from wanspec_p2p.target.engine import Engine, to_its_end
 from wanspec_p2p.types import FinishReason, PeerId, Segment
 
 __all__ = ["DraftChannel", "SessionRunner"]
@@ -128,52 +128,41 @@ class SessionRunner:
             if self._channel is not None:
                 self._channel.end(self)
             for engine in filter(None, (self._engine, self._local)):
-                await _to_its_end(asyncio.ensure_future(engine.model.release(self.session.spec.session)))
+                await to_its_end(asyncio.ensure_future(engine.model.release(self.session.spec.session)))
         if self._failure is not None:
             raise EngineError(self._failure)
         assert self._reason is not None
         return self._reason
 
     async def _round(self) -> None:
-        async with self._engine.turn():
-            if self._over:
-                return
-            instructions = self.session.handle(ModelFree(self._clock.monotonic()))
-            match instructions:
-                case [RunLocalPass(segment)]:
-                    local: Segment | None = segment
-                case _:
-                    local = None
-                    outcome = await self._pass(instructions)
-        self.feed(outcome if local is None else await self._local_pass(local))
+        """A place in the next pass; what it is used for is decided when that begins."""
+        plan: list[TargetInstruction] = []
+
+        def begin(turn: int) -> Segment | None:
+            if not self._over:
+                plan.extend(self.session.handle(ModelFree(self._clock.monotonic(), turn)))
+            return next((i.segment for i in plan if isinstance(i, RunPass)), None)
+
+        try:
+            rows = await self._engine.take_part(begin, lambda: self._prepare(plan))
+        except EngineError as error:
+            self.feed(ModelFailed(str(error), self._clock.monotonic()))
+            return
+        if rows is not None:
+            self.feed(Verified(list(rows), self._clock.monotonic()))
+        for local in [i.segment for i in plan if isinstance(i, RunLocalPass)]:
+            self.feed(await self._local_pass(local))
 
     async def _local_pass(self, segment: Segment) -> TargetEvent:
-        """Off the target's turn: meanwhile its model is free for other sessions."""
+        """Not in the target's passes: meanwhile its model is free for other sessions."""
         assert self._local is not None
-        async with self._local.turn():
-            forward = asyncio.ensure_future(self._local.model.forward([segment]))
-            await _to_its_end(forward)
         try:
-            (rows,) = forward.result()
+            rows = await self._local.take_part(lambda turn: segment)
         except EngineError as error:
             log.error("the target's own drafter failed: the session goes on without it", error=str(error))
             return LocalFailed(str(error), self._clock.monotonic())
+        assert rows is not None
         return LocalDrafted(list(rows), self._clock.monotonic())
-
-    async def _pass(self, instructions: list[TargetInstruction]) -> TargetEvent:
-        (segment,) = (i.segment for i in instructions if isinstance(i, RunPass))
-        forward = asyncio.ensure_future(self._engine.model.forward([segment]))
-        try:
-            await asyncio.sleep(0)  # let it reach the model before the noise takes the processor
-            self._prepare(instructions)
-        finally:
-            # A pass cannot be interrupted: whatever happens to this task, its turn and its cache last as long.
-            await _to_its_end(forward)
-        try:
-            (rows,) = forward.result()
-        except EngineError as error:
-            return ModelFailed(str(error), self._clock.monotonic())
-        return Verified(list(rows), self._clock.monotonic())
 
     def _prepare(self, instructions: list[TargetInstruction]) -> None:
         for instruction in instructions:
@@ -214,17 +203,3 @@ class SessionRunner:
     def _end(self) -> None:
         self._over = True
         self._wake.set()
-
-
-async def _to_its_end(task: asyncio.Future[Any]) -> None:
-    """Wait until `task` is done, however often we are cancelled meanwhile; a cancellation is raised only then."""
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if not task.cancelled():
-        task.exception()  # seen: where we were cancelled, nobody else looks at it
-    if cancelled is not None:
-        raise cancelled

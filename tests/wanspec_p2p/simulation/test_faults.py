@@ -12,6 +12,11 @@ def test_the_text_is_the_targets_own_under_any_schedule(seed: int) -> None:
     assert play_faults(seed, tokens=32).exact
 
 
+@pytest.mark.parametrize("seed", range(100, 104))
+def test_nor_does_it_depend_on_who_shares_the_passes(seed: int) -> None:
+    assert play_faults(seed, answers=6, tokens=20).exact
+
+
 def test_a_schedule_is_a_function_of_its_seed() -> None:
     assert play_faults(3, tokens=24) == play_faults(3, tokens=24)
     assert play_faults(3, tokens=24) != play_faults(4, tokens=24)

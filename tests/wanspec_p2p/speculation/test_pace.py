@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wanspec_p2p.speculation.pace import MAX_PEERS, Knowledge, Pace, PassCost
-from wanspec_p2p.types import PeerId
+from wanspec_p2p.speculation.pace import MAX_PEERS, SHORT_PROMPT, Knowledge, Pace, PassCost, SharedPass
+from wanspec_p2p.types import PeerId, Segment
 
 
 def line(cost: PassCost, start: float, per_row: float, widths: range, times: int = 1) -> None:
@@ -109,3 +109,61 @@ def test_names_without_end_are_not_all_remembered() -> None:
     knowledge.reliability(PeerId("one too many"))
     assert knowledge.reliability(PeerId("n1")) is second
     assert knowledge.reliability(PeerId("n0")) is not first
+
+
+def segment(*, tree: int = 0, tokens: int = 1) -> Segment:
+    return Segment("s", 0, (), (1,) * tokens, (2,) * tree, (-1,) * tree)
+
+
+def shared(knowledge: Knowledge, turn: int, at: float, segments: list[Segment]) -> list[SharedPass]:
+    return [knowledge.verifying.join(turn, at, one) for one in segments]
+
+
+def test_a_pass_is_counted_once_and_the_tokens_of_all_who_share_it() -> None:
+    together, alone = Knowledge(), Knowledge()
+    for turn in range(20):
+        for one in shared(together, turn, turn, [segment()] * 4):
+            together.verified(one, 3, turn + 0.03)
+        (one,) = shared(alone, turn, turn, [segment()])
+        alone.verified(one, 12, turn + 0.03)
+    assert together.pace.rate == pytest.approx(alone.pace.rate) == pytest.approx(400.0)
+    assert together.verify.mean == pytest.approx(0.03)
+
+
+def test_the_price_of_a_row_is_what_all_make_in_the_time_that_it_adds_to_the_whole_pass() -> None:
+    knowledge = Knowledge()
+    for turn in range(60):
+        segments = [segment(tree=tree % 5) for tree in range(turn, turn + 4)]
+        segments += [segment()] * (turn % 7 * 8)
+        width = sum(one.rows for one in segments)
+        for one in shared(knowledge, turn, 0.0, segments):
+            knowledge.verified(one, 2, 0.02 + 0.001 * width)
+    assert knowledge.verify.per_row == pytest.approx(0.001, rel=0.05)
+    assert knowledge.row_price == pytest.approx(0.001 * knowledge.pace.rate, rel=0.05)
+
+
+def test_a_pass_nobody_told_the_end_of_is_not_mixed_with_the_next() -> None:
+    """All in it failed, or were cancelled."""
+    knowledge = Knowledge()
+    shared(knowledge, 1, 0.0, [segment(tree=60)] * 2)
+    (one,) = shared(knowledge, 2, 100.0, [segment()])
+    knowledge.verified(one, 1, 100.05)
+    assert knowledge.verify.mean == pytest.approx(0.05)
+    assert one.width == 1
+
+
+def test_a_pass_that_reads_a_prompt_says_nothing_of_rows_but_takes_its_time() -> None:
+    knowledge = Knowledge()
+    for one in shared(knowledge, 1, 0.0, [segment(), segment(tokens=SHORT_PROMPT + 1)]):
+        knowledge.verified(one, 1, 2.0)
+    assert not knowledge.verify.known
+    assert knowledge.pace.rate == pytest.approx(1.0)
+
+
+def test_the_time_of_a_shared_draft_pass_is_counted_once() -> None:
+    knowledge = Knowledge()
+    for one in [knowledge.drafting.join(1, 0.0, segment()) for _ in range(4)]:
+        knowledge.drafted(one, 0.01)
+    for one in shared(knowledge, 2, 0.01, [segment()] * 4):
+        knowledge.verified(one, 1, 0.04)
+    assert knowledge.pace.rate == pytest.approx(4 / 0.04)

@@ -62,6 +62,21 @@ async def test_a_lease_of_another_coordinator_is_refused() -> None:
 
 
 @in_virtual_time
+async def test_after_a_change_of_key_leases_of_the_new_one_count_and_who_is_attached_stays() -> None:
+    async with PoolBench() as bench:
+        attached, late = await bench.node(), Identity.generate()
+        before = bench.mint.lease(late.peer_id)
+        bench.mint.identity = Identity.generate()
+        bench.pool.follow(bench.mint.identity.public_key)
+        node = await bench.dial(late)
+        await node.attach(before)
+        assert "not signed by this coordinator" in str(await node.refused())
+        again = await bench.dial(late)
+        await again.attach(bench.mint.lease(late.peer_id))
+        await until(lambda: set(bench.pool.attached) == {attached.identity.peer_id, late.peer_id})
+
+
+@in_virtual_time
 async def test_a_drafter_with_another_tokenizer_is_refused_with_both_named() -> None:
     async with PoolBench(tokenizer="a" * 64) as bench:
         identity = Identity.generate()

@@ -1,46 +1,253 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 from structlog.testing import capture_logs
 
 from tests.support.scripted_models import ScriptedModel
 from tests.support.virtual_time import in_virtual_time
+from wanspec_p2p.errors import EngineError
+from wanspec_p2p.models.base import Rows
 from wanspec_p2p.protocol import limits
-from wanspec_p2p.target.engine import SLOW_PASS_SECONDS, Engine
+from wanspec_p2p.speculation.pace import LONG_PROMPT
+from wanspec_p2p.target.engine import MAX_ROWS, SLOW_PASS_SECONDS, Engine
+from wanspec_p2p.types import Segment
+
+
+class Bench:
+    """An engine whose passes take a second each."""
+
+    def __init__(self, *, seconds: float = 1.0) -> None:
+        self.seconds = seconds
+        self.failure: Exception | None = None
+        self.model = ScriptedModel(1, before_forward=self._before)
+        self.engine = Engine(self.model, slots=4)
+
+    async def _before(self, batch: Sequence[Segment]) -> None:
+        await asyncio.sleep(self.seconds)
+        if self.failure is not None:
+            raise self.failure
+
+    @property
+    def passes(self) -> list[str]:
+        return ["".join(segment.cache for segment in batch) for batch in self.model.batches]
+
+    async def step(self, name: str, *, tokens: int = 1, tree: int = 0) -> Rows | None:
+        segment = Segment(name, 0, (), (1,) * tokens, (2,) * tree, (-1,) * tree)
+        return await self.engine.take_part(lambda turn: segment)
+
+    def ask(self, name: str, *, tokens: int = 1) -> asyncio.Task[Rows | None]:
+        """Ask now; whoever is asked for after this comes behind."""
+        return asyncio.create_task(self.step(name, tokens=tokens))
+
+    async def idle(self) -> None:
+        """A moment after its last pass the engine has seen that nobody wants another."""
+        await asyncio.sleep(0)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 @in_virtual_time
-async def test_turns_come_in_the_order_they_were_asked_for() -> None:
-    engine = Engine(ScriptedModel(1), slots=4)
-    order: list[str] = []
+async def test_who_asks_while_a_pass_runs_is_in_the_next_in_the_order_of_asking() -> None:
+    bench = Bench()
+    first = bench.ask("a")
+    await asyncio.sleep(0.5)
+    others = [bench.ask(name) for name in "cbd"]
+    await asyncio.gather(first, *others)
+    assert bench.passes == ["a", "cbd"]
+    assert now() == 2.0
+
+
+@in_virtual_time
+async def test_those_of_a_pass_are_together_in_the_next_and_nobody_starves() -> None:
+    bench = Bench()
 
     async def session(name: str) -> None:
         for _ in range(3):
-            async with engine.turn():
-                order.append(name)
-                await asyncio.sleep(1)
+            await bench.step(name)
 
     await asyncio.gather(*map(session, "abc"))
-    assert "".join(order) == "abcabcabc"
+    assert bench.passes == ["abc"] * 3
 
 
 @in_virtual_time
-async def test_who_is_cancelled_while_it_waits_or_runs_does_not_keep_the_model() -> None:
-    engine = Engine(ScriptedModel(1), slots=4)
+async def test_a_free_model_begins_at_once_and_waits_for_nobody() -> None:
+    bench = Bench()
+    for turn in range(3):
+        await bench.step("a")
+        assert now() == turn + 1.0
+    await bench.idle()
 
-    async def session() -> None:
-        async with engine.turn():
-            await asyncio.sleep(1000)
 
-    running, waiting = asyncio.create_task(session()), asyncio.create_task(session())
-    await asyncio.sleep(1)
-    for task in (waiting, running):
-        task.cancel()
-    await asyncio.gather(running, waiting, return_exceptions=True)
-    async with asyncio.timeout(1), engine.turn():
-        pass
+@in_virtual_time
+async def test_each_gets_the_rows_of_its_own_segment() -> None:
+    bench = Bench()
+    found = await asyncio.gather(bench.step("a", tree=3), bench.step("b"), bench.step("c", tokens=5, tree=1))
+    assert [len(rows) for rows in found if rows is not None] == [4, 1, 2]
+    assert found[2] is not None
+    assert (found[2][0] == bench.model.row((1,) * 5)).all()
+    assert bench.passes == ["abc"]
+
+
+@in_virtual_time
+async def test_what_to_run_is_decided_when_the_pass_begins_and_all_of_it_are_told_the_same_turn() -> None:
+    bench = Bench()
+    begun: list[tuple[float, str, int]] = []
+
+    async def session(name: str) -> None:
+        def begin(turn: int) -> Segment:
+            begun.append((now(), name, turn))
+            return Segment(name, 0, (), (1,))
+
+        await bench.engine.take_part(begin)
+
+    first = asyncio.create_task(session("a"))
+    await asyncio.sleep(0.5)
+    await asyncio.gather(first, session("b"), session("c"))
+    (_, _, one), (_, _, two), _ = begun
+    assert begun == [(0.0, "a", one), (1.0, "b", two), (1.0, "c", two)]
+    assert one != two
+
+
+@in_virtual_time
+async def test_who_has_nothing_to_run_leaves_the_pass_to_the_others_at_once() -> None:
+    bench = Bench()
+    left = asyncio.create_task(bench.engine.take_part(lambda turn: None))
+    stayed = bench.ask("a")
+    assert await left is None
+    assert now() == 0.0
+    assert await stayed is not None
+    assert bench.passes == ["a"]
+
+
+@in_virtual_time
+async def test_whoever_fails_to_begin_or_to_use_the_time_fails_alone() -> None:
+    bench = Bench()
+
+    def broken(turn: int = 0) -> None:
+        raise RuntimeError("a bug")
+
+    begin = asyncio.create_task(bench.engine.take_part(broken))
+    meanwhile = asyncio.create_task(bench.engine.take_part(lambda turn: Segment("b", 0, (), (1,)), broken))
+    with_them = bench.ask("a")
+    assert await with_them is not None
+    for failed in (begin, meanwhile):
+        with pytest.raises(RuntimeError, match="a bug"):
+            await failed
+    assert bench.passes == ["ba"]
+
+
+@in_virtual_time
+async def test_a_pass_is_over_before_the_trouble_of_one_that_shared_it_is_told() -> None:
+    """Who is told releases its cache, and the pass writes to it."""
+    bench = Bench()
+
+    def broken() -> None:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        await bench.engine.take_part(lambda turn: Segment("a", 0, (), (1,)), broken)
+    assert now() == 1.0
+    await bench.idle()
+
+
+@in_virtual_time
+async def test_the_time_of_a_pass_is_used_while_it_runs() -> None:
+    bench = Bench()
+    used: list[float] = []
+    await bench.engine.take_part(lambda turn: Segment("a", 0, (), (1,)), lambda: used.append(now()))
+    assert used == [0.0]
+    assert now() == 1.0
+    await bench.idle()
+
+
+@pytest.mark.parametrize("failure", [EngineError("out of memory"), RuntimeError("a surprise")])
+@in_virtual_time
+async def test_a_pass_that_fails_fails_for_all_in_it_and_for_nobody_else(failure: Exception) -> None:
+    bench = Bench()
+    bench.failure = failure
+    together = [bench.ask(name) for name in "ab"]
+    await asyncio.sleep(0.5)
+    later = bench.ask("c")
+    await asyncio.wait(together)
+    bench.failure = None
+    assert now() == 1.0
+    for task in together:
+        with pytest.raises(type(failure), match=str(failure)):
+            await task
+    assert await later is not None
+
+
+@in_virtual_time
+async def test_one_cancelled_in_a_pass_ends_with_it_and_the_others_get_their_rows() -> None:
+    bench = Bench()
+    one, other = bench.ask("a"), bench.ask("b")
+    await asyncio.sleep(0.25)
+    for _ in range(3):
+        one.cancel()
+        await asyncio.sleep(0.1)
+    assert not one.done()
+    assert await other is not None
+    with pytest.raises(asyncio.CancelledError):
+        await one
+    assert now() == 1.0
+
+
+@in_virtual_time
+async def test_one_cancelled_while_it_waits_is_in_no_pass_and_goes_at_once() -> None:
+    bench = Bench()
+    first = bench.ask("a")
+    await asyncio.sleep(0.5)
+    waiting, behind = bench.ask("b"), bench.ask("c")
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert now() == 0.5
+    await asyncio.gather(first, behind)
+    assert bench.passes == ["a", "c"]
+
+
+@in_virtual_time
+async def test_one_cancelled_in_the_moment_its_pass_begins_is_left_out() -> None:
+    bench = Bench()
+    task, other = asyncio.create_task(bench.step("a")), asyncio.create_task(bench.step("b"))
+    await asyncio.sleep(0)
+    task.cancel()
+    assert await other is not None
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert bench.passes == ["b"]
+
+
+@in_virtual_time
+async def test_a_full_pass_leaves_the_rest_to_the_next() -> None:
+    bench = Bench()
+    names = "abcde"
+    await asyncio.gather(*(bench.step(name, tree=MAX_ROWS // 2 - 1) for name in names))
+    assert bench.passes == ["ab", "cd", "e"]
+
+
+@in_virtual_time
+async def test_a_long_prompt_is_read_in_a_pass_of_its_own_when_its_turn_has_come() -> None:
+    bench = Bench()
+    asked = [bench.ask("a"), bench.ask("b", tokens=LONG_PROMPT)]
+    asked += [bench.ask("L", tokens=LONG_PROMPT + 1), bench.ask("c"), bench.ask("d")]
+    await asyncio.gather(*asked)
+    assert bench.passes == ["ab", "L", "cd"]
+
+
+@in_virtual_time
+async def test_a_long_prompt_that_waits_for_its_pass_can_be_cancelled() -> None:
+    bench = Bench()
+    asked = [bench.ask("a"), bench.ask("L", tokens=LONG_PROMPT + 1), bench.ask("b")]
+    await asyncio.sleep(0.5)
+    asked[1].cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
+    assert bench.passes == ["a", "b"]
 
 
 @in_virtual_time
@@ -68,13 +275,14 @@ async def test_slots_are_counted_and_given_back_whatever_happens() -> None:
 
 @in_virtual_time
 async def test_a_pass_that_takes_long_is_in_the_log_while_it_still_runs() -> None:
-    engine = Engine(ScriptedModel(1), slots=1)
+    bench = Bench(seconds=SLOW_PASS_SECONDS + 1)
     with capture_logs() as logs:
-        async with engine.turn():
-            await asyncio.sleep(SLOW_PASS_SECONDS + 1)
-            assert [line["log_level"] for line in logs] == ["warning"]
-        async with engine.turn():
-            await asyncio.sleep(1)
+        asked = [bench.ask(name) for name in "ab"]
+        await asyncio.sleep(SLOW_PASS_SECONDS + 0.5)
+        assert [(line["log_level"], line["in_this_pass"]) for line in logs] == [("warning", 2)]
+        await asyncio.gather(*asked)
+        bench.seconds = 1.0
+        await bench.step("a")
         await asyncio.sleep(SLOW_PASS_SECONDS)
     assert len(logs) == 1
 

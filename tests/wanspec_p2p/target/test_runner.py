@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -10,11 +11,12 @@ import pytest
 from tests.support.scripted_models import ScriptedModel
 from tests.support.session_rows import prefix_hash
 from tests.support.target_kit import SEED, target_alone
-from tests.support.virtual_time import in_virtual_time
+from tests.support.virtual_time import LoopClock, in_virtual_time
 from wanspec_p2p.clock import ManualClock
 from wanspec_p2p.errors import EngineError, LocalProtocolError
 from wanspec_p2p.speculation.events import DraftArrived
 from wanspec_p2p.speculation.instructions import Emit, OpenDraft, SendVerdict
+from wanspec_p2p.speculation.pace import Knowledge
 from wanspec_p2p.speculation.target_session import SessionSpec, TargetSession
 from wanspec_p2p.target.engine import Engine
 from wanspec_p2p.target.runner import SessionRunner
@@ -49,9 +51,11 @@ class Channel:
 
 
 class Bench:
-    """One model, its engine, and answers on it. `gate` holds passes back until it is set."""
+    """One model, its engine, and answers on it. `gate` holds passes back until it is set; then they take `seconds`."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: Callable[[], float] = lambda: 0.0) -> None:
+        self.seconds = seconds
+        self.knowledge = Knowledge()
         self.gate = asyncio.Event()
         self.gate.set()
         self.begun = asyncio.Event()
@@ -63,6 +67,7 @@ class Bench:
     async def _before(self, batch: Sequence[Segment]) -> None:
         self.begun.set()
         await self.gate.wait()
+        await asyncio.sleep(self.seconds())
         if self.failure is not None:
             raise self.failure
 
@@ -265,7 +270,77 @@ async def test_whoever_cannot_take_the_tokens_does_not_leave_a_session_behind() 
 
 
 @in_virtual_time
-async def test_sessions_take_turns() -> None:
+async def test_sessions_share_every_pass() -> None:
     bench = Bench()
-    await asyncio.gather(*(bench.answer(name) for name in "abc"))
-    assert "".join(batch[0].cache for batch in bench.model.batches) == "abc" * 8
+    answers = await asyncio.gather(*(bench.answer(name) for name in "abc"))
+    assert answers == [target_alone(bench.model, PROMPT, 8, Sampling())] * 3
+    assert ["".join(segment.cache for segment in batch) for batch in bench.model.batches] == ["abc"] * 8
+
+
+@in_virtual_time
+async def test_drafts_that_come_while_others_have_the_model_are_in_the_next_pass() -> None:
+    bench = Bench()
+    expected = target_alone(bench.model, PROMPT, 8, Sampling())
+    bench.gate.clear()
+    first = asyncio.create_task(bench.answer("first"))
+    await bench.begun.wait()
+    emits: list[Emit] = []
+    runner = bench.runner("s", emits.append, channel=bench.channel)
+    second = asyncio.create_task(runner.run())
+    await asyncio.sleep(1)
+    runner.feed(DraftArrived(NODE, 3, prefix_hash("s", PROMPT), tuple(expected[:5]), (), (), 0.0))
+    bench.gate.set()
+    await asyncio.gather(first, second)
+    assert [segment.cache for segment in bench.model.batches[1]] == ["s", "first"]
+    assert len(emits[0].tokens) == 6
+
+
+@in_virtual_time
+async def test_a_failing_pass_fails_each_session_in_it_and_one_that_comes_after_lives() -> None:
+    bench = Bench()
+    bench.failure = EngineError("out of memory")
+    results = await asyncio.gather(*(bench.answer(name) for name in "ab"), return_exceptions=True)
+    assert [str(result) for result in results] == ["out of memory"] * 2
+    assert results[0] is not results[1]
+    await bench.nothing_is_left()
+
+
+@pytest.mark.parametrize("seed", range(20))
+@in_virtual_time
+async def test_under_any_schedule_every_answer_is_that_of_the_rule(seed: int) -> None:
+    """Sessions come, are drafted for well and badly, are cancelled; what is left is exact, and nothing else is left."""
+    rng = random.Random(seed)
+    bench = Bench(seconds=lambda: rng.choice((0.01, 0.02, 0.03)))
+    drafter = ScriptedModel(1, drift=0.3, before_forward=lambda batch: asyncio.sleep(0.01))
+    local = Engine(drafter, slots=4) if seed % 2 else None
+    sampling = Sampling(temperature=rng.choice((0.0, 0.8)))
+    expected = target_alone(bench.model, PROMPT, 24, sampling)
+
+    async def session(name: str) -> list[TokenId] | None:
+        await asyncio.sleep(rng.uniform(0.0, 0.2))
+        tokens: list[TokenId] = []
+        spec = SessionSpec(SessionId(name), PROMPT, SEED, sampling, 256, 24)
+        answer = SessionRunner(
+            TargetSession(spec, None, bench.knowledge, local=local is not None),
+            *(bench.engine, bench.channel, lambda emit: tokens.extend(t.token for t in emit.tokens), LoopClock()),
+            local=local,
+        )
+        running = asyncio.create_task(answer.run())
+        while not running.done():
+            await asyncio.sleep(rng.uniform(0.0, 0.05))
+            chance = rng.random()
+            if chance < 0.03:
+                rng.choice((running.cancel, answer.cancel))()
+            elif not running.done():
+                right = expected[len(tokens) : len(tokens) + rng.randint(0, 6)]
+                draft = tuple(token if rng.random() < 0.8 else 0 for token in right)
+                prefix = (*PROMPT, *tokens)
+                answer.feed(DraftArrived(NODE, len(prefix), prefix_hash(name, prefix), draft, (), (), 0.0))
+        await asyncio.wait([running])
+        return None if running.cancelled() or running.result() is FinishReason.CANCELLED else tokens
+
+    answers = await asyncio.gather(*(session(f"s{n}") for n in range(6)))
+    assert all(answer in (None, expected) for answer in answers)
+    assert expected in answers
+    assert bench.model.caches == drafter.caches == {}
+    assert max(map(len, bench.model.batches)) > 1

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from wanspec_p2p.cli.main import app
+
+SMALL = ["sim", "capacity", "--limit", "31", "--rtt", "0", "--drafters", "1", "--passes", "1", "--tokens", "8"]
+
+
+@pytest.fixture
+def report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody plays: what is found is always the same."""
+
+    def study(*_: object, **__: object) -> dict[str, object]:
+        against = {"passes": 1, "clients": 40, "closed_form": 1.167, "ratio": {"r1": [1.5]}}
+        return {
+            "rtt_ms": [0.0],
+            "clients": {"r1": [60]},
+            "plain": 50,
+            "against": {"chain": against, "tree": {**against, "clients": 0, "ratio": {"r1": [None]}}},
+            "baselines": {"chain": {"1": 40}, "tree": {"1": 0}},
+            "closed_form": {"1": 1.167},
+        }
+
+    monkeypatch.setattr("wanspec_p2p.simulation.capacity.study", study)
+
+
+@pytest.mark.usefixtures("report")
+def test_the_report_says_how_to_repeat_it() -> None:
+    result = CliRunner().invoke(app, [*SMALL, "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["command"] == (
+        "wanspec sim capacity --limit 31 --verify 30 --draft 5 --rtt 0 --drafters 1 --passes 1 --tokens 8 --seed 0"
+    )
+    assert (found["limit_ms"], found["plain"], found["clients"]) == (31.0, 50, {"r1": [60]})
+
+
+@pytest.mark.usefixtures("report")
+def test_people_see_a_table_and_a_dash_where_there_is_nothing_to_compare_with() -> None:
+    result = CliRunner().invoke(app, SMALL)
+    assert "chain at the target: 40 (1 passes: 40); closed form × 1.17" in result.output
+    assert "1.50 ×" in result.output and "–" in result.output
+
+
+@pytest.mark.usefixtures("report")
+def test_the_figure_is_drawn_twice(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    result = CliRunner().invoke(app, [*SMALL, "--figure", str(tmp_path / "clients.svg")])
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in tmp_path.glob("clients.*")) == ["clients.png", "clients.svg"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--rtt", "-1"], "--rtt: '-1' is not a number"),
+        (["--passes", "1.5"], "--passes: '1.5' is not a whole number"),
+        (["--figure", "clients.gif"], "must end in .svg"),
+    ],
+)
+def test_what_cannot_be_is_one_clear_line(flags: list[str], says: str) -> None:
+    result = CliRunner().invoke(app, ["sim", "capacity", *flags])
+    assert result.exit_code != 0
+    assert says in (result.output + str(result.exception))

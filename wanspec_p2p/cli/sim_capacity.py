@@ -1,0 +1,93 @@
+"""`wanspec sim capacity`: how many clients one target serves, by who drafts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wanspec_p2p import __version__
+from wanspec_p2p.cli.figures import check_svg, listed, numbers, today, whole
+from wanspec_p2p.cli.output import Json, emit, progress_bars, say
+from wanspec_p2p.protocol.limits import MAX_DRAFTERS
+
+__all__ = ["capacity"]
+
+LONGEST_RTT_MS = 10_000.0
+MOST_PASSES = 16
+LONGEST_MS = 10_000.0
+
+
+def capacity(
+    limit: Annotated[float, typer.Option(help="Milliseconds a token may take (p95).", min=1, max=LONGEST_MS)] = 50.0,
+    verify: Annotated[float, typer.Option(help="Milliseconds of a verification.", min=0.1, max=LONGEST_MS)] = 30.0,
+    draft: Annotated[float, typer.Option(help="Milliseconds of a draft pass.", min=0.1, max=LONGEST_MS)] = 5.0,
+    rtt: Annotated[str, typer.Option(help="Round trips in milliseconds, with commas.")] = "0,30,70,150",
+    drafters: Annotated[str, typer.Option(help="Drafters of an answer, with commas.")] = "1,2,4",
+    passes: Annotated[str, typer.Option(help="Draft passes a round at the target to try, with commas.")] = "1,2,3,5",
+    tokens: Annotated[int, typer.Option(help="Of each answer that count.", min=8, max=4096)] = 64,
+    seed: Annotated[int, typer.Option(help="Of the text.", min=0)] = 0,
+    figure: Annotated[Path | None, typer.Option(help="SVG file to draw into, a PNG beside it.")] = None,
+    json: Json = False,
+) -> None:
+    """Find how many clients one target serves at a time per token, drafted for remotely, by itself, or not at all."""
+    from wanspec_p2p.simulation.capacity import Hardware, study
+
+    if figure is not None:
+        check_svg(figure)
+    distances, counts = numbers("--rtt", rtt, 0.0, LONGEST_RTT_MS), whole("--drafters", drafters, MAX_DRAFTERS)
+    tried = whole("--passes", passes, MOST_PASSES)
+    plays = 0
+    with progress_bars() as progress:
+
+        def played() -> None:
+            nonlocal plays
+            plays += 1
+            progress("play", plays, 0)  # nobody knows how many a search takes
+
+        found = study(
+            Hardware(verify / 1000.0, draft / 1000.0),
+            limit=limit / 1000.0,
+            rtt_ms=distances,
+            drafters=counts,
+            passes=tried,
+            tokens=tokens,
+            seed=seed,
+            played=played,
+        )
+    flags = {"limit": limit, "verify": verify, "draft": draft}
+    words = ["wanspec sim capacity", *(f"--{name} {value:g}" for name, value in flags.items())]
+    words += [f"--rtt {listed(distances)}", f"--drafters {listed(counts)}", f"--passes {listed(tried)}"]
+    words += [f"--tokens {tokens}", f"--seed {seed}"]
+    report: dict[str, Any] = {"version": __version__, "date": today(), "command": " ".join(words)}
+    report |= {**{f"{name}_ms": value for name, value in flags.items()}, "tokens": tokens, "seed": seed, **found}
+    if figure is not None:
+        _draw(report, figure)
+    if json:
+        emit(report)
+    else:
+        _show(report)
+
+
+def _draw(report: dict[str, Any], figure: Path) -> None:
+    from wanspec_p2p.models.distill.files import replace_file
+    from wanspec_p2p.simulation.capacity_figure import draw
+
+    replace_file(figure, draw(report), again="repeat the command")
+    replace_file(figure.with_suffix(".png"), draw(report, "png"), again="repeat the command")
+
+
+def _show(report: dict[str, Any]) -> None:
+    say(f"{report['command']}, {report['date']}: the shipped code in virtual time")
+    say(f"\nclients of one target at up to {report['limit_ms']:g} ms a token (p95)")
+    say(f"plain decoding: {report['plain']}")
+    for kind, found in report["against"].items():
+        tried = ", ".join(f"{count} passes: {clients}" for count, clients in report["baselines"][kind].items())
+        say(f"{kind} at the target: {found['clients']} ({tried}); closed form × {found['closed_form']:.2f}")
+    say("remote  RTT ms  clients  of the chain's  of the tree's")
+    for drafters, clients in report["clients"].items():
+        for at, rtt in enumerate(report["rtt_ms"]):
+            ratios = [found["ratio"][drafters][at] for found in report["against"].values()]
+            words = "  ".join(f"{'–' if ratio is None else f'{ratio:.2f} ×':>14}" for ratio in ratios)
+            say(f"{drafters:>6}  {rtt:6g}  {clients[at]:7}  {words}")

@@ -1,0 +1,47 @@
+"""Clients that one target serves, by distance, beside what it serves drafting for itself and plainly."""
+
+from __future__ import annotations
+
+import io
+from typing import Any, Literal
+
+__all__ = ["draw"]
+
+
+def draw(report: dict[str, Any], kind: Literal["svg", "png"] = "svg") -> bytes:
+    """A picture, the same for the same figures. Needs matplotlib.
+
+    Args:
+        report: of `wanspec sim capacity --json`.
+    """
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    look: dict[Any, Any] = {
+        "svg.hashsalt": "wanspec",
+        "svg.fonttype": "none",  # text stays text
+        "text.parse_math": False,
+        "font.size": 9,
+    }
+    rtt = report["rtt_ms"]
+    with plt.rc_context(look):
+        figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+        for color, (drafters, clients) in enumerate(report["clients"].items()):
+            axes.plot(rtt, clients, "-", color=f"C{color}", marker=".", label=f"{drafters[1:]} remote drafters")
+        for color, (baseline, found) in enumerate(report["against"].items(), start=len(report["clients"])):
+            what = f"{baseline} at the target, {found['passes']} passes"
+            axes.axhline(found["clients"], color=f"C{color}", linestyle="--", label=what)
+            expected = found["clients"] * found["closed_form"]
+            axes.axhline(expected, color=f"C{color}", linestyle=":", label=f"closed form over that {baseline}")
+        axes.axhline(report["plain"], color="black", linewidth=0.8, label="plain decoding")
+        axes.set(xlabel="round trip (ms)", ylim=(0, None))
+        axes.set_ylabel(f"clients at up to {report['limit_ms']:g} ms a token (p95)")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+        figure.suptitle(f"{report['command']}, {report['date']}, simulated", fontsize=8)
+        file = io.BytesIO()
+        figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else {}, dpi=150)
+        plt.close(figure)
+    return file.getvalue()
