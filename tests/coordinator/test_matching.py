@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from coordinator.acceptance import Positions
-from coordinator.matching import Candidate, Want, fitting_model, misfit, rank, refusal
+from coordinator.matching import Candidate, Want, _expected, _novelty, fitting_model, misfit, rank, refusal
 from tests.support.fake_target import SERVED, drafter
 from wanspec_p2p.types import PeerId, Privacy
 
@@ -140,3 +140,51 @@ def test_equal_nodes_come_in_an_order_drawn_from_the_rng() -> None:
     firsts = {rank(WANT, candidates, random.Random(seed))[0][0].node for seed in range(20)}
     assert len(firsts) > 1
     assert sorted(order(candidates)) == list("abcdef")
+
+
+def naively(candidates: list[Candidate], want: Want, rng: random.Random) -> list[str]:
+    """The rule, word for word: again and again the best of all that are left."""
+    left = [(_expected(c, c.models[0]), rng.random(), c) for c in candidates if refusal(want, c) is None]
+    owners, sites = {owner for owner, _ in want.company}, {site for _, site in want.company}
+    ranked: list[str] = []
+    while left:
+        best = max(left, key=lambda entry: (entry[0] * _novelty(entry[2], owners, sites), entry[1]))
+        left.remove(best)
+        ranked.append(best[2].peer)
+        owners.add(best[2].owner)
+        sites.add(best[2].site)
+    return ranked
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_order_is_that_of_the_rule_word_for_word(seed: int) -> None:
+    rng = random.Random(seed)
+    candidates = [
+        node(
+            str(number),
+            owner=rng.choice("ABCDE"),
+            site=rng.choice("vwxyz"),
+            rtt=rng.choice([None, 0.01, 0.02, 0.2]),
+            free=rng.randint(0, 4),
+        )
+        for number in range(rng.randint(1, 60))
+    ]
+    want = replace(WANT, company=(("A", "x"),) if seed % 2 else ())
+    ranked, _ = rank(want, candidates, random.Random(seed))
+    assert [match.node for match in ranked] == naively(candidates, want, random.Random(seed))
+
+
+def test_a_thousand_nodes_are_ranked_without_a_thousand_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+
+    def counted(candidate: Candidate, owners: set[str], sites: set[str]) -> float:
+        nonlocal looks
+        looks += 1
+        return _novelty(candidate, owners, sites)
+
+    monkeypatch.setattr("coordinator.matching._novelty", counted)
+    assert (
+        len(order([node(str(number), owner=f"o{number % 50}", site=f"s{number % 70}") for number in range(1000)]))
+        == 1000
+    )
+    assert looks <= 5 * 1000

@@ -1,4 +1,4 @@
-"""A WebSocket whose every frame a test writes itself, fragments, masks and mistakes included; and plain HTTP by hand."""
+"""A WebSocket whose every frame a test writes itself, masks and mistakes included; and plain HTTP by hand."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from wanspec_p2p.config import Paths, check_length, check_range, load_settings, read_section
+from wanspec_p2p.config import Paths, Sourced, check_length, check_range, load_settings, load_sourced, read_section
 from wanspec_p2p.errors import ConfigError
 from wanspec_p2p.types import Dtype
 
@@ -136,3 +136,20 @@ def test_a_number_within_its_range(slots: int | None, high: int | None) -> None:
 def test_a_number_outside_its_range_is_named(slots: int, high: int | None, says: str) -> None:
     with pytest.raises(ValueError, match=f"^slots must be {says}$"):
         check_range(SimpleNamespace(slots=slots), "slots", 1, high)
+
+
+def test_each_value_comes_with_its_origin(file: Path) -> None:
+    file.write_text("[example]\nport = 1\nadvertise = true\n")
+    environ = {"WANSPEC_EXAMPLE_PORT": "2", "WANSPEC_EXAMPLE_DTYPE": "float32"}
+    settings, sourced = load_sourced(
+        Example, "example", file=file, environ=environ, flags={"dtype": "bfloat16"}, defaults={"data_dir": file.parent}
+    )
+    assert settings == Example(data_dir=file.parent, port=2, dtype=Dtype.BFLOAT16, advertise=True)
+    assert sourced == {
+        "data_dir": Sourced(file.parent, "default"),
+        "port": Sourced(2, "variable WANSPEC_EXAMPLE_PORT"),
+        "dtype": Sourced(Dtype.BFLOAT16, "command line"),
+        "addresses": Sourced((), "default"),
+        "advertise": Sourced(True, f"file {file}"),
+    }
+    assert list(sourced) == ["data_dir", "port", "dtype", "addresses", "advertise"]

@@ -2,6 +2,6 @@
 
 import sys
 
-from wanspec_p2p.cli.main import main
+from wanspec_p2p.cli.entry import main
 
 sys.exit(main())

@@ -15,7 +15,21 @@ from typing import Annotated
 import typer
 
 from wanspec_p2p import __version__
-from wanspec_p2p.cli import coordinator, demo, distill, doctor, models, node, probe, prompt, record, sim, status, target
+from wanspec_p2p.cli import (
+    coordinator,
+    demo,
+    distill,
+    doctor,
+    models,
+    node,
+    probe,
+    prompt,
+    record,
+    sim,
+    status,
+    target,
+    testbed,
+)
 from wanspec_p2p.cli.output import emit, printable, say
 from wanspec_p2p.errors import ExitCode, WanspecError
 
@@ -38,6 +52,7 @@ app.add_typer(models.app, name="models")
 app.command("distill")(distill.distill)
 app.command("record")(record.record)
 app.add_typer(sim.app, name="sim")
+app.command("testbed")(testbed.testbed)
 app.add_typer(probe.app, name="probe")
 app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)

@@ -182,6 +182,10 @@ class Fleet:
                 pending.cancel()
             await asyncio.gather(task, *ends, return_exceptions=True)
 
+    def forget(self, child: Child) -> None:
+        """It has ended, as it was meant to."""
+        self._children.remove(child)
+
     def kill(self) -> None:
         for child in self._children:
             child.kill()

@@ -9,6 +9,7 @@ import typer
 
 from wanspec_p2p.cli.output import Json
 from wanspec_p2p.cli.peer_options import (
+    CoordinatorUrls,
     DtypeOption,
     LogJson,
     Model,
@@ -21,7 +22,7 @@ from wanspec_p2p.cli.peer_options import (
     without_joining,
 )
 from wanspec_p2p.cli.running import WithParent, serve
-from wanspec_p2p.cli.settings import DataDir, prepare_model, service_settings
+from wanspec_p2p.cli.settings import DataDir, ShowConfig, prepare_model, service_settings
 
 __all__ = ["app"]
 
@@ -59,8 +60,10 @@ def join(
     network: Network = None,
     threads: Threads = None,
     dtype: DtypeOption = None,
+    coordinator_urls: CoordinatorUrls = None,
     data_dir: DataDir = None,
     log_json: LogJson = None,
+    show_config: ShowConfig = False,
     json: Json = False,
     with_parent: WithParent = False,
 ) -> None:

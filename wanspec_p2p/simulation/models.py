@@ -7,6 +7,7 @@ candidates and confidence in a drafter's.
 from __future__ import annotations
 
 import abc
+import asyncio
 import hashlib
 from collections.abc import Sequence
 
@@ -77,10 +78,12 @@ class _SimulatedModel(abc.ABC):
         return self._info
 
     async def forward(self, batch: Sequence[Segment]) -> list[Rows]:
+        begun = asyncio.get_running_loop().time()
         check_batch(batch, self._tokens, vocab_size=VOCAB_SIZE, context=CONTEXT)
         places = [self._apply(segment) for segment in batch]
-        await self._pace.run(sum(map(len, places)))
-        return [self._rows(own) for own in places]
+        found = [self._rows(own) for own in places]
+        await self._pace.run(sum(map(len, places)), begun)
+        return found
 
     def _apply(self, segment: Segment) -> list[Place]:
         cache = self._caches.get(segment.cache)

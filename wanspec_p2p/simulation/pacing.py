@@ -79,6 +79,9 @@ class Pace:
         jitter: share by which a pass may take more or less, evenly spread.
         rng: draws it; needed where there is jitter.
 
+    Attributes:
+        late: seconds, in sum, by which passes ended after their time: 0 in virtual time.
+
     Raises:
         ValueError: no such speed or jitter.
     """
@@ -94,12 +97,19 @@ class Pace:
             raise ValueError("jitter needs a source of randomness")
         self._cost, self._speed, self._jitter, self._rng = cost, speed, jitter, rng
         self._free_at = -math.inf
+        self.late = 0.0
 
-    async def run(self, rows: int) -> None:
-        """Until a pass over `rows` rows, asked for now, has ended."""
+    async def run(self, rows: int, asked_at: float | None = None) -> None:
+        """Until a pass over `rows` rows has ended.
+
+        Args:
+            asked_at: when it was asked for, by the running loop's clock; None: now. What was computed since is part of
+                it, and makes it no longer.
+        """
+        loop = asyncio.get_running_loop()
         seconds = self._cost.seconds(rows) / self._speed
         if self._rng is not None and self._jitter:
             seconds *= self._rng.uniform(1.0 - self._jitter, 1.0 + self._jitter)
-        now = asyncio.get_running_loop().time()
-        self._free_at = max(now, self._free_at) + seconds
-        await asyncio.sleep(self._free_at - now)
+        ends = self._free_at = max(loop.time() if asked_at is None else asked_at, self._free_at) + seconds
+        await asyncio.sleep(ends - loop.time())
+        self.late += max(0.0, loop.time() - ends)

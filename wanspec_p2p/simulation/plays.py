@@ -20,20 +20,22 @@ Played: TypeAlias = Mapping[Setting, Sequence[Figures]]
 """By setting, figures by seed."""
 
 
-def played(settings: Sequence[Setting], seeds: int, *, processes: int, progress: Callable[[int, int], None]) -> Played:
-    """Play each setting with seeds 0 to `seeds` - 1.
+def played(
+    settings: Sequence[Setting], seeds: int, *, processes: int, progress: Callable[[int, int], None], first: int = 0
+) -> Played:
+    """Play each setting with so many seeds, from `first` on.
 
     Args:
         processes: 1 plays here, in this one. Needs the main thread otherwise.
         progress: told (done, total).
     """
-    tasks = [(setting, seed) for setting in settings for seed in range(seeds)]
+    tasks = [(setting, seed) for setting in settings for seed in range(first, first + seeds)]
     found: dict[tuple[Setting, int], Figures] = {}
     with contextlib.closing(_plays(tasks, processes)) as plays:
         for setting, seed, figures in plays:
             found[setting, seed] = figures
             progress(len(found), len(tasks))
-    return {setting: [found[setting, seed] for seed in range(seeds)] for setting in settings}
+    return {setting: [found[setting, seed] for seed in range(first, first + seeds)] for setting in settings}
 
 
 Result: TypeAlias = tuple[Setting, int, Figures]

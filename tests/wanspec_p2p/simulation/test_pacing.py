@@ -90,3 +90,16 @@ async def test_jitter_spreads_passes_evenly_around_their_cost() -> None:
     assert taken[0] == taken[1] != taken[2]
     assert 0.8 <= min(taken[0]) < 0.82 and 1.18 < max(taken[0]) <= 1.2
     assert sum(taken[0]) / 400 == pytest.approx(1.0, abs=0.02)
+
+
+@in_virtual_time
+async def test_what_was_computed_since_a_pass_was_asked_for_makes_it_no_longer() -> None:
+    pace, loop = Pace(Steps(1.0, 1)), asyncio.get_running_loop()
+    asked_at = loop.time()
+    await asyncio.sleep(0.25)
+    await pace.run(2, asked_at)
+    assert (loop.time(), pace.late) == (2.0, 0.0)
+    asked_at = loop.time()
+    await asyncio.sleep(1.5)
+    await pace.run(1, asked_at)
+    assert (loop.time(), pace.late) == (3.5, 0.5)

@@ -25,6 +25,7 @@ def test_processes_do_not_change_what_comes_out() -> None:
     assert played(settings, 2, processes=2, progress=quiet) == here
     assert signal.getsignal(signal.SIGINT) == before
     assert here[BASE][0] != here[BASE][1]
+    assert played([BASE], 1, processes=1, progress=quiet, first=1)[BASE] == [here[BASE][1]]
 
 
 def test_an_interrupt_ends_the_processes() -> None:

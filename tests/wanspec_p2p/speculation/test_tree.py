@@ -78,6 +78,15 @@ def test_a_chain_hangs_off_the_root_in_order() -> None:
     assert tree.held_by(A) == 3
 
 
+def test_of_some_nodes_those_that_live_are_told_in_their_order() -> None:
+    tree = tree_of()
+    first, _ = tree.add(ROOT, 4, A)
+    second, _ = tree.add(ROOT, 5, A)
+    third, _ = tree.add(second, 6, A)
+    tree.commit([5])
+    assert tree.living([third, first, second, ROOT]) == [third]
+
+
 def test_parents_make_a_tree_of_one_frame() -> None:
     tree = tree_of()
     assert draft(tree, A, PROMPT, (4, 5, 6, 7), (-1, 0, 0, -1)) == Merge(added=4)

@@ -1,0 +1,61 @@
+"""Cells in small: every process a real one."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from wanspec_p2p.cli import testbed_run
+from wanspec_p2p.cli.processes import ChildDied, wanspec_command
+from wanspec_p2p.cli.testbed_run import observe
+from wanspec_p2p.errors import EngineError
+from wanspec_p2p.simulation.laws import Text
+from wanspec_p2p.simulation.reference import Setting
+from wanspec_p2p.simulation.wan import Wan
+
+pytestmark = [pytest.mark.system, pytest.mark.usefixtures("nothing_left")]
+
+TINY = Setting(
+    drafters=2, wan=Wan(rtt=0.004, jitter=0.2), local=False, tokens=16, warm_up=8, answers=2, verify=0.02, draft=0.002
+)
+
+
+@pytest.fixture
+def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    yield
+    assert list(temporary.iterdir()) == []
+    assert [child.pid for child in psutil.Process().children(recursive=True) if child.pid not in before] == []
+
+
+def test_answers_are_the_targets_own_and_drafts_from_afar_are_in_them() -> None:
+    told: list[int] = []
+    found = observe(TINY, 3, told.append)  # raises where a token is not the target's
+    assert told == [0, 1, 2]
+    assert found.figures.tokens == 32 and found.figures.local_passes == 0 < found.figures.remote_passes
+    assert found.figures.rounds < 32  # and nobody but the nodes drafted
+    assert 0.0 < found.figures.seconds < found.seconds
+    assert set(found.late) == {"target", "local", "node"} and found.late["local"] == 0.0 < found.late["target"]
+    assert set(found.cores) == {"target", "node-1", "node-2", "coordinator", "relay", "machine"}
+    assert all(cores >= 0.0 for cores in found.cores.values())
+
+
+def test_a_text_that_is_not_the_targets_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Text, "continuation", lambda self, prompt, count: [0] * count)
+    with pytest.raises(EngineError, match=r"not the target's own: Setting\("):
+        observe(replace(TINY, drafters=1, answers=1), 0, lambda done: None)
+
+
+def test_a_process_that_dies_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = wanspec_command("testbed", "--no-such-flag")
+    monkeypatch.setattr(testbed_run, "peer_command", lambda *args, **kwargs: command)
+    with pytest.raises(ChildDied, match="the target ended with status 2"):
+        observe(TINY, 0, lambda done: None)

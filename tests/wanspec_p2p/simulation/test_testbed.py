@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+
+from wanspec_p2p.simulation.reference import PASSES, Figures, Setting
+from wanspec_p2p.simulation.testbed import Bed, Cell, Observed, compared
+from wanspec_p2p.simulation.wan import Wan
+
+NEAR, FAR = Cell(10.0, 2, 0.0), Cell(150.0, 1, 0.2)
+BASE = Setting(tokens=100, answers=2)
+
+
+def figures(ms: float, local_passes: int, *, rounds: int = 40) -> Figures:
+    """Of two answers; times as a bed that is twice as slow has them."""
+    return Figures(200, 200 * ms * 2.0 / 1000.0, rounds, local_passes, 800)
+
+
+def seen(found: Figures) -> Observed:
+    return Observed(found, found.seconds + 0.4, {"target": 0.0002}, {"target": 0.1, "machine": 0.5})
+
+
+def test_a_cell_has_its_distance_and_everybody_times_as_stretched() -> None:
+    setting = Bed((FAR,), BASE, 4.0).setting(FAR)
+    assert setting.wan == Wan(rtt=0.6, jitter=0.2) and setting.drafters == 1
+    assert (setting.verify, setting.draft) == (0.12, 0.02) and (setting.tokens, setting.answers) == (100, 2)
+
+
+def test_the_simulator_plays_each_setting_once_and_the_trees_of_the_same_times() -> None:
+    bed = Bed((NEAR, FAR, NEAR), BASE, 2.0)
+    assert len(bed.settings) == 2 + len(PASSES)
+    assert all(tree.verify == 0.06 and tree.drafters == 0 and tree.answers == 2 for tree in bed.trees.values())
+    assert [tree.policy.local.passes for tree in bed.trees.values()] == list(PASSES)
+
+
+@pytest.mark.parametrize(
+    ("ms", "local_passes", "within"),
+    [(10.9, 100, True), (11.1, 100, False), (9.1, 100, True), (8.9, 100, False), (10.0, 119, True), (10.0, 121, False)],
+)
+def test_within_is_ten_percent_and_ten_points(ms: float, local_passes: int, within: bool) -> None:
+    bed = Bed((NEAR,), BASE, 2.0)
+    played = {setting: [figures(10.0, 100)] for setting in bed.settings}
+    played |= {tree: [figures(11.0 + passes, 200)] for passes, tree in bed.trees.items()}
+    report = compared(bed, [seen(figures(ms, local_passes))], played)
+    (cell,) = report["cells"]
+    assert cell["within"] is within and report["within"] == within
+    assert cell["latency_ratio"] == pytest.approx(ms / 10.0)
+    assert cell["offload_difference"] == pytest.approx((100 - local_passes) / 200)
+
+
+def test_figures_are_told_as_if_nothing_had_been_stretched() -> None:
+    bed = Bed((NEAR,), BASE, 2.0)
+    played = {setting: [figures(10.0, 100)] for setting in bed.settings}
+    played |= {tree: [figures(20.0 - passes, 200)] for passes, tree in bed.trees.items()}
+    report = compared(bed, [seen(figures(10.0, 100))], played)
+    assert report["baseline"]["passes"] == 8 and report["baseline"]["ms_per_token"] == 12.0
+    (cell,) = report["cells"]
+    assert (cell["rtt_ms"], cell["drafters"], cell["jitter"]) == (10.0, 2, 0.0)
+    assert cell["testbed"] == cell["simulator"]
+    assert cell["testbed"] == {
+        "ms_per_token": 10.0,
+        "passes_per_token": 0.5,
+        "rounds_per_token": 0.2,
+        "between_passes_ms_per_token": pytest.approx(10.0 - 0.2 * 30.0 - 0.5 * 5.0),
+        "remote_passes_per_token": 4.0,
+        "offload": 0.5,
+    }
+    assert cell["submitter_ms_per_token"] == 11.0
+    assert cell["late_ms_per_pass"] == {"target": 0.2} and cell["cores"] == {"target": 0.1, "machine": 0.5}

@@ -1,0 +1,94 @@
+"""`wanspec testbed`: real processes at a distance, beside what the simulator says of them."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from wanspec_p2p import __version__
+from wanspec_p2p.cli.figures import listed, numbers, today, whole
+from wanspec_p2p.cli.output import Json, emit, progress_bars, say
+from wanspec_p2p.errors import UsageError
+
+if TYPE_CHECKING:
+    from wanspec_p2p.simulation.testbed import Bed
+
+__all__ = ["testbed"]
+
+LONGEST_RTT_MS = 10_000.0
+MOST_DRAFTERS = 8
+"""Each is a process of its own."""
+WARM_UP = 128
+
+
+def testbed(
+    rtt: Annotated[str, typer.Option(help="Round trips in milliseconds, with commas.")] = "10,30,70,150",
+    drafters: Annotated[str, typer.Option(help="Drafters of an answer, with commas.")] = "1,2",
+    jitter: Annotated[str, typer.Option(help="Percent of the delay, with commas.")] = "0,20",
+    answers: Annotated[int, typer.Option(help="Of each cell, one after the other.", min=1, max=1000)] = 2,
+    tokens: Annotated[int, typer.Option(help="Length of an answer.", min=1, max=4096)] = 256,
+    slow: Annotated[float, typer.Option(help="Stretch all times by this.", min=1.0, max=100.0)] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the text and of chance.", min=0)] = 0,
+    json: Json = False,
+) -> None:
+    """Play the reference setting with real processes over TCP that is delayed, and hold the simulator to it."""
+    if sys.platform == "win32":
+        raise UsageError("the testbed needs Linux or macOS")
+    from wanspec_p2p.simulation.reference import Setting
+    from wanspec_p2p.simulation.testbed import Bed, Cell
+
+    distances = numbers("--rtt", rtt, 0.0, LONGEST_RTT_MS)
+    counts = whole("--drafters", drafters, MOST_DRAFTERS)
+    jitters = numbers("--jitter", jitter, 0.0, 100.0)
+    cells = tuple(Cell(*one) for one in itertools.product(distances, counts, (percent / 100 for percent in jitters)))
+    bed = Bed(cells, Setting(tokens=tokens, warm_up=min(WARM_UP, tokens), answers=answers), slow)
+    words = f"wanspec testbed --rtt {listed(distances)} --drafters {listed(counts)} --jitter {listed(jitters)}"
+    words += f" --answers {answers} --tokens {tokens} --slow {slow:g} --seed {seed}"
+    report = {"version": __version__, "date": today(), "command": words, **_measured(bed, seed)}
+    if json:
+        emit(report)
+    else:
+        _show(report)
+
+
+def _measured(bed: Bed, seed: int) -> dict[str, Any]:
+    """The simulator first: while the testbed runs, this machine should have nothing else to do."""
+    from wanspec_p2p.cli.testbed_run import observe
+    from wanspec_p2p.simulation.plays import played
+    from wanspec_p2p.simulation.testbed import compared
+
+    of = len(bed.cells) * bed.base.answers
+    with progress_bars() as progress:
+        plays = played(
+            bed.settings, 1, first=seed, processes=2, progress=lambda done, all_: progress("simulator", done, all_)
+        )
+        observed = [
+            observe(bed.setting(cell), seed, lambda done, at=at: progress("testbed", at + done, of))  # type: ignore[misc]
+            for at, cell in zip(itertools.count(0, bed.base.answers), bed.cells, strict=False)
+        ]
+    return compared(bed, observed, plays)
+
+
+def _show(report: dict[str, Any]) -> None:
+    """Times are a token's, as if nothing had been stretched; "late" is a pass of the target, and not stretched."""
+    tree = report["baseline"]
+    say(f"{report['command']}, {report['date']}")
+    say(
+        f"tree at the target, {tree['passes']} passes a round: {tree['ms_per_token']:.2f} ms and "
+        f"{tree['passes_per_token']:.2f} draft passes a token\n"
+    )
+    say("RTT ms  drafters  jitter  testbed ms (offload)  simulator ms (offload)  ratio  difference  late ms  machine")
+    for cell in report["cells"]:
+        own, simulated = cell["testbed"], cell["simulator"]
+        say(
+            f"{cell['rtt_ms']:6g}  {cell['drafters']:8}  {cell['jitter']:6.0%}"
+            f"  {own['ms_per_token']:10.2f} ({own['offload']:7.0%})"
+            f"  {simulated['ms_per_token']:12.2f} ({simulated['offload']:7.0%})"
+            f"  {cell['latency_ratio']:5.2f}  {cell['offload_difference'] * 100:+7.0f} pp"
+            f"  {cell['late_ms_per_pass']['target']:7.2f}  {cell['cores']['machine']:7.0%}"
+            f"{'' if cell['within'] else '  apart'}"
+        )
+    say(f"\n{report['within']} of {len(report['cells'])} cells within 10 % of latency and 10 points of offload")

@@ -1,0 +1,128 @@
+"""What the testbed measures, beside what the simulator says of the same: cells, and how they are compared.
+
+A cell is one distance: round trip, drafters and jitter. All times may be stretched alike, so that what our own code and
+a busy machine take weighs less; figures are told as if they had not been.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from wanspec_p2p.simulation.plays import Played
+from wanspec_p2p.simulation.reference import PASSES, Figures, Setting, summed, tree_alone
+from wanspec_p2p.simulation.wan import Wan
+
+__all__ = ["Bed", "Cell", "Observed", "compared"]
+
+LATENCY_WITHIN, OFFLOAD_WITHIN = 0.10, 0.10
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    rtt_ms: float
+    drafters: int
+    jitter: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bed:
+    """What all cells have in common.
+
+    Args:
+        base: models and lengths; its distance is nobody's.
+        slow: by what all times are stretched.
+    """
+
+    cells: tuple[Cell, ...]
+    base: Setting
+    slow: float
+
+    def setting(self, cell: Cell) -> Setting:
+        wan = Wan(rtt=cell.rtt_ms / 1000.0 * self.slow, jitter=cell.jitter)
+        return replace(self._stretched, wan=wan, drafters=cell.drafters)
+
+    @property
+    def trees(self) -> dict[int, Setting]:
+        """The target alone, by passes a round."""
+        return {passes: tree_alone(passes, self._stretched) for passes in PASSES}
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """What the simulator has to play."""
+        return tuple(dict.fromkeys((*self.trees.values(), *map(self.setting, self.cells))))
+
+    @property
+    def _stretched(self) -> Setting:
+        return replace(self.base, verify=self.base.verify * self.slow, draft=self.base.draft * self.slow)
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One cell in the testbed.
+
+    Attributes:
+        seconds: of the answers as the submitter saw them; `figures` has the target's.
+        late: mean seconds by which passes ended after their time, of "target", "local" and "node".
+        cores: processor seconds a second, by process; "machine" is everybody's, in shares of all its cores.
+    """
+
+    figures: Figures
+    seconds: float
+    late: dict[str, float]
+    cores: dict[str, float]
+
+
+def compared(bed: Bed, observed: Sequence[Observed], played: Played) -> dict[str, Any]:
+    """The report: the baseline, and each cell as the testbed and as the simulator found it."""
+    trees = {passes: summed(played[setting]) for passes, setting in bed.trees.items()}
+    best = min(trees, key=lambda passes: trees[passes].per_token)
+    tree = trees[best]
+    cells = [
+        _compared(bed, cell, seen, summed(played[bed.setting(cell)]), tree)
+        for cell, seen in zip(bed.cells, observed, strict=True)
+    ]
+    return {
+        "baseline": {"passes": best, **_absolute(bed, tree)},
+        "cells": cells,
+        "within": sum(cell["within"] for cell in cells),
+    }
+
+
+def _compared(bed: Bed, cell: Cell, seen: Observed, simulated: Figures, tree: Figures) -> dict[str, Any]:
+    found = {
+        name: {**_absolute(bed, figures), "offload": round(_offload(figures, tree), 4)}
+        for name, figures in (("testbed", seen.figures), ("simulator", simulated))
+    }
+    ratio = seen.figures.per_token / simulated.per_token
+    difference = _offload(seen.figures, tree) - _offload(simulated, tree)
+    return {
+        "rtt_ms": cell.rtt_ms,
+        "drafters": cell.drafters,
+        "jitter": cell.jitter,
+        **found,
+        "latency_ratio": round(ratio, 4),
+        "offload_difference": round(difference, 4),
+        "within": abs(ratio - 1.0) <= LATENCY_WITHIN and abs(difference) <= OFFLOAD_WITHIN,
+        "submitter_ms_per_token": round(seen.seconds / seen.figures.tokens * 1000.0 / bed.slow, 3),
+        "late_ms_per_pass": {name: round(late * 1000.0, 3) for name, late in seen.late.items()},
+        "cores": {name: round(cores, 3) for name, cores in seen.cores.items()},
+    }
+
+
+def _absolute(bed: Bed, figures: Figures) -> dict[str, float]:
+    base = bed.base
+    in_passes = base.verify * figures.rounds + base.draft * figures.local_passes
+    return {
+        "ms_per_token": round(figures.per_token * 1000.0 / bed.slow, 3),
+        "passes_per_token": round(figures.local_per_token, 4),
+        "rounds_per_token": round(figures.rounds / figures.tokens, 4),
+        # What the target did between its passes: waiting, and our own code.
+        "between_passes_ms_per_token": round((figures.seconds / bed.slow - in_passes) * 1000.0 / figures.tokens, 3),
+        "remote_passes_per_token": round(figures.remote_passes / figures.tokens, 4),
+    }
+
+
+def _offload(figures: Figures, tree: Figures) -> float:
+    return 1.0 - figures.local_per_token / tree.local_per_token

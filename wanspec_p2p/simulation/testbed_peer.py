@@ -1,0 +1,239 @@
+"""A target or a node of the testbed: the shipped service in a process of its own, with a model that only takes time.
+
+    python -m wanspec_p2p.simulation.testbed_peer node --data-dir DIR --name ada --seed 0
+
+Started by `wanspec testbed`; nobody's text is to be had from it. The join token is the first line of its stdin, where
+other users of the machine cannot read it. Each further line is answered with a line of counts; it ends when its stdin
+does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from node.dialling import Dialler
+from node.limits import LendingLimits
+from node.probes import tokens_per_second
+from node.service import NodeService
+from wanspec_p2p import logs
+from wanspec_p2p.clock import SystemClock
+from wanspec_p2p.errors import WanspecError
+from wanspec_p2p.links import membership
+from wanspec_p2p.links.membership import Membership
+from wanspec_p2p.links.peer import PeerLink, connect
+from wanspec_p2p.links.websocket import DRAFT_PATH, dial, listen
+from wanspec_p2p.models.base import LanguageModel
+from wanspec_p2p.protocol.codec import AT_TARGET_FROM_COORDINATOR
+from wanspec_p2p.protocol.coordinator_to_target import CoordinatorToTarget
+from wanspec_p2p.protocol.node_to_coordinator import DrafterModel, RegisterNode
+from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.simulation.laws import Text
+from wanspec_p2p.simulation.metering import MeteredModel
+from wanspec_p2p.simulation.models import SIMULATED_TOKENIZER, SimulatedDrafter, SimulatedTarget
+from wanspec_p2p.simulation.pacing import Pace, Steps, flat
+from wanspec_p2p.simulation.reference import Setting, law_of
+from wanspec_p2p.simulation.relay import punctual_loop
+from wanspec_p2p.simulation.swarm_peers import SimulatedTokenizer
+from wanspec_p2p.target.service import TARGET_PATH
+from wanspec_p2p.target.settings import TargetSettings
+from wanspec_p2p.target.wiring import Target
+from wanspec_p2p.types import Role
+
+__all__ = ["peer_command"]
+
+SLOTS = 8
+
+
+def peer_command(
+    role: Role,
+    data_dir: Path,
+    *,
+    name: str,
+    seed: int,
+    setting: Setting,
+    address: str | None = None,
+    slots: int = SLOTS,
+) -> list[str]:
+    """What starts one.
+
+    Args:
+        setting: the models' times, drafters of a session, and whether the target has a drafter of its own.
+        address: what nodes dial to reach a target.
+        slots: sessions served at once.
+    """
+    times = (("verify", setting.verify), ("width", setting.width), ("draft", setting.draft), ("rows", setting.rows))
+    return [
+        *(sys.executable, "-P", "-m", "wanspec_p2p.simulation.testbed_peer", role.value),
+        *("--data-dir", str(data_dir), "--name", name, "--seed", str(seed), "--drafters", str(setting.drafters)),
+        *("--slots", str(slots)),
+        *(part for flag, value in times for part in (f"--{flag}", repr(value))),
+        *(() if setting.local else ("--no-local",)),
+        *(() if address is None else ("--address", address)),
+    ]
+
+
+class _Peer:
+    """What both roles have: who they are, whom they belong to, and what their models did."""
+
+    def __init__(
+        self, role: Role, data_dir: Path, name: str, seed: int, setting: Setting, slots: int, join: str
+    ) -> None:
+        self.name, self.setting, self.slots, self.data_dir = name, setting, slots, data_dir
+        self.text = Text(seed)
+        self.clock = SystemClock()
+        self.identity = Identity.load_or_create(data_dir / "identity.pem")
+        self.home, self.secret = membership.coordinator_of(join, None, role=role, now=self.clock.wall())
+        self._models: dict[str, tuple[MeteredModel, Pace]] = {}
+
+    def drafter(self, name: str) -> MeteredModel:
+        pace = Pace(Steps(self.setting.draft, self.setting.rows))
+        return self._metered(name, SimulatedDrafter(law_of(self.setting, self.text), pace), pace)
+
+    def target(self) -> MeteredModel:
+        pace = Pace(flat(self.setting.verify, self.setting.width))
+        return self._metered("target", SimulatedTarget(self.text, pace), pace)
+
+    def counts(self) -> dict[str, float]:
+        """So far, by model: passes, and the seconds by which they ended too late."""
+        found: dict[str, float] = {}
+        for name, (model, pace) in self._models.items():
+            found[f"{name}_passes"], found[f"{name}_late_seconds"] = model.passes, pace.late
+        return found
+
+    def _metered(self, name: str, model: LanguageModel, pace: Pace) -> MeteredModel:
+        metered = MeteredModel(model, name, None)
+        self._models[name] = metered, pace
+        return metered
+
+
+async def _serve_target(peer: _Peer, address: str, ready: Callable[..., None], stop: asyncio.Event) -> None:
+    settings = TargetSettings(
+        data_dir=peer.data_dir,
+        cache_dir=peer.data_dir,
+        model="simulated-target",
+        name=peer.name,
+        address=address or None,
+        slots=peer.slots,
+        drafters=peer.setting.drafters,
+    )
+    target = Target(
+        settings,
+        peer.identity,
+        peer.home.coordinator,
+        peer.target(),
+        SimulatedTokenizer(SIMULATED_TOKENIZER),
+        peer.clock,
+        dial=partial(_dial_coordinator, peer.home, peer.identity),
+        rng=random.Random(),
+        local=peer.drafter("local") if peer.setting.local else None,
+    )
+    listener = await listen(settings.host, settings.port, target.admit, tls=None)
+    try:
+        dialled = address or f"ws://127.0.0.1:{listener.port}{DRAFT_PATH}"
+        await target.serve(dialled, None, peer.secret, lambda pool: ready(port=listener.port), stop)
+    finally:
+        await listener.close()
+
+
+async def _dial_coordinator(home: Membership, identity: Identity) -> PeerLink[CoordinatorToTarget]:
+    return await connect(
+        await dial(f"{home.url}{TARGET_PATH}", certificate=home.certificate),
+        AT_TARGET_FROM_COORDINATOR,
+        identity=identity,
+        role=Role.TARGET,
+        expect=home.peer_id,
+        clock=SystemClock(),
+    )
+
+
+async def _serve_node(peer: _Peer, ready: Callable[..., None], stop: asyncio.Event) -> None:
+    model = peer.drafter("node")
+    info, speed = model.info, await tokens_per_second(model, peer.clock)
+    dialler = Dialler(peer.identity, peer.home, peer.clock)
+    drafter = DrafterModel(info.name, info.digest, info.tokenizer, info.vocab_size, info.context, speed)
+    service = NodeService(
+        peer.identity.peer_id,
+        peer.home.coordinator,
+        # Drafters of one session have different owners and sites.
+        RegisterNode(peer.name, (drafter,), peer.slots, owner=f"owner of {peer.name}", site=f"site of {peer.name}"),
+        model,
+        LendingLimits(slots=peer.slots, max_prefix=info.context - 1),
+        secret=peer.secret,
+        enrolled=False,
+        dial_coordinator=dialler.coordinator,
+        dial_target=dialler.target,
+        joined=lambda pool: ready(peer=peer.identity.peer_id),
+        clock=peer.clock,
+        rng=random.Random(),
+    )
+    await service.serve(stop)
+
+
+def _say(**facts: object) -> None:
+    sys.stdout.write(json.dumps(facts) + "\n")
+    sys.stdout.flush()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("role", choices=[Role.TARGET.value, Role.NODE.value])
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--address", default="", help="what nodes dial")
+    parser.add_argument("--slots", type=int, default=SLOTS, help="sessions at once")
+    usual = Setting()
+    for flag in ("drafters", "verify", "width", "draft", "rows"):
+        value = getattr(usual, flag)
+        parser.add_argument(f"--{flag}", type=type(value), default=value)
+    parser.add_argument("--no-local", dest="local", action="store_false")
+    return parser.parse_args()
+
+
+async def _main(arguments: argparse.Namespace) -> None:
+    join = sys.stdin.readline()
+    logs.configure(json=False)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    setting = Setting(
+        drafters=arguments.drafters,
+        local=arguments.local,
+        verify=arguments.verify,
+        width=arguments.width,
+        draft=arguments.draft,
+        rows=arguments.rows,
+    )
+    role = Role(arguments.role)
+    peer = _Peer(role, arguments.data_dir, arguments.name, arguments.seed, setting, arguments.slots, join)
+
+    def parent_said() -> None:
+        if os.read(sys.stdin.fileno(), 4096):
+            _say(tasks=len(asyncio.all_tasks()), **peer.counts())
+        else:  # whoever started this held the other end, and is gone
+            loop.remove_reader(sys.stdin.fileno())
+            stop.set()
+
+    loop.add_reader(sys.stdin.fileno(), parent_said)
+    ready = partial(_say, event="ready")
+    if role is Role.TARGET:
+        await _serve_target(peer, arguments.address, ready, stop)
+    else:
+        await _serve_node(peer, ready, stop)
+
+
+if __name__ == "__main__":
+    try:
+        with asyncio.Runner(loop_factory=punctual_loop) as runner:
+            runner.run(_main(_arguments()))
+    except WanspecError as error:
+        sys.exit(f"testbed peer: {error}")
