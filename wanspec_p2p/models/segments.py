@@ -51,10 +51,11 @@ class CachedTokens:
             self._check_nodes(segment)
         if any(not 0 <= token < vocab_size for token in (*segment.tokens, *segment.tree)):
             raise LocalProtocolError(f"a token id lies outside the vocabulary of {vocab_size}")
-        depth = max(tree_depths(self._parents_after(segment)), default=0)
-        end = segment.length + len(segment.keep) + len(segment.tokens) + depth
-        if end > context:
-            raise LocalProtocolError(f"the pass reaches position {end}, the context ends at {context}")
+        base = segment.length + len(segment.keep) + len(segment.tokens)
+        if base + len(segment.held) + len(segment.tree) > context:  # or else no tree of so many is too deep
+            end = base + max(tree_depths(self._parents_after(segment)), default=0)
+            if end > context:
+                raise LocalProtocolError(f"the pass reaches position {end}, the context ends at {context}")
 
     def _check_nodes(self, segment: Segment) -> None:
         if segment.length != len(self.tokens):
@@ -62,7 +63,7 @@ class CachedTokens:
             raise LocalProtocolError(
                 f"the last tree follows position {len(self.tokens)}, not {segment.length}: crop or {does}, not both"
             )
-        for node in (*segment.keep, *segment.held):
+        for node in (*segment.keep, *segment.held[:1], *segment.held[-1:]):  # `held` ascends
             if not 0 <= node < len(self.tree):
                 raise LocalProtocolError(f"the last tree has {len(self.tree)} nodes, none with index {node}")
         root = -1
@@ -71,19 +72,19 @@ class CachedTokens:
                 raise LocalProtocolError(f"keep {segment.keep} is no path from the root of the last tree")
             root = node
         above = {root, *segment.held}  # a parent's number is below its child's, so it is an earlier one of `held`
-        for node in segment.held:
-            if self.parents[node] not in above:
-                raise LocalProtocolError(f"held node {node} hangs below neither the new root nor a held node")
+        loose = [node for node in segment.held if self.parents[node] not in above]
+        if loose:
+            raise LocalProtocolError(f"held node {loose[0]} hangs below neither the new root nor a held node")
 
     def _parents_after(self, segment: Segment) -> tuple[int, ...]:
         """Parents of the provisional nodes once a segment with valid `keep` and `held` has run."""
         number = {node: i for i, node in enumerate(segment.held)}
         number[segment.keep[-1] if segment.keep else -1] = -1
-        return tuple(number[self.parents[node]] for node in segment.held) + segment.parents
+        return (*[number[self.parents[node]] for node in segment.held], *segment.parents)
 
     def apply(self, segment: Segment) -> None:
         """Take a checked segment in: crop, keep, hold, append, and remember its tree."""
-        held = tuple(self.tree[node] for node in segment.held)
+        held = tuple([self.tree[node] for node in segment.held])
         parents = self._parents_after(segment)
         del self.tokens[segment.length :]
         self.tokens.extend(self.tree[node] for node in segment.keep)

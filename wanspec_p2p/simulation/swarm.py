@@ -29,11 +29,12 @@ from wanspec_p2p.simulation.identities import chance, identity
 from wanspec_p2p.simulation.ledger import MemoryLedger
 from wanspec_p2p.simulation.loop import SimulatedClock
 from wanspec_p2p.simulation.swarm_peers import SwarmNode, SwarmTarget
+from wanspec_p2p.simulation.swarm_traffic import CountedTransport, Traffic
 from wanspec_p2p.simulation.trace import Trace, Watched
 from wanspec_p2p.simulation.wan import Wan
 from wanspec_p2p.types import PeerId, Role, Sampling, TokenId
 
-__all__ = ["Churn", "Counts", "Swarm", "SwarmSpec"]
+__all__ = ["Churn", "Counts", "Departure", "Swarm", "SwarmSpec"]
 
 TICK_SECONDS = 0.25
 """As the shipped coordinator's."""
@@ -50,7 +51,8 @@ class Churn:
 
     Args:
         stay, away: means, in seconds.
-        polite: share of departures that are announced; the others are power cuts.
+        polite: share of departures that are announced; in the others a process dies, and its links break.
+        silent: share of those others in which the machine is cut off with it: nobody is told, and links just go quiet.
 
     Raises:
         ValueError: a value outside its range; the message names it.
@@ -59,13 +61,15 @@ class Churn:
     stay: float
     away: float
     polite: float = 0.5
+    silent: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("stay", "away"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        if not 0.0 <= self.polite <= 1.0:
-            raise ValueError(f"polite must be from 0 to 1, not {self.polite}")
+        for name in ("polite", "silent"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +97,20 @@ class SwarmSpec:
 
 @dataclass(slots=True)
 class Counts:
-    """How often nodes came, left with a word, and died without one."""
+    """How often nodes came, left with a word, and died without one; and how many of those went silent."""
 
     came: int = 0
     left: int = 0
     died: int = 0
+    silent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """When and how a node went."""
+
+    at: float  # virtual seconds
+    how: str  # "left", "died" or "silent"
 
 
 class Swarm(Watched):
@@ -111,6 +124,8 @@ class Swarm(Watched):
         self.counts = Counts()
         self.targets: list[SwarmTarget] = []
         self.nodes: dict[int, SwarmNode] = {}  # those that are here
+        self.departures: dict[PeerId, Departure] = {}  # the last of each node
+        self.traffic = Traffic()
         self._by_peer: dict[PeerId, SwarmTarget] = {}
         self._dooms: dict[int, asyncio.Event] = {}
         self._ends: dict[asyncio.Task[None], None] = {}
@@ -195,11 +210,16 @@ class Swarm(Watched):
             self._dooms[number].set()
         return len(doomed)
 
+    @property
+    def links(self) -> int:
+        """Ends of links that somebody dialled and that are served still."""
+        return len(self._ends)
+
     # Switchboard
 
     def to_coordinator(self, caller: str, role: Role) -> MemoryTransport:
         near, far = self._wire(caller, "coordinator")
-        self._spawn(self._endpoints.serve(far, role), f"coordinator's end for {caller}")
+        self._spawn(self._endpoints.serve(CountedTransport(far, self.traffic), role), f"coordinator's end for {caller}")
         return near
 
     def to_target(self, caller: str, target: PeerId) -> MemoryTransport:
@@ -260,21 +280,25 @@ class Swarm(Watched):
         self._dooms[number] = doom
         self.counts.came += 1
         self._note("came", node=node.name)
-        killed = True
+        how = "died"
         try:
             async with asyncio.timeout(FOREVER if churn is None else rng.expovariate(1.0 / churn.stay)):
                 await doom.wait()
         except TimeoutError:
-            killed = churn is not None and rng.random() >= churn.polite
+            if churn is not None and rng.random() < churn.polite:
+                how = "left"
+        if how == "died" and churn is not None and rng.random() < churn.silent:
+            how = "silent"
         del self._dooms[number]
-        if killed:
-            self.counts.died += 1
-            self._note("died", node=node.name)
-            await node.kill()
-        else:
+        self.departures[node.identity.peer_id] = Departure(self.clock.monotonic(), how)
+        self._note(how, node=node.name)
+        if how == "left":
             self.counts.left += 1
-            self._note("left", node=node.name)
             await node.leave()
+        else:
+            self.counts.died += 1
+            self.counts.silent += how == "silent"
+            await node.kill(silently=how == "silent")
         del self.nodes[number]
 
     async def _tick(self) -> None:

@@ -175,10 +175,13 @@ class SwarmNode:
         self._stop.set()
         await self._serving
 
-    async def kill(self) -> None:
-        """Power off: nobody hears a word, and the links break."""
+    async def kill(self, *, silently: bool = False) -> None:
+        """Nobody hears a word: the links break, or, where the whole machine goes, are just quiet from now on."""
         for transport in self._transports:
-            transport.disconnect()
+            if silently:
+                transport.partition()
+            else:
+                transport.disconnect()
         self._serving.cancel()
         await asyncio.gather(self._serving, return_exceptions=True)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from wanspec_p2p.speculation.calibration import RankTable, quantised
 from wanspec_p2p.speculation.sampling import Ranking
@@ -26,8 +26,7 @@ MAIN = -1
 """Owner of the likeliest path: everyone."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
+class _Candidate(NamedTuple):
     parent: int  # when it was found; a commit may have made it the root since
     token: TokenId
     chance: float  # that it is right if its parent is
@@ -78,7 +77,7 @@ class Growth:
         self._expanded[node] = ranking
         chances = self._table.chances(ranking.confidence)
         for rank, token in enumerate(ranking.tokens):
-            self._offer(_Candidate(node, token, chances[rank], rank))
+            heapq.heappush(self._candidates, self._entry(_Candidate(node, token, chances[rank], rank)))
 
     def admit(self, allowed: Callable[[int, TokenId], bool]) -> list[int]:
         """Move candidates into the tree, best first, as long as `allowed(parent, token)`. Returns the new nodes."""
@@ -114,13 +113,13 @@ class Growth:
         self._scores, self._owners, self._frontier = {ROOT: 1.0}, {ROOT: MAIN}, []
         for node in self._tree:  # parents first
             self._score(node)
-        waiting = [entry[2] for entry in self._candidates]
-        self._candidates = []
-        for candidate in waiting:
+        waiting, self._candidates = self._candidates, []
+        for _, _, candidate in waiting:
             if candidate.parent == root:
-                self._offer(_Candidate(ROOT, candidate.token, candidate.chance, candidate.rank))
-            elif candidate.parent != ROOT and candidate.parent in self._tree:
-                self._offer(candidate)
+                self._candidates.append(self._entry(candidate._replace(parent=ROOT)))
+            elif candidate.parent in self._scores and candidate.parent != ROOT:
+                self._candidates.append(self._entry(candidate))
+        heapq.heapify(self._candidates)
 
     @property
     def root_known(self) -> bool:
@@ -130,11 +129,10 @@ class Growth:
         """Whether there is a node to run that is `allowed`."""
         return any(node in self._tree and allowed(node) for _, node in self._frontier)
 
-    def _offer(self, candidate: _Candidate) -> None:
-        # Also those below the floor: a verdict may make them likely.
-        score = self._scores[candidate.parent] * candidate.chance
+    def _entry(self, candidate: _Candidate) -> tuple[float, int, _Candidate]:
+        # Also of those below the floor: a verdict may make them likely.
         self._count += 1
-        heapq.heappush(self._candidates, (-score, self._count, candidate))
+        return -self._scores[candidate.parent] * candidate.chance, self._count, candidate
 
     def _enter(self, candidate: _Candidate) -> int:
         node, _ = self._tree.add(candidate.parent, candidate.token, self._me, quantised(candidate.chance))
@@ -143,11 +141,11 @@ class Growth:
         return node
 
     def _score(self, node: int) -> None:
-        place, parent = self._places[node], self._tree[node].parent
-        self._scores[node] = score = self._scores[parent] * place.chance
-        owner = self._owners[parent]
+        place, drafted = self._places[node], self._tree[node]
+        self._scores[node] = score = self._scores[drafted.parent] * place.chance
+        owner = self._owners[drafted.parent]
         if owner == MAIN and place.rank:
-            owner = (self._tree[node].length + place.rank) % self._lanes
+            owner = (drafted.length + place.rank) % self._lanes
         self._owners[node] = owner
-        if owner in (MAIN, self._lane) and node not in self._expanded and node not in self._taken:
+        if (owner == MAIN or owner == self._lane) and node not in self._expanded and node not in self._taken:
             heapq.heappush(self._frontier, (-score, node))

@@ -71,6 +71,7 @@ class Sampler:
         self._stop_tokens = [t for t in stop_tokens if t < vocab_size]
         bias = [(t, b) for t, b in sampling.logit_bias if t < vocab_size]
         self._buffer = np.empty(vocab_size, dtype=np.float64)
+        self._weights = np.empty(vocab_size, dtype=np.float64)
         self._bias_ids = np.array([t for t, _ in bias], dtype=np.int64)
         self._bias = np.array([b for _, b in bias], dtype=np.float64)
 
@@ -93,7 +94,7 @@ class Sampler:
         top = float(scores[best])
         if not math.isfinite(top):
             raise EngineError(f"the model's logits leave nothing to choose from (the best score is {top})")
-        rest = max(float(part.max(initial=-math.inf)) for part in (scores[:best], scores[best + 1 :]))
+        rest = max(_most(scores[:best]), _most(scores[best + 1 :]))
         return Choice(int(best if ids is None else ids[best]), top - rest)
 
     def rank(self, row: Row, path: Sequence[TokenId] = (), count: int = 1) -> Ranking:
@@ -101,14 +102,14 @@ class Sampler:
 
         A row whose entries are all equal is no opinion, and so is one that is not of numbers.
         """
-        if not float(row.min()) < float(row.max()) < math.inf:
+        if not float(row[row.argmin()]) < _most(row) < math.inf:
             return Ranking((), 0)
         ids, scores = self._scores(row, path)
-        best_first = _best(scores, count + 1)
+        best_first = _best(scores, max(count, 2))  # how sure the first is depends on the second
         if not best_first:
             return Ranking((), 0)
-        tokens = best_first[:count] if ids is None else ids[best_first[:count]]
-        return Ranking(tuple(int(t) for t in tokens), self._confidence(scores, best_first))
+        tokens = best_first[:count] if ids is None else ids[best_first[:count]].tolist()
+        return Ranking(tuple(tokens), self._confidence(scores, best_first))
 
     def _scores(self, row: Row, path: Sequence[TokenId]) -> tuple[NDArray[np.int64] | None, Row]:
         """Scores whose argmax is the token, and the ids they belong to (None: all of them, in order).
@@ -153,10 +154,10 @@ class Sampler:
         if self.sampling.greedy:
             below = np.subtract(scores, top, out=self._buffer, dtype=np.float64)
             np.maximum(below, -1000.0, out=below)  # exp is 0 there; 0 times infinity is not
-            weights = np.exp(below)
-            total = float(weights.sum())
+            weights = np.exp(below, out=self._weights)
+            total = float(np.add.reduce(weights))
             below *= weights
-            sureness = math.exp(float(below.sum()) / total) / total
+            sureness = math.exp(float(np.add.reduce(below)) / total) / total
         elif len(best_first) > 1:
             sureness = 1.0 - math.exp(float(scores[best_first[1]]) - top)
         else:
@@ -225,6 +226,11 @@ def kept_by_law(w: Scores, top_k: int, top_p: float) -> NDArray[np.int64]:
     return _first(w, count, float(law[count - 1]))
 
 
+def _most(row: Row) -> float:
+    """The largest value; NaN where there is one, minus infinity where there is none. `argmax` is faster than `max`."""
+    return float(row[row.argmax()]) if row.size else -math.inf
+
+
 def _cumulated(w: Scores, top: float) -> tuple[Scores, Scores]:
     """The values from the largest down, and the mass up to and with each, in units of exp(top)."""
     law = np.sort(w)[::-1]
@@ -249,7 +255,7 @@ def _best(scores: Row, count: int) -> list[int]:
     """The `count` first indices in the order (-score, index), fewer where the rest is minus infinity."""
     left = scores.copy()
     best: list[int] = []
-    while len(best) < min(count, left.size):
+    for _ in range(min(count, left.size)):
         index = int(left.argmax())
         if left[index] == -math.inf:
             break

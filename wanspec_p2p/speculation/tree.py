@@ -7,12 +7,10 @@ h_0 = H(session) and h_{i+1} = H(h_i || token), so that two sides can speak of a
 
 from __future__ import annotations
 
-import enum
-from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from wanspec_p2p.types import PeerId, SessionId, TokenId
 
@@ -118,6 +116,10 @@ class DraftTree:
             return self.committed_len, self.hash
         return self._nodes[node].length, self._nodes[node].hash
 
+    def living(self, nodes: Iterable[int]) -> list[int]:
+        """Those of them that are in the tree; never ROOT."""
+        return [node for node in nodes if node in self._nodes]
+
     def path(self, node: int) -> list[TokenId]:
         """Tokens from below the root down to `node`."""
         tokens: list[TokenId] = []
@@ -145,7 +147,8 @@ class DraftTree:
 
     def add(self, parent: int, token: TokenId, peer: PeerId, confidence: int | None = None) -> tuple[int, bool]:
         """Put `token` below `parent` (a node id or ROOT) on `peer`'s account. Returns its id, and whether it is new."""
-        siblings = self.children(parent)
+        above = None if parent == ROOT else self._nodes[parent]
+        siblings = self._roots if above is None else above.children
         existing = siblings.get(token)
         if existing is not None:
             node = self._nodes[existing]
@@ -154,7 +157,7 @@ class DraftTree:
                 node.claims.setdefault(peer, confidence)
                 self._held[peer] = self.held_by(peer) + 1
             return existing, False
-        length, before = self.place(parent)
+        length, before = (self.committed_len, self.hash) if above is None else (above.length, above.hash)
         node_id = self._next_id
         self._next_id += 1
         node = Node(token, parent, length + 1, chain_hash(before, token), peer, confidence, {peer}, {peer: confidence})
@@ -194,24 +197,25 @@ class DraftTree:
         """
         roots = [self._base(peer, base_len, base_hash), *(self._base(peer, *base) for base in bases)]
         places: list[_Place] = []
-        fates: Counter[_Fate] = Counter()
+        fates: dict[_Fate, int] = {}
         for i, token in enumerate(tokens):
             parent = _above(i, roots, parents, places)
             place: _Place
-            if isinstance(parent, _Fate):
+            fate: _Fate
+            if isinstance(parent, str):
                 place = fate = parent
             elif isinstance(parent, _Settled):
                 # Follow the committed tokens as far as the draft agrees with them; what disagrees is late and wrong.
                 agrees = self._committed[parent.length] == token
-                place, fate = self._settled(parent.length + 1) if agrees else _Fate.LATE, _Fate.LATE
+                place, fate = self._settled(parent.length + 1) if agrees else "late", "late"
             elif not 0 <= token < vocab_size or not self._room(peer, parent, token, max_positions, max_tokens):
-                place = fate = _Fate.SURPLUS
+                place = fate = "surplus"
             else:
                 place, new = self.add(parent, token, peer, confidences[i] if i < len(confidences) else None)
-                fate = _Fate.ADDED if new else _Fate.DUPLICATE
+                fate = "added" if new else "duplicate"
             places.append(place)
-            fates[fate] += 1
-        return Merge(**{fate.value: count for fate, count in fates.items()})
+            fates[fate] = fates.get(fate, 0) + 1
+        return Merge(**fates)
 
     def disown(self, peer: PeerId) -> None:
         """`peer` begins anew and knows of nothing it drafted before; its nodes stay, on nobody's account."""
@@ -251,9 +255,9 @@ class DraftTree:
 
     def _base(self, peer: PeerId, length: int, prefix_hash: bytes) -> _Place:
         if length <= self.committed_len:
-            return self._settled(length) if self._hashes[length] == prefix_hash else _Fate.UNKNOWN
+            return self._settled(length) if self._hashes[length] == prefix_hash else "unknown"
         node = self.find(length, prefix_hash)
-        return node if node is not None and peer in self._nodes[node].holders else _Fate.UNKNOWN
+        return node if node is not None and peer in self._nodes[node].holders else "unknown"
 
     def _room(self, peer: PeerId, parent: int, token: TokenId, max_positions: int, max_tokens: int) -> bool:
         existing = self.children(parent).get(token)
@@ -270,16 +274,8 @@ class _Settled:
     length: int
 
 
-class _Fate(enum.Enum):
-    """What became of a token. What hangs below one that was left out shares its fate."""
-
-    ADDED = "added"
-    DUPLICATE = "duplicate"
-    LATE = "late"
-    UNKNOWN = "unknown"
-    SURPLUS = "surplus"
-
-
+_Fate: TypeAlias = Literal["added", "duplicate", "late", "unknown", "surplus"]
+"""What became of a token: the fields of `Merge`. What hangs below one that was left out shares its fate."""
 _Place: TypeAlias = int | _Settled | _Fate
 
 
@@ -290,5 +286,5 @@ def _above(i: int, roots: Sequence[_Place], parents: Sequence[int], places: Sequ
     else:
         parent = i - 1
     if parent < 0:
-        return roots[-1 - parent] if -1 - parent < len(roots) else _Fate.UNKNOWN
-    return places[parent] if parent < i else _Fate.UNKNOWN
+        return roots[-1 - parent] if -1 - parent < len(roots) else "unknown"
+    return places[parent] if parent < i else "unknown"

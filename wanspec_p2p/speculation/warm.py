@@ -36,7 +36,7 @@ class WarmCache:
     def __init__(self, cache: str, prefix: Sequence[TokenId]) -> None:
         self._cache = cache
         self._length = 0
-        self._index: dict[int, int] = {}  # provisional nodes to their numbers
+        self._index: dict[int, int] = {}  # provisional nodes to their numbers, which ascend
         self._behind: list[tuple[int, TokenId]] = [(ROOT, token) for token in prefix]  # committed since
         self._running: _Running | None = None
 
@@ -66,9 +66,8 @@ class WarmCache:
                 tokens.append(token)
             else:
                 keep.append(number)
-        survivors = [] if tokens else [(number, node) for node, number in self._index.items() if node in tree]
-        survivors.sort()
-        numbers = {node: number for number, (_, node) in enumerate(survivors)}
+        survivors = [] if tokens else tree.living(self._index)
+        numbers = {node: number for number, node in enumerate(survivors)}
         parents: list[int] = []
         for node in nodes:
             parents.append(numbers.get(tree[node].parent, -1))
@@ -86,7 +85,7 @@ class WarmCache:
             tokens=tuple(tokens),
             tree=tuple(tree[node].token for node in nodes),
             parents=tuple(parents),
-            held=tuple(number for number, _ in survivors),
+            held=tuple([self._index[node] for node in survivors]),
         )
 
     def ran(self, tree: DraftTree, rows: Sequence[Row]) -> Iterator[tuple[int, Row]]:

@@ -1,0 +1,259 @@
+"""An hour of a large network: nodes come and go all the time, and targets answer all the same.
+
+The shipped coordinator, nodes and targets, on a map that the seed draws. The report says what a stranger would ask:
+whether every text was right, how soon a lost drafter is replaced, what the coordinator has to do for it, and whether
+anything is left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from wanspec_p2p.errors import RequestError
+from wanspec_p2p.simulation.identities import chance
+from wanspec_p2p.simulation.laws import IidLaw, Text
+from wanspec_p2p.simulation.loop import run_in_virtual_time
+from wanspec_p2p.simulation.models import SimulatedDrafter, SimulatedTarget
+from wanspec_p2p.simulation.pacing import Pace, Steps, flat
+from wanspec_p2p.simulation.swarm import ARRIVAL_SECONDS, Churn, Counts, Swarm, SwarmSpec
+from wanspec_p2p.simulation.swarm_watch import SwarmWatch
+from wanspec_p2p.simulation.trace import Trace
+from wanspec_p2p.simulation.wan import Wan
+
+__all__ = ["Geography", "SwarmHour", "SwarmReport", "Waits", "play_swarm"]
+
+SIDE_SECONDS = 0.1
+"""Of the square that machines lie in: as a round trip."""
+NEAREST_ACCESS, FARTHEST_ACCESS = 0.001, 0.010
+"""Seconds of a round trip between a machine and the network it hangs on."""
+JITTER = 0.1
+SETTLE_SECONDS = ARRIVAL_SECONDS + 10.0
+"""Before the first question: the nodes have come, and targets have their drafters."""
+_PROMPT_TOKENS = 16
+
+
+class Geography:
+    """Where the machines of a network are: even in a square, each behind an access link of its own."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._places: dict[str, tuple[float, float, float]] = {}
+
+    def wan(self, caller: str, called: str) -> Wan:
+        here, there = self._place(caller), self._place(called)
+        return Wan(rtt=math.dist(here[:2], there[:2]) + (here[2] + there[2]), jitter=JITTER)
+
+    def _place(self, name: str) -> tuple[float, float, float]:
+        if name not in self._places:
+            rng = chance(self._seed, name, "place")
+            at = rng.uniform(0.0, SIDE_SECONDS), rng.uniform(0.0, SIDE_SECONDS)
+            self._places[name] = *at, rng.uniform(NEAREST_ACCESS, FARTHEST_ACCESS)
+        return self._places[name]
+
+
+@dataclass(frozen=True, slots=True)
+class SwarmHour:
+    """What is played.
+
+    Args:
+        drafters: each target keeps so many attached, and gives them to each of its sessions.
+        churn: of the nodes.
+        answers: a minute, over all targets; they come as a Poisson process.
+        tokens: of each answer.
+    """
+
+    nodes: int = 1000
+    targets: int = 10
+    seconds: float = 3600.0
+    drafters: int = 2
+    churn: Churn = Churn(stay=1200.0, away=120.0, polite=0.5, silent=0.5)
+    answers: float = 10.0
+    tokens: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """Virtual seconds of so many waits; None where there was none."""
+
+    count: int
+    median: float | None = None
+    p95: float | None = None
+    longest: float | None = None
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Waits:
+        if not seconds:
+            return cls(0)
+        ordered = sorted(seconds)
+        p95 = ordered[min(len(ordered) - 1, math.ceil(0.95 * len(ordered)) - 1)]
+        return cls(len(ordered), *(round(value, 3) for value in (statistics.median(ordered), p95, ordered[-1])))
+
+
+@dataclass(frozen=True, slots=True)
+class SwarmReport:
+    """What became of it.
+
+    Attributes:
+        asked, exact: answers, and those that came to their end with the target's own tokens.
+        faults: what became of the others, in words, and how often.
+        answers: how long they took.
+        matches: drafters that attached to a target.
+        replaced: time from a drafter's loss to the next one's attachment, by how it was lost (`swarm_watch`).
+        unreplaced: losses that nobody had made good at the end.
+        leases_issued, leases_ended, leases_left: offered to nodes in all; of these, revoked, declined or let go of
+            until the end; and held or on offer then.
+        registered, here: nodes at the end, as the registry has it and in truth.
+        ghosts, missing: as in `SwarmWatch`; both are to be 0.
+        tasks_left, links_left: after the end; both are to be 0.
+        pairs_checked, rtt_error: predictions of round trips that were measured later, and how far off the median was.
+        received, sent: frames at the coordinator by kind, in all.
+        trace: SHA-256 of the trace; the same for the same seed.
+    """
+
+    virtual_seconds: float
+    asked: int
+    exact: int
+    faults: dict[str, int]
+    answers: Waits
+    churn: Counts
+    matches: int
+    replaced: dict[str, Waits]
+    unreplaced: int
+    leases_issued: int
+    leases_ended: int
+    leases_left: int
+    registered: int
+    here: int
+    ghosts: int
+    missing: int
+    tasks_left: int
+    links_left: int
+    pairs_checked: int
+    rtt_error: float | None
+    received: dict[str, int]
+    sent: dict[str, int]
+    trace: str
+
+    @property
+    def flawless(self) -> bool:
+        """Every answer was right, and nothing was left behind."""
+        return self.exact == self.asked and not (self.ghosts or self.missing or self.tasks_left or self.links_left)
+
+
+def play_swarm(
+    hour: SwarmHour,
+    seed: int,
+    *,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+    write: Callable[[bytes], object] | None = None,
+) -> SwarmReport:
+    """Play it in virtual time.
+
+    Args:
+        progress: told (seconds gone by, of how many).
+        write: takes each line of the trace.
+    """
+    return run_in_virtual_time(_play(hour, seed, progress, write))
+
+
+async def _play(
+    hour: SwarmHour, seed: int, progress: Callable[[int, int], None], write: Callable[[bytes], object] | None
+) -> SwarmReport:
+    text = Text(seed)
+    swarm = Swarm(_spec(hour, text, seed), seed=seed)
+    swarm.trace = trace = Trace(swarm.clock, write)
+    async with swarm:
+        watch = SwarmWatch(swarm)
+        watching = asyncio.create_task(watch.run(), name="watch")
+        questions = _Questions(hour, swarm, text)
+        asking = asyncio.create_task(questions.go_on(chance(seed, "questions")), name="questions")
+        try:
+            for gone in range(60, math.ceil(hour.seconds) + 60, 60):
+                await asyncio.sleep(min(60.0, hour.seconds - (gone - 60)))
+                progress(min(gone, math.ceil(hour.seconds)), math.ceil(hour.seconds))
+            await asking
+        finally:
+            for task in (watching, asking):
+                task.cancel()
+            await asyncio.gather(watching, asking, return_exceptions=True)
+        registry, seconds = swarm.executor.registry, swarm.clock.monotonic()
+        registered, here, leases = len(registry.nodes), len(swarm.nodes), len(registry.leases)
+        received, sent = dict(sorted(swarm.traffic.received.items())), dict(sorted(swarm.traffic.sent.items()))
+    await asyncio.sleep(1.0)
+    replacements = watch.replacements
+    return SwarmReport(
+        virtual_seconds=round(seconds, 3),
+        asked=questions.asked,
+        exact=len(questions.seconds),
+        faults=dict(sorted(questions.faults.items())),
+        answers=Waits.of(questions.seconds),
+        churn=swarm.counts,
+        matches=watch.matches,
+        replaced={how: Waits.of(times) for how, times in sorted(replacements.seconds.items())},
+        unreplaced=replacements.open,
+        leases_issued=sent.get("leaseoffer", 0),
+        leases_ended=sent.get("leaseoffer", 0) - leases,
+        leases_left=leases,
+        registered=registered,
+        here=here,
+        ghosts=watch.ghosts,
+        missing=watch.missing,
+        tasks_left=len(asyncio.all_tasks()) - 1,
+        links_left=swarm.links,
+        pairs_checked=registry.accuracy.checked,
+        rtt_error=registry.accuracy.median_error,
+        received=received,
+        sent=sent,
+        trace=trace.digest(),
+    )
+
+
+def _spec(hour: SwarmHour, text: Text, seed: int) -> SwarmSpec:
+    law = IidLaw(text)
+    return SwarmSpec(
+        target=lambda number: SimulatedTarget(text, Pace(flat(0.030, 64))),
+        drafter=lambda number: SimulatedDrafter(law, Pace(Steps(0.005, 8))),
+        wan=Geography(seed).wan,
+        targets=hour.targets,
+        nodes=hour.nodes,
+        churn=hour.churn,
+        drafters=hour.drafters,
+    )
+
+
+class _Questions:
+    def __init__(self, hour: SwarmHour, swarm: Swarm, text: Text) -> None:
+        self.asked = 0
+        self.seconds: list[float] = []  # of those that were answered rightly
+        self.faults: dict[str, int] = {}
+        self._hour, self._swarm, self._text = hour, swarm, text
+
+    async def go_on(self, rng: random.Random) -> None:
+        """Until the hour is over and everything is answered."""
+        hour, clock = self._hour, self._swarm.clock
+        await asyncio.sleep(min(SETTLE_SECONDS, hour.seconds))
+        async with asyncio.TaskGroup() as under_way:
+            while (wait := rng.expovariate(hour.answers / 60.0)) < hour.seconds - clock.monotonic():
+                await asyncio.sleep(wait)
+                self.asked += 1
+                under_way.create_task(self._ask(tuple(rng.choices(range(256), k=_PROMPT_TOKENS))))
+
+    async def _ask(self, prompt: tuple[int, ...]) -> None:
+        begun = self._swarm.clock.monotonic()
+        try:
+            answer = await self._swarm.ask(prompt, self._hour.tokens)
+        except RequestError as error:
+            self._fault(str(error))
+            return
+        if answer.ids == self._text.continuation(prompt, self._hour.tokens):
+            self.seconds.append(self._swarm.clock.monotonic() - begun)
+        else:
+            self._fault("another text than the target's own")
+
+    def _fault(self, words: str) -> None:
+        self.faults[words] = self.faults.get(words, 0) + 1
