@@ -1,7 +1,7 @@
 """When an answer that broke off is taken up again, and with what. Pure: both clients ask and wait by this.
 
 A coordinator that was killed remembers nothing, and need not: seed, prompt and the token ids received so far decide all
-that is to come, on any engine of the same fingerprint (docs/decisions/0020-a-broken-answer-is-asked-for-again.md).
+that is to come, on any engine of the same fingerprint (docs/decisions/0018-a-broken-answer-is-asked-for-again.md).
 """
 
 from __future__ import annotations

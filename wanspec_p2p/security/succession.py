@@ -2,7 +2,7 @@
 
 A chain of such statements leads from any of the last keys to the present one. It needs no secrecy and no trust in who
 hands it over; it can be replayed by anybody, and leads nobody back: a peer follows it from the key it pinned, and what
-was pinned before is in no statement that begins there. What it cannot do: docs/decisions/0021-keys-are-handed-on.md.
+was pinned before is in no statement that begins there. What it cannot do: docs/decisions/0019-keys-are-handed-on.md.
 """
 
 from __future__ import annotations

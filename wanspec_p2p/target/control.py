@@ -51,7 +51,7 @@ log = structlog.get_logger(__name__)
 
 class Outbox:
     """Where the rest of the target leaves messages for the coordinator. Nothing is kept here while it is away:
-    requests keep what they would say (docs/decisions/0020-a-broken-answer-is-asked-for-again.md), and receipts are sent
+    requests keep what they would say (docs/decisions/0018-a-broken-answer-is-asked-for-again.md), and receipts are sent
     again.
 
     Attributes:

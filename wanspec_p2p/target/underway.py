@@ -2,7 +2,7 @@
 
 A coordinator that was killed has forgotten its answers, and the targets have not. Whoever asks again brings seed,
 prompt and the token ids received so far, which is all that decides the tokens to come: so a request is known by its
-content, under whatever name it comes (docs/decisions/0020-a-broken-answer-is-asked-for-again.md).
+content, under whatever name it comes (docs/decisions/0018-a-broken-answer-is-asked-for-again.md).
 """
 
 from __future__ import annotations
