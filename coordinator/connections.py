@@ -46,7 +46,10 @@ class _Unsent:
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport, self._left = transport, 0
         self._timer: asyncio.TimerHandle | None = None
-        transport.set_write_buffer_limits(high=1, low=0)  # so that we are told of anything that is unsent
+
+    def watch(self) -> None:
+        """Have us told of anything that is unsent; under TLS that may be at once."""
+        self._transport.set_write_buffer_limits(high=1, low=0)
 
     def paused(self) -> None:
         self._left = self._transport.get_write_buffer_size()
@@ -75,6 +78,7 @@ class GuardedHttp(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
         self._unsent = _Unsent(transport)
+        self._unsent.watch()
         if len(self.connections) > MAX_CONNECTIONS:
             log.warning("too many connections", open=len(self.connections))
             transport.write(_FULL)
@@ -151,6 +155,7 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
         super().connection_made(transport)
         self.close_timeout = CLOSE_SECONDS
         self._unsent = _Unsent(self.transport)
+        self._unsent.watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unsent.resumed()

@@ -11,10 +11,13 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 import structlog
+from uvicorn.config import Config
+from uvicorn.server import ServerState
 from websockets.frames import Opcode
 
 from coordinator import connections, service
 from coordinator.admin import issue_join_token
+from coordinator.connections import GuardedHttp
 from coordinator.settings import CoordinatorSettings
 from tests.support.fake_target import FakeTarget, target_registration
 from tests.support.raw_websocket import Closed, RawConnection, RawWebSocket
@@ -312,3 +315,42 @@ async def test_a_silent_stranger_is_let_go(port: int, monkeypatch: pytest.Monkey
     assert closed.code == CloseCode.HANDSHAKE_FAILED
     assert "took longer" in closed.reason
     raw.close()
+
+
+class Eager(asyncio.Transport):
+    """As asyncio's under TLS: what the handshake left unsent counts, and is told of as soon as anybody asks."""
+
+    def __init__(self, protocol: asyncio.BaseProtocol) -> None:
+        super().__init__()
+        self.protocol, self.asked = protocol, 0
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self.asked += 1
+        self.protocol.pause_writing()
+
+    def get_write_buffer_size(self) -> int:
+        return 1
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self.protocol
+
+    def is_closing(self) -> bool:
+        return False
+
+    def resume_reading(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+async def test_bytes_that_tls_has_left_unsent_are_waited_for_from_the_start() -> None:
+    async def app(scope: object, receive: object, send: object) -> None: ...
+
+    config = Config(app, loop="none", lifespan="off")
+    config.load()
+    protocol = GuardedHttp(config=config, server_state=ServerState(), app_state={})
+    transport = Eager(protocol)
+    protocol.connection_made(transport)
+    assert transport.asked == 1 and protocol._unsent._timer is not None
+    protocol.resume_writing()
+    assert protocol._unsent._timer is None
+    protocol.connection_lost(None)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wanspec_p2p.errors import ConfigError
 
-__all__ = ["check_svg", "listed", "numbers", "today", "whole"]
+__all__ = ["check_svg", "listed", "numbers", "today", "whole", "write_pictures"]
 
 
 def numbers(flag: str, text: str, least: float, most: float) -> tuple[float, ...]:
@@ -71,3 +71,15 @@ def check_svg(figure: Path) -> None:
         raise ConfigError(f"--figure {figure}: {figure.parent} is no folder that can be written to")
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError("--figure needs matplotlib: install it, or wanspec-p2p with [distill]")
+
+
+def write_pictures(figure: Path, drawn: Mapping[str, bytes]) -> None:
+    """Each kind under the name of the SVG file, with an ending of its own.
+
+    Raises:
+        ConfigError: a file cannot be written.
+    """
+    from wanspec_p2p.models.distill.files import replace_file
+
+    for kind, content in drawn.items():
+        replace_file(figure.with_suffix(f".{kind}"), content, again="repeat the command")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wanspec_p2p import __version__
-from wanspec_p2p.cli.figures import check_svg, listed, numbers, today, whole
+from wanspec_p2p.cli.figures import check_svg, listed, numbers, today, whole, write_pictures
 from wanspec_p2p.cli.output import Json, emit, progress_bars, say
 from wanspec_p2p.cli.sim_capacity import capacity
 from wanspec_p2p.cli.sim_run import run
@@ -79,10 +79,9 @@ def _check_figure(figure: Path, *, ablate: bool) -> None:
 
 
 def _draw(report: dict[str, Any], figure: Path) -> None:
-    from wanspec_p2p.models.distill.files import replace_file
     from wanspec_p2p.simulation.reference_figure import draw
 
-    replace_file(figure, draw(report), again="repeat the command")
+    write_pictures(figure, draw(report))
 
 
 def _play(plans: dict[str, Plan], seeds: int, processes: int) -> dict[str, dict[str, Any]]:

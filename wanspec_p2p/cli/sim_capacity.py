@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from wanspec_p2p import __version__
-from wanspec_p2p.cli.figures import check_svg, listed, numbers, today, whole
+from wanspec_p2p.cli.figures import check_svg, listed, numbers, today, whole, write_pictures
 from wanspec_p2p.cli.output import Json, emit, progress_bars, say
 from wanspec_p2p.protocol.limits import MAX_DRAFTERS
 
@@ -71,11 +71,9 @@ def capacity(
 
 
 def _draw(report: dict[str, Any], figure: Path) -> None:
-    from wanspec_p2p.models.distill.files import replace_file
     from wanspec_p2p.simulation.capacity_figure import draw
 
-    replace_file(figure, draw(report), again="repeat the command")
-    replace_file(figure.with_suffix(".png"), draw(report, "png"), again="repeat the command")
+    write_pictures(figure, draw(report))
 
 
 def _show(report: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from wanspec_p2p import __version__
-from wanspec_p2p.cli.figures import check_svg, listed, numbers, today
+from wanspec_p2p.cli.figures import check_svg, listed, numbers, today, write_pictures
 from wanspec_p2p.cli.output import Json, emit, progress_bars, say
 
 __all__ = ["adversity", "paper"]
@@ -109,11 +109,9 @@ def paper(
 
 
 def _draw(found: dict[str, Any], figure: Path) -> None:
-    from wanspec_p2p.models.distill.files import replace_file
     from wanspec_p2p.simulation.paper_figure import draw
 
-    for kind, content in draw(found).items():
-        replace_file(figure.with_suffix(f".{kind}"), content, again="repeat the command")
+    write_pictures(figure, draw(found))
 
 
 def _show_paper(found: dict[str, Any]) -> None:

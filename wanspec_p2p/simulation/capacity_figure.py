@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import io
-from typing import Any, Literal
+from typing import Any
+
+from wanspec_p2p.simulation.pictures import pictures
 
 __all__ = ["draw"]
 
 
-def draw(report: dict[str, Any], kind: Literal["svg", "png"] = "svg") -> bytes:
-    """A picture, the same for the same figures. Needs matplotlib.
+def draw(report: dict[str, Any]) -> dict[str, bytes]:
+    """The figure as "svg" and "png". Needs matplotlib.
 
     Args:
         report: of `wanspec sim capacity --json`.
     """
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
-    look: dict[Any, Any] = {
-        "svg.hashsalt": "wanspec",
-        "svg.fonttype": "none",  # text stays text
-        "text.parse_math": False,
-        "font.size": 9,
-    }
     rtt = report["rtt_ms"]
-    with plt.rc_context(look):
+
+    def plot(plt: Any) -> Any:
         figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
         for color, (drafters, clients) in enumerate(report["clients"].items()):
             axes.plot(rtt, clients, "-", color=f"C{color}", marker=".", label=f"{drafters[1:]} remote drafters")
@@ -41,7 +32,6 @@ def draw(report: dict[str, Any], kind: Literal["svg", "png"] = "svg") -> bytes:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
         figure.suptitle(f"{report['command']}, {report['date']}, simulated", fontsize=8)
-        file = io.BytesIO()
-        figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else {}, dpi=150)
-        plt.close(figure)
-    return file.getvalue()
+        return figure
+
+    return pictures(plot)

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import math
 from typing import Any
 
 from wanspec_p2p.simulation.load_map import LoadMap, Percentiles
+from wanspec_p2p.simulation.pictures import pictures
 
 __all__ = ["draw"]
 
 
 def draw(found: LoadMap) -> dict[str, bytes]:
-    """The figure as "svg" and "png", the same for the same map. Needs matplotlib."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
-    look: dict[Any, Any] = {"svg.hashsalt": "wanspec", "text.parse_math": False, "font.size": 9}
+    """The figure as "svg" and "png". Needs matplotlib."""
     names = [region.name for region in found.regions]
-    with plt.rc_context(look):
+
+    def plot(plt: Any) -> Any:
         figure, axes = plt.subplots(
             1, 3, figsize=(14, 1.8 + 0.45 * len(names)), width_ratios=(3, 1, 1), layout="constrained", sharey=True
         )
@@ -36,13 +31,9 @@ def draw(found: LoadMap) -> dict[str, bytes]:
         _bars(axes[2], [region.per_token for region in found.regions], "time per output token")
         label = "SYNTHETIC delays, made up: " if found.synthetic else ""
         figure.suptitle(f"{label}load of {len(names)} regions, {found.begun} to {found.ended}")
-        drawn: dict[str, bytes] = {}
-        for kind in ("svg", "png"):
-            file = io.BytesIO()
-            figure.savefig(file, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else {"Software": None})
-            drawn[kind] = file.getvalue()
-        plt.close(figure)
-    return drawn
+        return figure
+
+    return pictures(plot)
 
 
 def _bars(axes: Any, rows: list[Percentiles | None], title: str) -> None:

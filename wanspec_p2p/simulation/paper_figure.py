@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
+
+from wanspec_p2p.simulation.pictures import pictures
 
 __all__ = ["draw"]
 
 
 def draw(report: dict[str, Any]) -> dict[str, bytes]:
-    """The figure as "svg" and "png", the same for the same figures. Needs matplotlib.
+    """The figure as "svg" and "png". Needs matplotlib.
 
     Args:
         report: of `wanspec sim paper --json`.
     """
-    import matplotlib as mpl
 
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
-    look: dict[Any, Any] = {
-        "svg.hashsalt": "wanspec",
-        "svg.fonttype": "none",  # text stays text
-        "text.parse_math": False,
-        "font.size": 9,
-    }
-    with plt.rc_context(look):
+    def plot(plt: Any) -> Any:
         figure, (latency, offload) = plt.subplots(1, 2, figsize=(11, 6), layout="constrained")
         for color, (law, own) in enumerate(report["laws"].items()):
             _lines(latency, offload, report["rtt_ms"], law, own, f"C{color}")
@@ -40,13 +31,9 @@ def draw(report: dict[str, Any]) -> dict[str, bytes]:
             axes.legend(fontsize=7, handlelength=3, loc="upper center", bbox_to_anchor=(0.5, -0.12))
         told = f"{report['command']}, {report['date']}, simulated; dotted: the paper reports stalls from there"
         figure.suptitle(f"{report['caption']}\n{told}", fontsize=8)
-        drawn: dict[str, bytes] = {}
-        for kind in ("svg", "png"):
-            file = io.BytesIO()
-            figure.savefig(file, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else {"Software": None})
-            drawn[kind] = file.getvalue()
-        plt.close(figure)
-    return drawn
+        return figure
+
+    return pictures(plot)
 
 
 def _lines(latency: Any, offload: Any, rtt: list[float], law: str, own: dict[str, Any], color: str) -> None:

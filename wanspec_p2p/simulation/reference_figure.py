@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
+
+from wanspec_p2p.simulation.pictures import pictures
 
 __all__ = ["draw"]
 
@@ -14,25 +15,15 @@ _LINES = (
 )
 
 
-def draw(report: dict[str, Any]) -> bytes:
-    """An SVG, the same for the same figures. Needs matplotlib.
+def draw(report: dict[str, Any]) -> dict[str, bytes]:
+    """The figure as "svg" and "png". Needs matplotlib.
 
     Args:
         report: of `wanspec sim reference --json`.
     """
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
-    look: dict[Any, Any] = {
-        "svg.hashsalt": "wanspec",
-        "svg.fonttype": "none",  # text stays text
-        "text.parse_math": False,
-        "font.size": 9,
-    }
     rtt, baselines = report["rtt_ms"], {"tree": report, "chain": report["chain_baseline"]}
-    with plt.rc_context(look):
+
+    def plot(plt: Any) -> Any:
         figure, axes = plt.subplots(2, 2, figsize=(10, 6), layout="constrained", sharex=True)
         for column, (baseline, found) in enumerate(baselines.items()):
             latency, offload = axes[0][column], axes[1][column]
@@ -49,7 +40,6 @@ def draw(report: dict[str, Any]) -> bytes:
                 one.grid(alpha=0.3)
                 one.legend(fontsize=7)
         figure.suptitle(f"{report['command']}, {report['date']}, simulated", fontsize=8)
-        file = io.BytesIO()
-        figure.savefig(file, format="svg", metadata={"Date": None})
-        plt.close(figure)
-    return file.getvalue()
+        return figure
+
+    return pictures(plot)

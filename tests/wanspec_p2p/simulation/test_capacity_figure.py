@@ -21,15 +21,15 @@ REPORT: dict[str, Any] = {
 
 def test_the_figure_is_an_svg_that_says_where_it_came_from_and_always_the_same() -> None:
     drawn = draw(REPORT)
-    assert b"<svg" in drawn and drawn == draw(REPORT)
+    assert b"<svg" in drawn["svg"] and drawn == draw(REPORT)
     for said in (
         b"wanspec sim capacity --limit 50, 2026-01-02, simulated",
         b"3 remote drafters",
         b"chain at the target, 2 passes",
         b"plain decoding",
     ):
-        assert said in drawn
+        assert said in drawn["svg"]
 
 
 def test_it_comes_as_a_png_too() -> None:
-    assert draw(REPORT, "png").startswith(b"\x89PNG")
+    assert draw(REPORT)["png"].startswith(b"\x89PNG")

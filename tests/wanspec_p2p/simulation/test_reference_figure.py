@@ -25,6 +25,6 @@ REPORT: dict[str, Any] = {
 
 def test_the_figure_is_an_svg_that_says_where_it_came_from_and_always_the_same() -> None:
     drawn = draw(REPORT)
-    assert b"<svg" in drawn and drawn == draw(REPORT)
+    assert b"<svg" in drawn["svg"] and drawn == draw(REPORT)
     for said in (b"wanspec sim reference --seeds 1, 2026-01-02, simulated", b"3 drafters, default", b"against a chain"):
-        assert said in drawn
+        assert said in drawn["svg"]
