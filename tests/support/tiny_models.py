@@ -1,4 +1,4 @@
-"""A Llama of two layers with random weights and a byte-level tokenizer, written as transformers would write it."""
+"""A Llama or its like of two layers, with random weights and a byte-level tokenizer, written as transformers would."""
 
 from __future__ import annotations
 
@@ -16,10 +16,16 @@ CHAT_TEMPLATE = (
 )
 
 
-def write_tiny_model(directory: Path, *, seed: int = 0, vocab_size: int = 272, **config: Any) -> Path:
-    """Hidden 32, four heads over two key-value heads; ids 0..257 belong to the tokenizer, the others are padding."""
+def write_tiny_model(
+    directory: Path, *, kind: str = "Llama", seed: int = 0, vocab_size: int = 272, **config: Any
+) -> Path:
+    """Hidden 32, four heads over two key-value heads; ids 0..257 belong to the tokenizer, the others are padding.
+
+    Args:
+        kind: as transformers names the architecture's classes: Llama, Mistral, Qwen2 or Qwen3.
+    """
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    import transformers
 
     torch.manual_seed(seed)
     settings = {
@@ -36,7 +42,8 @@ def write_tiny_model(directory: Path, *, seed: int = 0, vocab_size: int = 272, *
         "pad_token_id": 256,
         **config,
     }
-    LlamaForCausalLM(LlamaConfig(**settings)).save_pretrained(directory)
+    configuration = getattr(transformers, f"{kind}Config")(**settings)
+    getattr(transformers, f"{kind}ForCausalLM")(configuration).save_pretrained(directory)
     write_tokenizer(directory)
     return directory
 

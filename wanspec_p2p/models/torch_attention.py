@@ -58,6 +58,7 @@ class Gather:
 class Plan:
     """Everything a pass needs besides its token ids; built once, used by every layer."""
 
+    real: int  # rows that count
     rows: int  # padded
     visible: int  # slots looked at, padded
     positions: NDArray[np.int64]  # (rows,)
@@ -109,7 +110,7 @@ def make_plan(
         mask = mask.repeat(groups, 1).unsqueeze(0)
     else:
         mask = mask[None, None]
-    return Plan(rows, visible, positions, mask, spans, gather)
+    return Plan(real, rows, visible, positions, mask, spans, gather)
 
 
 def _visibility(

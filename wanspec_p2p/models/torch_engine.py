@@ -21,6 +21,7 @@ from wanspec_p2p.models.segments import CachedTokens, check_batch
 from wanspec_p2p.models.torch_cache import SessionCache
 from wanspec_p2p.models.torch_device import Placement, describe_device, torch_dtype
 from wanspec_p2p.models.torch_loading import eos_tokens, read_model
+from wanspec_p2p.models.torch_parts import Work
 from wanspec_p2p.models.torch_passes import Passes, attention_name
 from wanspec_p2p.models.torch_selftest import self_test
 from wanspec_p2p.types import Segment
@@ -83,13 +84,14 @@ class TorchModel:
     def _forward(self, batch: Sequence[Segment]) -> list[Rows]:
         check_batch(batch, self._tokens, vocab_size=self._info.vocab_size, context=self._info.context)
         try:
-            return [self._run(segment) for segment in batch]
+            return self._passes.run_batch([self._work(segment) for segment in batch])
         except Exception as error:
             for segment in batch:
                 self._forget(segment.cache)
             raise _engine_error(error, f"a pass of {len(batch)} segments") from error
 
-    def _run(self, segment: Segment) -> Rows:
+    def _work(self, segment: Segment) -> Work:
+        """Take a checked segment in; its pass is still to come."""
         tokens = self._tokens.setdefault(segment.cache, CachedTokens())
         cache = self._caches.get(segment.cache)
         if cache is None:
@@ -97,7 +99,7 @@ class TorchModel:
         cache.crop(segment.length)
         cache.keep(segment.keep, segment.held)
         tokens.apply(segment)
-        return self._passes.run(cache, segment.tokens, segment.tree, tokens.parents)
+        return Work(cache, segment.tokens, segment.tree, tokens.parents)
 
     async def release(self, cache: str) -> None:
         await _on(self._thread, lambda: self._forget(cache))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,21 +15,19 @@ from wanspec_p2p.models.torch_attention import (
     EXACT,
     FAST,
     ROW_MULTIPLE,
+    Plan,
     Tail,
     exact_attention,
     fast_attention,
     make_plan,
 )
 from wanspec_p2p.models.torch_cache import CacheShape, PassCache, SessionCache
+from wanspec_p2p.models.torch_joined import JoinedCache, by_segment
 from wanspec_p2p.models.torch_loading import check_attention
+from wanspec_p2p.models.torch_parts import PASS_ROWS, Part, Work, parts_of, together
 from wanspec_p2p.types import TokenId
 
-__all__ = ["PREFILL_ROWS", "Passes", "attention_name"]
-
-PREFILL_ROWS = 128
-"""Rows of one prefill pass: enough to keep the cores busy, few enough to share the model between sessions."""
-TREE_ROWS = 64
-"""Up to this many rows, tokens before a tree run in the tree's own pass."""
+__all__ = ["Passes", "attention_name"]
 
 
 def attention_name(*, exact: bool) -> str:
@@ -36,7 +35,7 @@ def attention_name(*, exact: bool) -> str:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     name, function = (EXACT, exact_attention) if exact else (FAST, fast_attention)
-    ALL_ATTENTION_FUNCTIONS.register(name, function)
+    ALL_ATTENTION_FUNCTIONS.register(name, by_segment(function))
     return name
 
 
@@ -56,6 +55,7 @@ class Passes:
         self.model = model
         self.exact = exact
         self.tail = Tail.SHARED
+        self.joins = False  # rows of several segments in one pass: only where that changes no bit of them
         self._vocab_size = vocab_size
         self._device: torch.device = model.device
         heads = int(config.num_attention_heads)
@@ -78,80 +78,74 @@ class Passes:
     def run(
         self, cache: SessionCache, tokens: Sequence[TokenId], tree: Sequence[TokenId] = (), parents: Sequence[int] = ()
     ) -> Rows:
-        """Append `tokens`, run `tree` below the last of them, return the rows `Segment` promises.
+        """`run_batch` for one session."""
+        [rows] = self.run_batch([Work(cache, tokens, tree, parents)])
+        return rows
 
-        Args:
-            parents: of every provisional node: first of the `cache.held` held ones, then of `tree`.
+    def run_batch(self, batch: Sequence[Work]) -> list[Rows]:
+        """Return for each the rows that `Segment` promises. Their last parts share passes where `joins` allows it.
+
+        No cache may be in it twice. After an exception all its caches are worthless.
         """
-        ids = [*tokens, *tree]
-        start, held = cache.length + cache.held, cache.held
-        first = max(len(tokens) - 1, 0)
-        if all(parent == node - 1 for node, parent in enumerate(parents)):
-            # Held nodes and tree lie one below the other: every slot is its position, as if all were committed.
-            done = (len(ids) - 1) // PREFILL_ROWS * PREFILL_ROWS
-            chained, parents, held = len(ids), (), 0
-        else:
-            done = 0 if len(ids) <= TREE_ROWS else first
-            chained = len(tokens)
-        wanted: list[Tensor] = []
-        for at in range(0, done, PREFILL_ROWS):
-            block = ids[at : min(at + PREFILL_ROWS, done)]
-            rows = self._pass(cache, start + at, block, len(block), (), first - at)
-            if rows is not None:
-                wanted.append(rows)
-        last = self._pass(cache, start + done, ids[done:], chained - done, tuple(parents), first - done, held)
-        assert last is not None
-        wanted.append(last)
-        cache.commit(len(tokens))
-        return self._hand_out(torch.cat(wanted) if len(wanted) > 1 else last)
+        wanted: list[list[Tensor]] = []
+        last: list[Part] = []
+        for work in batch:
+            *blocks, end = parts_of(work)
+            wanted.append([rows for block in blocks for rows in self._pass([block])])
+            last.append(end)
+        groups = together(last, PASS_ROWS if self.joins else 0)
+        ends = [rows for parts in groups for rows in self._pass(parts)]
+        for work in batch:
+            work.cache.commit(len(work.tokens))
+        return [self._hand_out([*rows, end]) for rows, end in zip(wanted, ends, strict=True)]
 
     @torch.inference_mode()
-    def _pass(
-        self,
-        cache: SessionCache,
-        start: int,
-        ids: list[TokenId],
-        tokens: int,
-        parents: tuple[int, ...],
-        first_wanted: int,
-        held: int = 0,
-    ) -> Tensor | None:
-        """One forward pass of rows from slot `start` on, the last `held` slots before it being held nodes.
+    def _pass(self, parts: Sequence[Part]) -> list[Tensor]:
+        """One forward pass over the rows of all parts.
 
         Returns:
-            Logits of the rows from `first_wanted` on, or None where no row of this pass is wanted.
+            Logits of each part's wanted rows; nothing where no row of the pass is wanted.
         """
-        plan = make_plan(
-            start - held,
-            tokens,
-            parents,
+        plans = [self._plan(part) for part in parts]
+        for part, plan in zip(parts, plans, strict=True):
+            part.cache.reserve(plan.visible)
+        ids = [token for part in parts for token in part.ids]
+        padding = [0] * (-len(ids) % ROW_MULTIPLE)
+        positions = np.concatenate([*(plan.positions[: plan.real] for plan in plans), np.array(padding, np.int64)])
+        caches = [PassCache(part.cache, part.start, plan.visible) for part, plan in zip(parts, plans, strict=True)]
+        arguments = {
+            "input_ids": torch.tensor([ids + padding], device=self._device),
+            "position_ids": torch.from_numpy(positions).to(self._device).unsqueeze(0),
+            "past_key_values": JoinedCache(caches, [plan.real for plan in plans]),
+            "use_cache": True,
+            "wanspec_plans": plans,
+        }
+        wanted: list[int] = []
+        for part, end in zip(parts, itertools.accumulate(plan.real for plan in plans), strict=True):
+            wanted += range(end - part.wanted, end)
+        if not wanted:
+            self.model.base_model(**arguments)
+            return []
+        keep = wanted + wanted[:1] * (-len(wanted) % ROW_MULTIPLE)
+        arguments["logits_to_keep"] = torch.tensor(keep, device=self._device)
+        logits: Tensor = self.model(**arguments).logits[0, : len(wanted)]
+        return list(torch.split(logits, [part.wanted for part in parts]))
+
+    def _plan(self, part: Part) -> Plan:
+        return make_plan(
+            part.start - part.held,
+            part.tokens,
+            part.parents,
             groups=self._groups,
             exact=self.exact,
             tail=self.tail,
             device=self._device,
-            held=held,
+            held=part.held,
         )
-        cache.reserve(plan.visible)
-        rows = len(ids)
-        padded = ids + [0] * (plan.rows - rows)
-        arguments = {
-            "input_ids": torch.tensor([padded], device=self._device),
-            "position_ids": torch.from_numpy(plan.positions).to(self._device).unsqueeze(0),
-            "past_key_values": PassCache(cache, start, plan.visible),
-            "use_cache": True,
-            "wanspec_plan": plan,
-        }
-        if first_wanted >= rows:
-            self.model.base_model(**arguments)
-            return None
-        first = max(first_wanted, 0)
-        keep = [*range(first, rows), *[first] * (-(rows - first) % ROW_MULTIPLE)]
-        arguments["logits_to_keep"] = torch.tensor(keep, device=self._device)
-        logits: Tensor = self.model(**arguments).logits[0, : rows - first]
-        return logits
 
-    def _hand_out(self, logits: Tensor) -> Rows:
-        rows: Rows = logits[:, : self._vocab_size].float().cpu().numpy()
+    def _hand_out(self, logits: Sequence[Tensor]) -> Rows:
+        joined = torch.cat(list(logits)) if len(logits) > 1 else logits[0]
+        rows: Rows = joined[:, : self._vocab_size].float().cpu().numpy()
         lacking = self._vocab_size - rows.shape[1]
         if lacking > 0:
             rows = np.pad(rows, ((0, 0), (0, lacking)), constant_values=-np.inf)
@@ -168,4 +162,4 @@ class Passes:
                 ]
         finally:
             self.model.set_attn_implementation(ours)
-        return self._hand_out(logits)
+        return self._hand_out([logits])

@@ -1,10 +1,13 @@
-"""What an engine may call itself: compares passes of one token with passes of many, on the model that was loaded."""
+"""What an engine may call itself: compares passes of one token with passes of many, on the model that was loaded.
+
+Where those agree it tries passes that several sessions share, and lets the engine run such if no bit differs.
+"""
 
 from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +16,7 @@ from wanspec_p2p.errors import ModelError
 from wanspec_p2p.models.base import Rows
 from wanspec_p2p.models.torch_attention import CHUNK, Tail
 from wanspec_p2p.models.torch_cache import SessionCache
+from wanspec_p2p.models.torch_parts import PASS_ROWS, Work
 from wanspec_p2p.models.torch_passes import Passes
 from wanspec_p2p.types import ExactnessClass, TokenId
 
@@ -21,6 +25,7 @@ __all__ = ["Verdict", "self_test"]
 STEPS = 10
 PROMPT = CHUNK - STEPS // 2  # so that the steps cross a chunk's end
 WIDTHS = (7, 59, 90)  # few rows; as many as share one product; more than that
+SHARED_ROWS = (4, 12, 64, PASS_ROWS)  # of passes that sessions share: the fewest and the most there are, and between
 DEPTH = 5
 WRONG_MODEL = 0.1  # of the spread of a row's logits; rounding differs by about 0.02 in bfloat16
 
@@ -33,7 +38,8 @@ class Verdict:
 
 
 def self_test(passes: Passes, vocab_size: int) -> Verdict:
-    """About 25 passes. Sets `passes.tail` to a way of summing that is bit-equal, where there is one.
+    """About 30 passes. Sets `passes.tail` to a way of summing that is bit-equal, where there is one, and
+    `passes.joins` where sessions that share a pass have the bits they would have alone.
 
     Raises:
         ModelError: our passes do not compute what transformers does: the architecture is not supported.
@@ -43,14 +49,18 @@ def self_test(passes: Passes, vocab_size: int) -> Verdict:
     _check_against_transformers(passes, text[:16])
     if not passes.exact or _depends_on_length(passes):
         return Verdict(ExactnessClass.NEAR_TIE, 0, 0.0)
-    cache = passes.new_cache()
+    cache, other = passes.new_cache(), passes.new_cache()
     passes.run(cache, text[:PROMPT])
     single = np.concatenate([passes.run(cache, [token]) for token in text[PROMPT:]])
     verdict = Verdict(ExactnessClass.NEAR_TIE, 0, 0.0)
     for tail in Tail:
         passes.tail = tail
-        verdict = _compare(np.concatenate([single, single]), _trees(passes, text, draw, vocab_size))
+        verdict = _compare(np.concatenate([single, single]), _trees(passes, other, text, draw, vocab_size))
         if verdict.exactness is ExactnessClass.BITWISE:
+            passes.joins = True
+            passes.joins = np.array_equal(
+                np.concatenate([single, single[:1], single]), _shared(passes, other, cache, text, draw, vocab_size)
+            )
             return verdict
     passes.tail = Tail.SHARED
     return verdict
@@ -71,10 +81,10 @@ def _depends_on_length(passes: Passes) -> bool:
     return scaling.get("rope_type") in {"dynamic", "longrope"}
 
 
-def _trees(passes: Passes, text: list[TokenId], draw: random.Random, vocab_size: int) -> Rows:
+def _trees(passes: Passes, cache: SessionCache, text: list[TokenId], draw: random.Random, vocab_size: int) -> Rows:
     """The same rows twice, between junk, over a cache that blocks and a tree wrote: out of trees of several widths, and
     out of one that grows."""
-    cache = passes.new_cache()
+    cache.crop(0)
     passes.run(cache, text[:37])
     passes.run(cache, text[37:PROMPT])
     rows: list[Rows] = []
@@ -89,11 +99,51 @@ def _trees(passes: Passes, text: list[TokenId], draw: random.Random, vocab_size:
         at += 1 + kept
     rows.append(np.concatenate([passes.run(cache, [token]) for token in text[at:]]))
     cache.crop(PROMPT)
-    rows.append(_grown(passes, cache, text[PROMPT:], draw, vocab_size))
+    rows.append(_grown(passes.run, cache, text[PROMPT:], draw, vocab_size))
     return np.concatenate(rows)
 
 
-def _grown(passes: Passes, cache: SessionCache, path: Sequence[TokenId], draw: random.Random, vocab_size: int) -> Rows:
+def _shared(
+    passes: Passes,
+    cache: SessionCache,
+    neighbour: SessionCache,
+    text: list[TokenId],
+    draw: random.Random,
+    vocab_size: int,
+) -> Rows:
+    """The rows of `neighbour`, which goes through the text a token a pass, and those of `cache`, which grows a tree in
+    the same passes. A stranger fills these up. At last `neighbour` goes on alone."""
+    cache.crop(PROMPT)
+    neighbour.crop(PROMPT)
+    beside: list[Rows] = []
+    totals = iter(SHARED_ROWS)
+
+    def run(
+        cache: SessionCache, tokens: Sequence[TokenId], tree: Sequence[TokenId] = (), parents: Sequence[int] = ()
+    ) -> Rows:
+        others = next(totals) - len(tokens) - len(tree) - 1
+        first, *chain = (draw.randrange(vocab_size) for _ in range(others))
+        stranger = Work(passes.new_cache(), [first], chain, range(-1, others - 2))
+        own = Work(cache, tokens, tree, parents)
+        _, rows, theirs = passes.run_batch([stranger, own, Work(neighbour, [text[PROMPT + len(beside)]])])
+        beside.append(theirs)
+        return rows
+
+    first = run(cache, [text[PROMPT]])
+    cache.crop(PROMPT)
+    grown = _grown(run, cache, text[PROMPT:], draw, vocab_size)
+    token, *rest = text[PROMPT + len(beside) :]
+    alone = passes.run(neighbour, [token], rest, range(-1, len(rest) - 1))
+    return np.concatenate([*beside, alone, first, grown])
+
+
+def _grown(
+    run: Callable[[SessionCache, Sequence[TokenId], Sequence[TokenId], Sequence[int]], Rows],
+    cache: SessionCache,
+    path: Sequence[TokenId],
+    draw: random.Random,
+    vocab_size: int,
+) -> Rows:
     """The rows after each of `path`, run in three passes that hold the tree of the one before below its first node."""
     rows: list[Rows] = []
     nodes: list[int] = []  # of the path, as the last pass numbers them
@@ -111,7 +161,7 @@ def _grown(passes: Passes, cache: SessionCache, path: Sequence[TokenId], draw: r
         tree, below, slots = _hide(path[start:stop], WIDTHS[0], draw, vocab_size)
         tip = nodes[-1] if nodes else -1
         parents += [len(held) + parent if parent >= 0 else tip for parent in below]
-        rows.append(passes.run(cache, (), tree, parents)[slots])
+        rows.append(run(cache, (), tree, parents)[slots])
         nodes += [len(held) + slot for slot in slots]
     return np.concatenate(rows)
 

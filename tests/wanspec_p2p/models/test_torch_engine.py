@@ -7,9 +7,11 @@ import itertools
 import random
 from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.support.growing_trees import GrowingTree, Prefixes
 from tests.support.tiny_models import write_tiny_model
@@ -19,8 +21,10 @@ from wanspec_p2p.models.catalog import Catalog
 from wanspec_p2p.models.directories import directory_manifest
 from wanspec_p2p.models.fingerprint import tokenizer_facts
 from wanspec_p2p.models.torch_attention import Tail
+from wanspec_p2p.models.torch_cache import PassCache
 from wanspec_p2p.models.torch_device import choose_device
 from wanspec_p2p.models.torch_engine import TorchModel, Weights
+from wanspec_p2p.models.torch_parts import Part
 from wanspec_p2p.types import Device, Dtype, ExactnessClass, Segment
 
 TARGET_PROMPT = "The tide comes in twice a day because"
@@ -203,6 +207,97 @@ async def test_sessions_in_one_batch_do_not_touch_each_other(
     await model.close()
 
 
+@pytest.mark.parametrize("kind", ["Llama", "Mistral", "Qwen2", "Qwen3"])
+@pytest.mark.parametrize("dtype", list(Dtype))
+async def test_rows_of_a_shared_pass_are_those_of_sessions_alone_bit_for_bit(
+    tmp_path: Path, tokens: list[int], monkeypatch: pytest.MonkeyPatch, kind: str, dtype: Dtype
+) -> None:
+    directory = write_tiny_model(tmp_path / kind, kind=kind)
+    shared, alone = await load(directory, tmp_path, dtype), await load(directory, tmp_path, dtype)
+    if dtype is Dtype.FLOAT32 and not shared._passes.joins:
+        pytest.skip("this machine's float32 products depend on their shape, and the engine does without")
+    assert shared._passes.joins
+    sizes = sessions_in_passes(shared, monkeypatch)
+    draw = random.Random(sum(kind.encode()))
+    lengths = (1, 4, 60, 124, 127, 200, 260)
+    trees = [GrowingTree(draw, f"{length}", vocab_size=258, deep=0.7, context=512) for length in lengths]
+    batch = [tree.start(tokens[:length], 5)[0] for tree, length in zip(trees, lengths, strict=True)]
+    for number in range(16):
+        expected = [rows for segment in batch for rows in await alone.forward([segment])]
+        if number % 4 == 3:  # what shared passes left in the caches is used alone, and the other way round
+            found = [rows for segment in batch for rows in await shared.forward([segment])]
+        else:
+            found = await shared.forward(batch)
+        for segment, own, right in zip(batch, found, expected, strict=True):
+            assert np.array_equal(own, right), f"pass {number}: {segment}"
+        members = draw.sample(trees, draw.randint(2, len(trees)))
+        batch = [tree.step(draw.choice((1, 1, 4, 9, 9, 40, 70)))[0] for tree in members]
+    assert {1, 2, 3, 4} <= set(sizes)
+    await shared.close()
+    await alone.close()
+
+
+def sessions_in_passes(model: TorchModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows with each forward pass from now on."""
+    sizes: list[int] = []
+    honest = model._passes._pass
+
+    def counted(parts: Sequence[Part]) -> list[torch.Tensor]:
+        sizes.append(len(parts))
+        return honest(parts)
+
+    monkeypatch.setattr(model._passes, "_pass", counted)
+    return sizes
+
+
+async def test_sessions_share_a_pass_unless_that_changes_their_rows(
+    tiny_directory: Path, tmp_path: Path, tokens: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = await load(tiny_directory, tmp_path, Dtype.BFLOAT16)
+    sizes = sessions_in_passes(model, monkeypatch)
+    batch = [
+        Segment("long", 0, (), tuple(tokens[:150])),  # a block of 128 and the rest
+        Segment("a", 0, (), (1,), (2, 3), (-1, -1)),
+        Segment("b", 0, (), tuple(tokens[:103])),  # no place left for one row more
+        Segment("c", 0, (), (5,)),
+    ]
+    joined = await model.forward(batch)
+    assert sizes == [1, 3, 1]
+    for segment in batch:
+        await model.release(segment.cache)
+    sizes.clear()
+    model._passes.joins = False
+    in_turn = await model.forward(batch)
+    assert sizes == [1, 1, 1, 1, 1]
+    for ours, theirs in zip(joined, in_turn, strict=True):
+        assert np.array_equal(ours, theirs)
+    assert await model.forward([]) == []
+    await model.close()
+
+
+async def test_a_failed_shared_pass_drops_the_caches_of_all_in_it_and_of_nobody_else(
+    tiny_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = await load(tiny_directory, tmp_path, Dtype.BFLOAT16)
+    await model.forward([Segment(name, 0, (), (1, 2)) for name in "abc"])
+    honest = PassCache.update
+
+    def fail(self: PassCache, keys: torch.Tensor, values: torch.Tensor, layer: int) -> Any:
+        if layer == 1:
+            raise RuntimeError("it broke half-way")
+        return honest(self, keys, values, layer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PassCache, "update", fail)
+        with pytest.raises(EngineError, match="a pass of 2 segments failed: RuntimeError: it broke half-way"):
+            await model.forward([Segment("a", 2, (), (3,)), Segment("b", 2, (), (3,))])
+    for name in "ab":
+        with pytest.raises(LocalProtocolError, match="holds 0 positions"):
+            await model.forward([Segment(name, 2, (), (3,))])
+    await model.forward([Segment("c", 2, (), (3,))])
+    await model.close()
+
+
 async def test_rows_are_float32_and_as_wide_as_the_tokenizer(tiny_directory: Path, tmp_path: Path) -> None:
     model = await load(tiny_directory, tmp_path, Dtype.BFLOAT16)
     [rows] = await model.forward([Segment("a", 0, (), (1, 2), (3,), (-1,))])
@@ -260,7 +355,7 @@ async def test_a_failed_pass_is_an_engine_error_and_drops_the_caches_of_its_batc
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
     with monkeypatch.context() as patch:
-        patch.setattr("wanspec_p2p.models.torch_passes.Passes.run", fail)
+        patch.setattr("wanspec_p2p.models.torch_passes.Passes.run_batch", fail)
         with pytest.raises(EngineError, match="out of memory during a pass of 1 segments"):
             await model.forward([Segment("a", 2, (), (3,))])
     with pytest.raises(LocalProtocolError):
@@ -309,6 +404,7 @@ async def test_the_real_model_is_bitwise_in_bfloat16(model_cache: Path) -> None:
     placement = choose_device(device=Device.CPU, dtype=Dtype.BFLOAT16, threads=1)
     model = await TorchModel.load(weights, placement)
     assert model.info.exactness is ExactnessClass.BITWISE
+    assert model._passes.joins
     text = prompt_of(catalog, TARGET_PROMPT)
     draw = random.Random(3)
     text += [draw.randrange(model.info.vocab_size) for _ in range(145 - len(text))]
@@ -318,7 +414,6 @@ async def test_the_real_model_is_bitwise_in_bfloat16(model_cache: Path) -> None:
 
 @pytest.mark.model
 async def test_the_real_model_in_float32_agrees_with_transformers_greedy_decoding(model_cache: Path) -> None:
-    import torch
     from transformers import AutoModelForCausalLM
 
     catalog = Catalog(model_cache)

@@ -9,7 +9,8 @@ import torch
 
 from wanspec_p2p.errors import ModelError
 from wanspec_p2p.models.torch_cache import FIRST_SLOTS
-from wanspec_p2p.models.torch_passes import PREFILL_ROWS, Passes, attention_name
+from wanspec_p2p.models.torch_parts import PASS_ROWS
+from wanspec_p2p.models.torch_passes import Passes, attention_name
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def passes(tiny_directory: Path) -> Passes:
 
 
 def test_rows_are_those_transformers_computes(passes: Passes) -> None:
-    text = [(7 * i) % 258 for i in range(PREFILL_ROWS + 20)]
+    text = [(7 * i) % 258 for i in range(PASS_ROWS + 20)]
     expected = passes.reference(text)
     [last] = passes.run(passes.new_cache(), text)
     assert np.allclose(last, expected[-1], atol=1e-4)
@@ -33,7 +34,7 @@ def test_rows_are_those_transformers_computes(passes: Passes) -> None:
 
 
 def test_a_long_prompt_before_a_tree_is_prefilled_first(passes: Passes) -> None:
-    text = [(5 * i) % 258 for i in range(PREFILL_ROWS + 30)]
+    text = [(5 * i) % 258 for i in range(PASS_ROWS + 30)]
     rows = passes.run(passes.new_cache(), text, [1, 2, 3], [-1, -1, 0])
     for row, ending in zip(rows, ([], [1], [2], [1, 3]), strict=True):
         assert np.allclose(row, passes.reference(text + ending)[-1], atol=1e-4)

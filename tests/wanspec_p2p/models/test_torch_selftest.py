@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from wanspec_p2p.models import torch_passes
 from wanspec_p2p.models.base import Rows
 from wanspec_p2p.models.torch_attention import Tail
 from wanspec_p2p.models.torch_cache import SessionCache
+from wanspec_p2p.models.torch_joined import JoinedCache
+from wanspec_p2p.models.torch_parts import Part
 from wanspec_p2p.models.torch_passes import Passes, attention_name
-from wanspec_p2p.models.torch_selftest import self_test
+from wanspec_p2p.models.torch_selftest import SHARED_ROWS, self_test
 from wanspec_p2p.types import ExactnessClass
 
 
@@ -32,6 +35,7 @@ def test_the_engine_in_bfloat16_is_bitwise(tiny_directory: Path) -> None:
     verdict = self_test(passes, 258)
     assert (verdict.exactness, verdict.largest, passes.tail) == (ExactnessClass.BITWISE, 0.0, Tail.SHARED)
     assert verdict.compared >= 10
+    assert passes.joins
 
 
 class Leaky(Passes):
@@ -51,6 +55,49 @@ def test_an_engine_whose_rows_depend_on_their_company_says_near_tie(tiny_directo
     assert verdict.exactness is ExactnessClass.NEAR_TIE
     assert verdict.largest > 0
     assert passes.tail is Tail.SHARED
+    assert not passes.joins
+
+
+class Crowded(Passes):
+    """Changes the rows of the pass that has as many as `leak`, all sessions together, by the least there is."""
+
+    leak = 0
+
+    def _pass(self, parts: Sequence[Part]) -> list[torch.Tensor]:
+        found = super()._pass(parts)
+        if len(parts) > 1 and sum(len(part.ids) for part in parts) == self.leak:
+            found[1] = torch.nextafter(found[1], torch.full_like(found[1], torch.inf))
+        return found
+
+
+@pytest.mark.parametrize("rows", SHARED_ROWS)
+def test_where_company_changes_a_bit_sessions_run_in_turn_and_the_engine_is_bitwise(
+    tiny_directory: Path, rows: int
+) -> None:
+    passes = read(tiny_directory)
+    passes.__class__ = type("At", (Crowded,), {"leak": rows})
+    assert self_test(passes, 258).exactness is ExactnessClass.BITWISE
+    assert not passes.joins
+
+
+def test_keys_that_a_shared_pass_leaves_wrong_are_noticed(
+    tiny_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = JoinedCache.update
+
+    def careless(self: JoinedCache, keys: torch.Tensor, values: torch.Tensor, layer: int) -> Any:
+        seen = honest(self, keys, values, layer)
+        if len(self._caches) == 1:
+            return seen
+        seen = [own.clone() for own in seen[0]], [own.clone() for own in seen[1]]  # this pass itself is right
+        last = self._caches[-1]
+        last._block[layer, :, last._start, 0] += 1
+        return seen
+
+    passes = read(tiny_directory)
+    monkeypatch.setattr(JoinedCache, "update", careless)
+    assert self_test(passes, 258).exactness is ExactnessClass.BITWISE
+    assert not passes.joins
 
 
 def test_where_shared_sums_differ_the_gathered_tail_is_taken(tiny_directory: Path) -> None:
@@ -61,8 +108,10 @@ def test_where_shared_sums_differ_the_gathered_tail_is_taken(tiny_directory: Pat
 
 
 def test_the_fast_attention_is_near_tie_without_a_test(tiny_directory: Path) -> None:
-    verdict = self_test(read(tiny_directory, exact=False), 258)
+    passes = read(tiny_directory, exact=False)
+    verdict = self_test(passes, 258)
     assert (verdict.exactness, verdict.compared) == (ExactnessClass.NEAR_TIE, 0)
+    assert not passes.joins
 
 
 def test_an_attention_that_transformers_computes_otherwise_is_refused(

@@ -217,7 +217,7 @@ def speed(
     dtype: DtypeOption = None,
     json: Json = False,
 ) -> None:
-    """The target alone against transformers, the cost of exactness, our own time per round, bytes per drafted token."""
+    """The target alone against transformers, what exactness costs and company gains, our own time, wire bytes."""
     from wanspec_p2p.cli.bench.measuring import load_prompts
     from wanspec_p2p.cli.bench.report import machine, markdown
 
@@ -259,6 +259,7 @@ async def _speed(
                 "engine": exact.info.engine,
                 "against_transformers": against.as_json(),
                 "cost_of_exactness": await measure.cost_of_exactness(exact, fast, progress),
+                "gain_of_company": await measure.gain_of_company(exact, progress),
                 "own_time": await measure.own_time(exact, tokenizer, prompts, tokens=tokens, progress=progress),
             }
         )

@@ -59,6 +59,11 @@ def markdown(report: dict[str, Any]) -> str:
         row(f"exact pass, {rows} rows, ms", lambda e, i=i: _spread(e["cost_of_exactness"][i]["exact_ms"]))
         row(f"fastest pass, {rows} rows, ms", lambda e, i=i: _spread(e["cost_of_exactness"][i]["fast_ms"]))
         row(f"exact ÷ fastest, {rows} rows", lambda e, i=i: _spread(e["cost_of_exactness"][i]["ratio"], 2))
+    for i, gain in enumerate(report["engines"][0]["gain_of_company"]):
+        shape = f"{gain['sessions']} sessions of {gain['rows']} rows"
+        row(f"{shape} in one pass, ms", lambda e, i=i: _spread(e["gain_of_company"][i]["together_ms"]))
+        row(f"{shape} one after another, ms", lambda e, i=i: _spread(e["gain_of_company"][i]["in_turn_ms"]))
+        row("in one pass ÷ one after another", lambda e, i=i: _spread(e["gain_of_company"][i]["ratio"], 2))
     for i, at in enumerate(own["temperature"] for own in report["engines"][0]["own_time"]):
         row(f"our own time per round at T = {at:g}, ms", lambda e, i=i: f"{e['own_time'][i]['ms_per_round']:.2f}")
     lines += [

@@ -1,4 +1,4 @@
-"""How fast the target is alone, what exactness costs, and what our own code takes; all compared in pairs."""
+"""How fast the target is alone, what exactness costs and company gains, what our own code takes; compared in pairs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from wanspec_p2p.cli.bench.measuring import Prompt, TimedModel, alone, spread
 from wanspec_p2p.models.base import LanguageModel, Tokenizer
 from wanspec_p2p.types import Dtype, Sampling, Segment, TokenId
 
-__all__ = ["Against", "cost_of_exactness", "own_time", "target_against_transformers"]
+__all__ = ["Against", "cost_of_exactness", "gain_of_company", "own_time", "target_against_transformers"]
 
 Progress = Callable[[str, int, int], None]
 
 CONTEXT = 300
 WIDTHS = (1, 8)
+SESSIONS = ("a", "b", "c", "d")
+SHARED_WIDTHS = (1, 4, 8)
 PASSES = 24
 
 
@@ -85,11 +87,12 @@ async def cost_of_exactness(exact: LanguageModel, fast: LanguageModel, progress:
     figures: list[dict[str, object]] = []
     for width in WIDTHS:
         for model in (exact, fast):
-            await model.forward([_prefill(model)])
+            await model.forward([_prefill(model, "bench")])
         pairs = []
         for number in range(PASSES):
             progress(f"cost of exactness, {width} rows", number, PASSES)
-            pairs.append((await _timed(exact, width), await _timed(fast, width)))
+            segment = _round("bench", width)
+            pairs.append((await _timed(exact, [segment]), await _timed(fast, [segment])))
         pairs = pairs[2:]  # the first passes of a shape choose their kernels
         figures.append(
             {
@@ -104,16 +107,46 @@ async def cost_of_exactness(exact: LanguageModel, fast: LanguageModel, progress:
     return figures
 
 
-def _prefill(model: LanguageModel) -> Segment:
-    return Segment("bench", 0, (), tuple(i % model.info.vocab_size for i in range(CONTEXT)))
+async def gain_of_company(model: LanguageModel, progress: Progress) -> list[dict[str, object]]:
+    """Seconds of a pass of four sessions ÷ those of four passes of one, in turn, each at a context of 300."""
+    figures: list[dict[str, object]] = []
+    for width in SHARED_WIDTHS:
+        await model.forward([_prefill(model, session) for session in SESSIONS])
+        together = [[_round(session, width) for session in SESSIONS]]
+        in_turn = [[segment] for segment in together[0]]
+        pairs = []
+        for number in range(PASSES):
+            progress(f"gain of company, {width} rows each", number, PASSES)
+            pairs.append((await _timed(model, *together), await _timed(model, *in_turn)))
+        pairs = pairs[2:]
+        figures.append(
+            {
+                "sessions": len(SESSIONS),
+                "rows": width,
+                "together_ms": spread([1000 * a for a, _ in pairs]),
+                "in_turn_ms": spread([1000 * b for _, b in pairs]),
+                "ratio": spread([a / b for a, b in pairs]),
+            }
+        )
+        for session in SESSIONS:
+            await model.release(session)
+    return figures
 
 
-async def _timed(model: LanguageModel, width: int) -> float:
-    # A root and candidates of which every second has a sibling: what a round verifies.
+def _prefill(model: LanguageModel, session: str) -> Segment:
+    return Segment(session, 0, (), tuple(i % model.info.vocab_size for i in range(CONTEXT)))
+
+
+def _round(session: str, width: int) -> Segment:
+    """A root and candidates of which every second has a sibling: what a round verifies."""
     parents = tuple(-1 if i < 2 else i - 2 for i in range(width - 1))
-    segment = Segment("bench", CONTEXT, (), (7,), tuple(range(10, 10 + width - 1)), parents)
+    return Segment(session, CONTEXT, (), (7,), tuple(range(10, 10 + width - 1)), parents)
+
+
+async def _timed(model: LanguageModel, *batches: Sequence[Segment]) -> float:
     begun = time.perf_counter()
-    await model.forward([segment])
+    for batch in batches:
+        await model.forward(batch)
     return time.perf_counter() - begun
 
 

@@ -44,6 +44,7 @@ def test_the_report_is_all_that_is_printed(run: Run) -> None:
     assert [line for line in tables if not line.startswith("|")] == [
         "On the wire, one node with smollm2-draft on a loopback link, WebSocket payload both ways:"
     ]
+    assert sum(line.startswith("| in one pass ÷ one after another |") for line in tables) == len(speed.SHARED_WIDTHS)
 
 
 @pytest.mark.usefixtures("scripted")
@@ -51,5 +52,7 @@ def test_json_is_one_object_and_nothing_else(run: Run) -> None:
     code, out, err = run(*COMMAND, "--json")
     assert (code, err, out.count("\n")) == (0, "", 1)
     figures = json.loads(out)
+    [engine] = figures["engines"]
+    assert [(gain["sessions"], gain["rows"]) for gain in engine["gain_of_company"]] == [(4, 1), (4, 4), (4, 8)]
     assert [wire["temperature"] for wire in figures["wire"]] == [0.0, 0.8]
     assert [wire["tokens"] for wire in figures["wire"]] == [4, 4]
