@@ -18,7 +18,7 @@ async def test_a_pool_bench_attaches_nodes_and_runs_sessions() -> None:
         await until(lambda: runner.session.stats.of(node.identity.peer_id).drafted == 4)
         await bench.finish()
         assert len(bench.answers["s"]) == 4
-        assert (bench.came, bench.went) == (1, 0)
+        assert bench.came == 1 and bench.went  # a second lane is empty
 
 
 @in_virtual_time
