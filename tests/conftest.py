@@ -32,3 +32,8 @@ def fresh_logging() -> Iterator[None]:
     """A test that sets up logging does so for itself: its standard error is gone afterwards."""
     yield
     structlog.reset_defaults()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those with real processes take longest, so they come first: then processes that share the tests end together."""
+    items.sort(key=lambda item: item.get_closest_marker("system") is None)
