@@ -19,11 +19,10 @@ from wanspec_p2p.simulation.laws import IidLaw, Text
 from wanspec_p2p.simulation.loop import run_in_virtual_time
 from wanspec_p2p.simulation.models import SimulatedDrafter, SimulatedTarget
 from wanspec_p2p.simulation.pacing import Pace, Steps, flat
-from wanspec_p2p.simulation.site import Site
+from wanspec_p2p.simulation.site import Site, question
 from wanspec_p2p.simulation.wan import Wan
 from wanspec_p2p.speculation.policy import LocalDrafting, Policy
-from wanspec_p2p.speculation.target_session import SessionSpec
-from wanspec_p2p.types import Sampling, Segment, SessionId
+from wanspec_p2p.types import Segment
 
 __all__ = ["Case", "Hardware", "capacity", "closed_form", "per_token", "study"]
 
@@ -179,7 +178,10 @@ async def _play(case: Case, hardware: Hardware, clients: int, tokens: int, seed:
     async with Site(target, nodes, seed=seed, drafters=case.drafters, local=local, slots=clients) as site:
         prompts = [(client % 512, client // 512, 1) for client in range(clients)]
         answers = await asyncio.gather(
-            *(site.play(_spec(client, prompt, length), case.policy) for client, prompt in enumerate(prompts))
+            *(
+                site.play(question(f"client-{client}", prompt, length), case.policy)
+                for client, prompt in enumerate(prompts)
+            )
         )
     for prompt, answer in zip(prompts, answers, strict=True):
         if list(answer.tokens) != text.continuation(prompt, length):
@@ -192,10 +194,6 @@ def _stretch(settled_at: Sequence[float], tokens: int) -> float:
     first = max(at for at in range(len(settled_at)) if settled_at[at] == settled_at[WARM_UP - 1])
     last = max(at for at in range(len(settled_at)) if settled_at[at] == settled_at[WARM_UP + tokens - 1])
     return (settled_at[last] - settled_at[first]) / (last - first)
-
-
-def _spec(client: int, prompt: tuple[int, ...], length: int) -> SessionSpec:
-    return SessionSpec(SessionId(f"client-{client}"), prompt, bytes(16), Sampling(), 512, length)
 
 
 class _OnDevice:

@@ -16,11 +16,9 @@ from wanspec_p2p.simulation.laws import IidLaw, Text
 from wanspec_p2p.simulation.loop import run_in_virtual_time
 from wanspec_p2p.simulation.models import SimulatedDrafter, SimulatedTarget
 from wanspec_p2p.simulation.pacing import Pace, Steps, flat
-from wanspec_p2p.simulation.site import Site
+from wanspec_p2p.simulation.site import Site, question
 from wanspec_p2p.simulation.wan import Wan
 from wanspec_p2p.speculation.policy import LocalDrafting, Policy
-from wanspec_p2p.speculation.target_session import SessionSpec
-from wanspec_p2p.types import Sampling, SessionId
 
 __all__ = ["Schedule", "play_faults"]
 
@@ -64,7 +62,7 @@ async def _play(seed: int, answers: int, tokens: int) -> Schedule:
         try:
             prompts = [(answer, seed % 512, *range(rng.randint(1, 12))) for answer in range(answers)]
             played = await asyncio.gather(
-                *(site.play(_spec(f"{seed}-{n}", prompt, tokens), policy) for n, prompt in enumerate(prompts))
+                *(site.play(question(f"faults-{seed}-{n}", prompt, tokens), policy) for n, prompt in enumerate(prompts))
             )
         finally:
             trouble.cancel()
@@ -108,14 +106,3 @@ class _Strikes:
                 await node.kill()
             else:
                 self._rng.choice(deeds)()
-
-
-def _spec(name: str, prompt: tuple[int, ...], tokens: int) -> SessionSpec:
-    return SessionSpec(
-        session=SessionId(f"faults-{name}"),
-        prompt=prompt,
-        seed=bytes(16),
-        sampling=Sampling(),
-        vocab_size=512,
-        max_tokens=tokens,
-    )

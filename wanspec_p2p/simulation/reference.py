@@ -29,12 +29,10 @@ from wanspec_p2p.simulation.loop import run_in_virtual_time
 from wanspec_p2p.simulation.models import SimulatedDrafter, SimulatedTarget
 from wanspec_p2p.simulation.pacing import Pace, Steps, flat
 from wanspec_p2p.simulation.recording import shipped
-from wanspec_p2p.simulation.site import Answer, Site, run_answer
+from wanspec_p2p.simulation.site import Answer, Site, question, run_answer
 from wanspec_p2p.simulation.wan import Wan
 from wanspec_p2p.speculation.drafter_session import DrafterSession
 from wanspec_p2p.speculation.policy import LocalDrafting, Policy
-from wanspec_p2p.speculation.target_session import SessionSpec
-from wanspec_p2p.types import Sampling, SessionId
 
 __all__ = [
     "WARM_UP_PROMPT",
@@ -140,11 +138,11 @@ async def _play(setting: Setting, seed: int) -> Figures:
     local = drafter(law) if setting.local else None
     async with Site(target, nodes, seed=seed, drafters=setting.drafters, local=local, hedge=setting.hedge) as site:
         if setting.warm_up:
-            await run_answer(site, _spec(f"warm-up-{seed}", setting.warm_up, WARM_UP_PROMPT), setting.policy)
+            await run_answer(site, question(f"warm-up-{seed}", WARM_UP_PROMPT, setting.warm_up), setting.policy)
         found: list[Figures] = []
         for prompt in prompts(setting.answers):
             answer = await run_answer(
-                site, _spec(f"answer-{seed}-{len(found)}", setting.tokens, prompt), setting.policy
+                site, question(f"answer-{seed}-{len(found)}", prompt, setting.tokens), setting.policy
             )
             if list(answer.tokens) != text.continuation(prompt, setting.tokens):
                 raise RuntimeError(f"the answer is not the target's own: seed {seed} of {setting}")
@@ -199,17 +197,6 @@ class _LanelessEngine(DraftingEngine):
         if isinstance(core, DrafterSession):
             core = DrafterSession(replace(core.spec, lane=0, lanes=1), self.table)
         return super().seat(core, cache, outlet)
-
-
-def _spec(name: str, tokens: int, prompt: tuple[int, ...]) -> SessionSpec:
-    return SessionSpec(
-        session=SessionId(name),
-        prompt=prompt,
-        seed=bytes(16),
-        sampling=Sampling(),
-        vocab_size=512,
-        max_tokens=tokens,
-    )
 
 
 def _figures(answer: Answer) -> Figures:

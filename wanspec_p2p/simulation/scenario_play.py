@@ -11,16 +11,14 @@ import msgspec
 
 from wanspec_p2p.errors import ConfigError
 from wanspec_p2p.simulation.cast import Cast
-from wanspec_p2p.simulation.laws import VOCAB_SIZE, Text
+from wanspec_p2p.simulation.laws import Text
 from wanspec_p2p.simulation.loop import run_in_virtual_time
 from wanspec_p2p.simulation.models import SimulatedTarget
 from wanspec_p2p.simulation.pacing import Pace, flat
 from wanspec_p2p.simulation.reference import PASSES, WARM_UP_PROMPT, prompts, tree_alone
 from wanspec_p2p.simulation.scenario import Adversaries, Churn, Scenario
-from wanspec_p2p.simulation.site import Answer, Site
+from wanspec_p2p.simulation.site import Answer, Site, question
 from wanspec_p2p.speculation.policy import LocalDrafting, Policy
-from wanspec_p2p.speculation.target_session import SessionSpec
-from wanspec_p2p.types import Sampling, SessionId
 
 __all__ = ["Outcome", "Played", "alone", "play", "played", "policy_of", "total", "trees"]
 
@@ -127,13 +125,13 @@ async def _play(scenario: Scenario, policy: Policy, seed: int) -> Outcome:
     local = cast.drafter() if own.local_drafter else None
     async with Site(target, cast.specs, seed=seed, drafters=scenario.per_session, local=local) as site:
         if scenario.warm_up:
-            await site.play(_spec("warm-up", WARM_UP_PROMPT, scenario.warm_up), policy, alone=True)
+            await site.play(question("warm-up", WARM_UP_PROMPT, scenario.warm_up), policy, alone=True)
         asked = {f"answer-{number}": prompt for number, prompt in enumerate(prompts(scenario.at_once))}
         before, begun = _remote_passes(site), site.clock.monotonic()
         async with cast.on(site):
             answers = await asyncio.gather(
                 *(
-                    site.play(_spec(name, prompt, scenario.tokens), policy, settled=cast.after_round)
+                    site.play(question(name, prompt, scenario.tokens), policy, settled=cast.after_round)
                     for name, prompt in asked.items()
                 )
             )
@@ -144,10 +142,6 @@ async def _play(scenario: Scenario, policy: Policy, seed: int) -> Outcome:
         if list(answer.tokens) != text.continuation(prompt, scenario.tokens):
             raise RuntimeError(f"the answer is not the target's own: seed {seed} of {scenario}")
     return _outcome(answers, span, remote, cast.lost)
-
-
-def _spec(name: str, prompt: tuple[int, ...], tokens: int) -> SessionSpec:
-    return SessionSpec(SessionId(name), prompt, bytes(16), Sampling(), VOCAB_SIZE, tokens)
 
 
 def _outcome(answers: Sequence[Answer], span: float, remote_passes: int, lost: int) -> Outcome:

@@ -18,6 +18,7 @@ from wanspec_p2p.models.base import LanguageModel
 from wanspec_p2p.protocol.codec import AT_TARGET_FROM_NODE
 from wanspec_p2p.simulation.drafting_node import NodeSpec, SimulatedNode
 from wanspec_p2p.simulation.identities import chance, identity
+from wanspec_p2p.simulation.laws import VOCAB_SIZE
 from wanspec_p2p.simulation.loop import SimulatedClock
 from wanspec_p2p.simulation.metering import MeteredModel, Work, traced
 from wanspec_p2p.simulation.trace import Trace, Watched
@@ -29,9 +30,9 @@ from wanspec_p2p.speculation.target_session import SessionSpec, TargetSession
 from wanspec_p2p.target.drafters import DrafterPool
 from wanspec_p2p.target.engine import Engine
 from wanspec_p2p.target.runner import SessionRunner
-from wanspec_p2p.types import FinishReason, Role, TokenId
+from wanspec_p2p.types import FinishReason, Role, Sampling, SessionId, TokenId
 
-__all__ = ["Answer", "Site", "run_answer"]
+__all__ = ["Answer", "Site", "question", "run_answer"]
 
 ANSWER_SECONDS = 3600.0
 """Virtual time that an answer, or a node's way to the target, may take before something must be wrong."""
@@ -235,6 +236,11 @@ class Site(Watched):
                 self.trace.note("link lost", node=node, reason=str(error))
         finally:
             await seen.close()
+
+
+def question(name: str, prompt: Sequence[TokenId], tokens: int) -> SessionSpec:
+    """A greedy answer of so many tokens."""
+    return SessionSpec(SessionId(name), tuple(prompt), bytes(16), Sampling(), VOCAB_SIZE, tokens)
 
 
 async def run_answer(site: Site, spec: SessionSpec, policy: Policy | None = None) -> Answer:
