@@ -10,8 +10,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections import deque
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +24,16 @@ from wanspec_p2p.errors import WanspecError
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["STOP_SECONDS", "Child", "ChildDied", "Fleet", "until_signal", "wanspec_command", "wanspec_environment"]
+__all__ = [
+    "STOP_SECONDS",
+    "Child",
+    "ChildDied",
+    "Fleet",
+    "until_signal",
+    "wanspec_command",
+    "wanspec_environment",
+    "with_fleet",
+]
 
 T = TypeVar("T")
 
@@ -199,6 +209,22 @@ class Fleet:
         # The coordinator started first and ends last: the others say goodbye to it.
         await asyncio.gather(*(child.stop() for child in self._children[1:]))
         await asyncio.gather(*(child.stop() for child in self._children[:1]))
+
+
+async def with_fleet(prefix: str, work: Callable[[Fleet, Path, Mapping[str, str]], Coroutine[Any, Any, T]]) -> T:
+    """Do `work` with a fleet, its folder and its children's environment, of which nothing is left afterwards.
+
+    Args:
+        prefix: of the folder's name.
+
+    Raises:
+        KeyboardInterrupt: there was a signal (`until_signal`).
+    """
+    with tempfile.TemporaryDirectory(prefix=prefix) as name:
+        directory = Path(name)
+        environment = wanspec_environment(os.environ, directory / "config")
+        async with Fleet(directory, environment) as fleet:
+            return await until_signal(fleet, work(fleet, directory, environment))
 
 
 async def until_signal(fleet: Fleet, work: Awaitable[T]) -> T:

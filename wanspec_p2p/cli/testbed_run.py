@@ -7,14 +7,12 @@ Everything is what is shipped, from the join tokens to the submitter's HTTP requ
 from __future__ import annotations
 
 import asyncio
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from coordinator.admin import create_api_key, issue_join_token
 from coordinator.settings import CoordinatorSettings
-from wanspec_p2p.cli.processes import Child, Fleet, until_signal, wanspec_command, wanspec_environment
+from wanspec_p2p.cli.processes import Child, Fleet, wanspec_command, with_fleet
 from wanspec_p2p.cli.testbed_watch import Look, Watch
 from wanspec_p2p.client import Answer, AsyncClient
 from wanspec_p2p.clock import SystemClock
@@ -55,10 +53,9 @@ def observe(setting: Setting, seed: int, progress: Callable[[int], None]) -> Obs
 
 
 async def _observe(setting: Setting, seed: int, progress: Callable[[int], None]) -> Observed:
-    with tempfile.TemporaryDirectory(prefix="wanspec-testbed-") as name:
-        directory = Path(name)
-        async with Fleet(directory, wanspec_environment(os.environ, directory / "config")) as fleet:
-            return await until_signal(fleet, _cell(fleet, directory, setting, seed, progress))
+    return await with_fleet(
+        "wanspec-testbed-", lambda fleet, directory, _: _cell(fleet, directory, setting, seed, progress)
+    )
 
 
 async def _cell(

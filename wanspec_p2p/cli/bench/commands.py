@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +18,7 @@ from wanspec_p2p.errors import ConfigError, ExitCode
 if TYPE_CHECKING:
     from wanspec_p2p.cli.bench.exactness import Condition, Outcome
     from wanspec_p2p.cli.bench.measuring import Prompt
+    from wanspec_p2p.cli.processes import Fleet
 
 __all__ = ["app"]
 
@@ -93,35 +93,29 @@ async def _exactness(
 ) -> list[Outcome]:
     from wanspec_p2p.cli.bench.cluster import Cluster
     from wanspec_p2p.cli.bench.exactness import compare
-    from wanspec_p2p.cli.processes import Fleet, until_signal, wanspec_environment
+    from wanspec_p2p.cli.processes import with_fleet
     from wanspec_p2p.client import AsyncClient
     from wanspec_p2p.config import Paths
 
     cache = Paths.from_environment(os.environ).cache
-    with tempfile.TemporaryDirectory(prefix="wanspec-bench-") as name:
-        directory = Path(name)
-        environment = wanspec_environment(os.environ, directory / "config")
-        async with Fleet(directory, environment) as fleet:
 
-            async def work() -> list[Outcome]:
-                async with (
-                    Cluster.running(
-                        fleet, directory, environment, cache=cache, model=model, drafter=drafter
-                    ) as cluster,
-                    AsyncClient(cluster.url) as client,
-                ):
-                    return await compare(
-                        cluster,
-                        client,
-                        prompts,
-                        tokens=tokens,
-                        temperatures=(0.0, 0.8),
-                        conditions=conditions,
-                        progress=progress,
-                        model=model,
-                    )
+    async def work(fleet: Fleet, directory: Path, environment: Mapping[str, str]) -> list[Outcome]:
+        async with (
+            Cluster.running(fleet, directory, environment, cache=cache, model=model, drafter=drafter) as cluster,
+            AsyncClient(cluster.url) as client,
+        ):
+            return await compare(
+                cluster,
+                client,
+                prompts,
+                tokens=tokens,
+                temperatures=(0.0, 0.8),
+                conditions=conditions,
+                progress=progress,
+                model=model,
+            )
 
-            return await until_signal(fleet, work())
+    return await with_fleet("wanspec-bench-", work)
 
 
 @app.command()

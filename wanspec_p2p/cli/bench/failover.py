@@ -14,14 +14,13 @@ import os
 import random
 import signal
 import statistics
-import tempfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wanspec_p2p.cli.bench.cluster import READY_SECONDS, Cluster
 from wanspec_p2p.cli.bench.measuring import Prompt
-from wanspec_p2p.cli.processes import Child, Fleet, until_signal, wanspec_environment
+from wanspec_p2p.cli.processes import Child, Fleet, with_fleet
 from wanspec_p2p.client import AsyncClient
 from wanspec_p2p.client.answers import Answer
 from wanspec_p2p.clock import Clock, SystemClock
@@ -280,32 +279,28 @@ async def run(
 ) -> list[Outcome]:
     """`strike_all` on a network of its own, of which nothing is left afterwards."""
     cache = Paths.from_environment(os.environ).cache
-    with tempfile.TemporaryDirectory(prefix="wanspec-bench-") as name:
-        directory = Path(name)
-        environment = wanspec_environment(os.environ, directory / "config")
-        async with Fleet(directory, environment) as fleet:
 
-            async def work() -> list[Outcome]:
-                async with (
-                    Cluster.running(
-                        *(fleet, directory, environment), cache=cache, model=model, drafter=drafter, targets=TARGETS
-                    ) as cluster,
-                    AsyncClient(cluster.url) as client,
-                ):
-                    return await strike_all(
-                        cluster,
-                        client,
-                        prompts,
-                        victims=victims,
-                        points=points,
-                        tokens=tokens,
-                        model=model,
-                        seed=seed,
-                        clock=SystemClock(),
-                        progress=progress,
-                    )
+    async def work(fleet: Fleet, directory: Path, environment: Mapping[str, str]) -> list[Outcome]:
+        async with (
+            Cluster.running(
+                *(fleet, directory, environment), cache=cache, model=model, drafter=drafter, targets=TARGETS
+            ) as cluster,
+            AsyncClient(cluster.url) as client,
+        ):
+            return await strike_all(
+                cluster,
+                client,
+                prompts,
+                victims=victims,
+                points=points,
+                tokens=tokens,
+                model=model,
+                seed=seed,
+                clock=SystemClock(),
+                progress=progress,
+            )
 
-            return await until_signal(fleet, work())
+    return await with_fleet("wanspec-bench-", work)
 
 
 def victim_of(text: str) -> Victim:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from wanspec_p2p.cli.bench.bed import Bed, Usage, Watched, slope
-from wanspec_p2p.cli.processes import Fleet, until_signal, wanspec_environment
+from wanspec_p2p.cli.processes import Fleet, with_fleet
 from wanspec_p2p.clock import Clock, SystemClock
 from wanspec_p2p.errors import WanspecError
 from wanspec_p2p.simulation.reference import Setting
@@ -56,15 +55,12 @@ async def run(*, minutes: float, nodes: int, seed: int) -> Outcome:
     """Args:
     nodes: places, each with one node after another.
     """
-    with tempfile.TemporaryDirectory(prefix="wanspec-bench-") as name:
-        directory = Path(name)
-        async with Fleet(directory, wanspec_environment(os.environ, directory / "config")) as fleet:
 
-            async def work() -> Outcome:
-                async with Bed.running(fleet, directory, seed=seed, setting=Setting(local=False), slots=8) as bed:
-                    return await _Soak(bed, random.Random(seed), SystemClock()).run(minutes * 60.0, nodes)
+    async def work(fleet: Fleet, directory: Path, _: Mapping[str, str]) -> Outcome:
+        async with Bed.running(fleet, directory, seed=seed, setting=Setting(local=False), slots=8) as bed:
+            return await _Soak(bed, random.Random(seed), SystemClock()).run(minutes * 60.0, nodes)
 
-            return await until_signal(fleet, work())
+    return await with_fleet("wanspec-bench-", work)
 
 
 class _Soak:

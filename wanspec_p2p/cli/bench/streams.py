@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from wanspec_p2p.cli.bench.bed import Bed, Reply, Usage, Watched, slope
-from wanspec_p2p.cli.processes import Fleet, until_signal, wanspec_environment
+from wanspec_p2p.cli.processes import Fleet, with_fleet
 from wanspec_p2p.clock import Clock, SystemClock
 from wanspec_p2p.simulation.reference import Setting
 
@@ -66,16 +65,13 @@ async def run(*, streams: int, minutes: float, tokens: int, seed: int, verify: f
     verify: seconds of a pass of the model over up to 64 rows.
     """
     setting = Setting(drafters=0, local=False, verify=verify)
-    with tempfile.TemporaryDirectory(prefix="wanspec-bench-") as name:
-        directory = Path(name)
-        async with Fleet(directory, wanspec_environment(os.environ, directory / "config")) as fleet:
 
-            async def work() -> Outcome:
-                async with Bed.running(fleet, directory, seed=seed, setting=setting, slots=streams) as bed:
-                    load = _Load(bed, Outcome(streams, streams + QUEUE), tokens, SystemClock())
-                    return await fleet.while_alive(load.run(minutes * 60.0))
+    async def work(fleet: Fleet, directory: Path, _: Mapping[str, str]) -> Outcome:
+        async with Bed.running(fleet, directory, seed=seed, setting=setting, slots=streams) as bed:
+            load = _Load(bed, Outcome(streams, streams + QUEUE), tokens, SystemClock())
+            return await fleet.while_alive(load.run(minutes * 60.0))
 
-            return await until_signal(fleet, work())
+    return await with_fleet("wanspec-bench-", work)
 
 
 class _Load:
