@@ -68,17 +68,37 @@ class _Unsent:
             self._transport.abort()
 
 
-class GuardedHttp(H11Protocol):
-    """uvicorn's HTTP/1.1, with an end to every wait for the other side."""
+class _Guarded(asyncio.Protocol):
+    """Either of uvicorn's protocols, with an end to what its other end does not take."""
 
     _unsent: _Unsent
+
+    def _watch(self, transport: asyncio.Transport) -> None:
+        self._unsent = _Unsent(transport)
+        self._unsent.watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unsent.resumed()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unsent.paused()
+
+    def resume_writing(self) -> None:
+        self._unsent.resumed()
+        super().resume_writing()
+
+
+class GuardedHttp(_Guarded, H11Protocol):
+    """uvicorn's HTTP/1.1, with an end to every wait for the other side."""
+
     _due: asyncio.TimerHandle | None = None
     _awaited: type | None = None  # the part of a request that is due
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
-        self._unsent = _Unsent(transport)
-        self._unsent.watch()
+        self._watch(transport)
         if len(self.connections) > MAX_CONNECTIONS:
             log.warning("too many connections", open=len(self.connections))
             transport.write(_FULL)
@@ -88,7 +108,6 @@ class GuardedHttp(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._await(None)
-        self._unsent.resumed()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -103,14 +122,6 @@ class GuardedHttp(H11Protocol):
         self._await(None)
         self._unsent.resumed()
         super().handle_websocket_upgrade(event)
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._unsent.paused()
-
-    def resume_writing(self) -> None:
-        self._unsent.resumed()
-        super().resume_writing()
 
     def _look(self) -> None:
         """What is due now? Nothing on a websocket, nor where uvicorn's own timer ends a kept connection."""
@@ -146,28 +157,13 @@ class GuardedHttp(H11Protocol):
         self.transport.close()
 
 
-class GuardedWebSocket(WebSocketsSansIOProtocol):
+class GuardedWebSocket(_Guarded, WebSocketsSansIOProtocol):
     """uvicorn's WebSocket, with an end to fragments, and to pongs for somebody who does not read them."""
-
-    _unsent: _Unsent
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.close_timeout = CLOSE_SECONDS
-        self._unsent = _Unsent(self.transport)
-        self._unsent.watch()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._unsent.resumed()
-        super().connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._unsent.paused()
-
-    def resume_writing(self) -> None:
-        self._unsent.resumed()
-        super().resume_writing()
+        self._watch(self.transport)
 
     def handle_cont(self, event: Frame) -> None:
         if self.close_sent:
