@@ -14,7 +14,8 @@ from coordinator.settings import CoordinatorSettings, split_address
 from wanspec_p2p.clock import Clock
 from wanspec_p2p.errors import ConfigError
 from wanspec_p2p.security.files import write_whole
-from wanspec_p2p.security.tls import fingerprint, load_or_create_certificate
+from wanspec_p2p.security.self_made import load_or_create_certificate
+from wanspec_p2p.security.tls import fingerprint
 
 __all__ = [
     "Addresses",
@@ -23,6 +24,7 @@ __all__ = [
     "certificate_files",
     "certificate_pem",
     "certificate_shown",
+    "certified_host",
     "dialable",
     "fingerprint_of",
     "fingerprint_shown",
@@ -81,8 +83,12 @@ def certificate_files(settings: CoordinatorSettings, clock: Clock) -> TlsFiles |
         return None
     if settings.tls_cert is not None and settings.tls_key is not None:
         return TlsFiles(settings.tls_cert, settings.tls_key)
-    host = urlsplit(settings.public_url or "").hostname or settings.host
-    return TlsFiles(*load_or_create_certificate(settings.certificate_dir, host, clock=clock))
+    return TlsFiles(*load_or_create_certificate(settings.certificate_dir, certified_host(settings), clock=clock))
+
+
+def certified_host(settings: CoordinatorSettings) -> str:
+    """For which name or address a certificate of our own is made."""
+    return urlsplit(settings.public_url or "").hostname or settings.host
 
 
 def certificate_shown(settings: CoordinatorSettings, clock: Clock) -> Path | None:

@@ -23,6 +23,8 @@ from coordinator.schema import open_database
 from coordinator.settings import CoordinatorSettings
 from wanspec_p2p.errors import ConfigError
 from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.security.self_made import CERTIFICATE, NEXT
+from wanspec_p2p.security.self_made import KEY as TLS_KEY
 from wanspec_p2p.types import PeerId
 
 __all__ = ["Contents", "back_up", "restore"]
@@ -30,7 +32,7 @@ __all__ = ["Contents", "back_up", "restore"]
 FORMAT = 1
 INDEX = "backup.json"
 KEY, LEDGER = "identity.pem", "ledger.sqlite3"
-OTHERS = ("succession.json", "tls/tls-certificate.pem", "tls/tls-key.pem")
+OTHERS = ("succession.json", *(f"tls/{name}" for name in (CERTIFICATE, TLS_KEY, NEXT)))
 """Kept where they are there; a key that was never changed has no succession, a loopback coordinator no certificate."""
 MAX_INDEX_BYTES = 65_536
 CHUNK = 1 << 20

@@ -1,18 +1,25 @@
-"""The coordinator's key, and how it is changed. Peers that know an old key are shown the way to the present one."""
+"""The coordinator's key and certificate, and how they change. Who knows an old one is shown the way to the present."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from urllib.parse import urlsplit
+
 import msgspec
 
+from coordinator import addresses
 from coordinator.lock import locked
 from coordinator.settings import CoordinatorSettings
 from wanspec_p2p.clock import Clock, SystemClock
 from wanspec_p2p.errors import ConfigError
+from wanspec_p2p.security.certificate_succession import leads_to
 from wanspec_p2p.security.files import write_whole
 from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.security.self_made import CERTIFICATE, replace_certificate
 from wanspec_p2p.security.succession import MAX_SUCCESSIONS, Succession, hand_on, leading_to
+from wanspec_p2p.security.tls import fingerprint
 
-__all__ = ["rotate", "succession"]
+__all__ = ["rotate", "rotate_certificate", "succession"]
 
 
 def succession(settings: CoordinatorSettings, identity: Identity) -> tuple[Succession, ...]:
@@ -59,3 +66,40 @@ def rotate(settings: CoordinatorSettings, *, clock: Clock | None = None) -> tupl
         except OSError as error:
             raise ConfigError(f"{settings.data_dir} cannot be written: {error.strerror}; the old key stays") from error
     return old, new
+
+
+def rotate_certificate(settings: CoordinatorSettings, *, clock: Clock | None = None) -> tuple[str, str]:
+    """Give the coordinator another certificate of its own, that its old one signs. Returns the fingerprints (old, new).
+
+    It is made for the host at which the coordinator was last reached.
+
+    Raises:
+        ConfigError: the coordinator runs (stop it first), shows no certificate of its own making, or cannot write.
+        UsageError: a file cannot be used.
+    """
+    own = settings.certificate_dir / CERTIFICATE
+    if not own.exists():
+        raise ConfigError(
+            f"there is no certificate {own}: one that the coordinator was given (--tls-cert, --proxy-cert) is replaced "
+            "where it came from"
+        )
+    with locked(settings.lock_file):  # a running one would go on with the old one, and tokens would name the new
+        reached = addresses.load(settings)
+        if reached is not None and not _shown(reached, own):
+            raise ConfigError(
+                f"when the coordinator ran last, peers were shown another certificate than {own} (--tls-cert, "
+                "--proxy-cert), or none: replace that one"
+            )
+        host = urlsplit(reached.peers).hostname if reached is not None else None
+        host = host or addresses.certified_host(settings)
+        old, new = replace_certificate(settings.certificate_dir, host, clock=clock or SystemClock())
+        if reached is not None:
+            addresses.store(settings, msgspec.structs.replace(reached, certificate=addresses.pem_of(new)))
+    return fingerprint(old), fingerprint(new)
+
+
+def _shown(reached: addresses.Addresses, own: Path) -> bool:
+    """This one, or one that it came after: a change that was broken off may have got further than this file."""
+    if reached.certificate is None:
+        return False
+    return leads_to(addresses.certificate_der(own), addresses.fingerprint_of(reached.certificate))

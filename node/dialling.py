@@ -118,6 +118,7 @@ class Dialler:
             clock=self._clock,
             features=features,
             software=f"wanspec-p2p {__version__}",
+            certificate=transport.certificate,
         )
         if link.role is not role:
             reason = f"the peer is a {link.role}, not a {role}"

@@ -9,7 +9,8 @@ from coordinator.addresses import Addresses
 from coordinator.settings import CoordinatorSettings
 from wanspec_p2p.clock import ManualClock
 from wanspec_p2p.errors import ConfigError
-from wanspec_p2p.security.tls import certificate_fingerprint, load_or_create_certificate
+from wanspec_p2p.security.self_made import load_or_create_certificate
+from wanspec_p2p.security.tls import certificate_fingerprint
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from coordinator.sqlite_ledger import SqliteLedger
 from wanspec_p2p.clock import ManualClock
 from wanspec_p2p.errors import ConfigError
 from wanspec_p2p.security.identity import Identity
-from wanspec_p2p.security.tls import load_or_create_certificate
+from wanspec_p2p.security.self_made import load_or_create_certificate
 
 NOW = 1_800_000_000.0
 

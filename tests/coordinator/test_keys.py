@@ -5,15 +5,20 @@ import stat
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
-from coordinator import keys
-from coordinator.keys import rotate, succession
+from coordinator import addresses, keys
+from coordinator.keys import rotate, rotate_certificate, succession
 from coordinator.lock import locked
 from coordinator.settings import CoordinatorSettings
+from tests.support.certificates import self_made
 from wanspec_p2p.clock import ManualClock
 from wanspec_p2p.errors import ConfigError
+from wanspec_p2p.security.certificate_succession import leads_to
 from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.security.self_made import CERTIFICATE, load_or_create_certificate, replace_certificate
 from wanspec_p2p.security.succession import MAX_SUCCESSIONS, follow
+from wanspec_p2p.security.tls import fingerprint
 
 
 @pytest.fixture
@@ -94,3 +99,60 @@ def test_a_damaged_file_is_named_with_what_to_do(
     with pytest.raises(ConfigError):
         rotate(settings)
     assert keys.Identity.load_or_create(settings.identity_file).peer_id == first.peer_id
+
+
+# The certificate ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shown(settings: CoordinatorSettings) -> str:
+    """The fingerprint of the certificate a coordinator has made, and shown when it ran."""
+    certificate, _ = load_or_create_certificate(settings.certificate_dir, "llm.example", clock=ManualClock())
+    pem = addresses.pem_of(addresses.certificate_der(certificate))
+    addresses.store(settings, addresses.Addresses("https://llm.example:1", "wss://llm.example:1", pem))
+    return addresses.fingerprint_of(pem)
+
+
+def test_the_old_certificate_leads_to_the_new_one(settings: CoordinatorSettings, shown: str) -> None:
+    old, new = rotate_certificate(settings, clock=ManualClock())
+    pem = addresses.certificate_pem(settings, ManualClock())
+    assert pem is not None and (old, new) == (shown, addresses.fingerprint_of(pem)), "what tokens and `ca` say"
+    der = addresses.certificate_der(settings.certificate_dir / CERTIFICATE)
+    assert fingerprint(der) == new and leads_to(der, shown)
+    (name,) = x509.load_der_x509_certificate(der).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert name == x509.DNSName("llm.example"), "the host it was reached at"
+    _, third = rotate_certificate(settings, clock=ManualClock())
+    assert third != new
+
+
+def test_after_a_crash_before_its_address_was_written_it_can_be_changed_again(
+    settings: CoordinatorSettings, shown: str
+) -> None:
+    replace_certificate(settings.certificate_dir, "llm.example", clock=ManualClock())
+    _, new = rotate_certificate(settings, clock=ManualClock())
+    assert leads_to(addresses.certificate_der(settings.certificate_dir / CERTIFICATE), shown)
+    known = addresses.load(settings)
+    assert known is not None and known.certificate is not None and addresses.fingerprint_of(known.certificate) == new
+
+
+def test_a_running_coordinator_keeps_its_certificate(settings: CoordinatorSettings, shown: str) -> None:
+    with locked(settings.lock_file), pytest.raises(ConfigError, match="another coordinator .* runs on"):
+        rotate_certificate(settings)
+    assert fingerprint(addresses.certificate_der(settings.certificate_dir / CERTIFICATE)) == shown
+
+
+def test_a_certificate_it_was_given_is_not_ours_to_change(
+    settings: CoordinatorSettings, shown: str, tmp_path: Path
+) -> None:
+    given, _, _ = self_made(tmp_path)
+    pem = addresses.pem_of(addresses.certificate_der(given))
+    for certificate in (pem, None):
+        addresses.store(settings, addresses.Addresses("https://llm.example:1", "wss://llm.example:1", certificate))
+        with pytest.raises(ConfigError, match="peers were shown another certificate"):
+            rotate_certificate(settings)
+
+
+def test_where_no_certificate_was_made_none_is_changed(settings: CoordinatorSettings) -> None:
+    with pytest.raises(ConfigError, match="there is no certificate .* is replaced where it came from"):
+        rotate_certificate(settings)
+    assert not settings.data_dir.exists()

@@ -18,6 +18,7 @@ from wanspec_p2p.links.websocket import DRAFT_PATH, Listener, listen
 from wanspec_p2p.protocol.codec import AT_COORDINATOR_FROM_NODE, AT_TARGET_FROM_NODE
 from wanspec_p2p.security import tls
 from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.security.self_made import load_or_create_certificate
 from wanspec_p2p.types import PeerId, Role
 
 
@@ -26,7 +27,7 @@ class Loopback:
 
     def __init__(self, directory: Path) -> None:
         self.facts = NodeFacts()
-        certificate, key = tls.load_or_create_certificate(directory, "localhost", clock=self.facts.clock)
+        certificate, key = load_or_create_certificate(directory, "localhost", clock=self.facts.clock)
         self.context = tls.listener_context(certificate, key)
         self.fingerprint = tls.certificate_fingerprint(certificate)
         self._listeners: list[Listener] = []

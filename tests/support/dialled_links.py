@@ -14,7 +14,7 @@ from wanspec_p2p.protocol.common_messages import ControlMessage, DraftLinkMessag
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.types import PeerId, Role
 
-__all__ = ["DialledLinks"]
+__all__ = ["DialledCoordinator", "DialledLinks"]
 
 Heard = TypeVar("Heard", bound=ControlMessage | DraftLinkMessage)
 Told = TypeVar("Told", bound=ControlMessage | DraftLinkMessage)
@@ -83,3 +83,34 @@ class DialledLinks(Generic[Heard]):
     async def close(self) -> None:
         for link in self._all:
             await link.close()
+
+
+class DialledCoordinator(DialledLinks[Heard], Generic[Heard, Told]):
+    """A coordinator for one peer: `dial` is what that peer is given to reach it.
+
+    Args:
+        heard, told: codecs of the coordinator's end and of the peer's.
+        peer, role: who dials.
+
+    Attributes:
+        dialled: number of attempts.
+    """
+
+    def __init__(
+        self,
+        heard: Codec[Heard],
+        told: Codec[Told],
+        *,
+        identity: Identity,
+        peer: Identity,
+        role: Role,
+        clock: Clock,
+        seconds: float = 5.0,
+    ) -> None:
+        super().__init__(heard, identity=identity, role=Role.COORDINATOR, clock=clock, seconds=seconds)
+        self._told, self._peer, self._peer_role = told, peer, role
+        self.dialled = 0
+
+    async def dial(self) -> PeerLink[Told]:
+        self.dialled += 1
+        return await self.connected(self._told, identity=self._peer, role=self._peer_role)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TypeVar
 
-from tests.support.dialled_links import DialledLinks
+from tests.support.dialled_links import DialledCoordinator
 from wanspec_p2p.clock import Clock
 from wanspec_p2p.links.peer import PeerLink
 from wanspec_p2p.protocol.codec import AT_COORDINATOR_FROM_NODE, AT_NODE_FROM_COORDINATOR
@@ -29,23 +29,12 @@ async def expect(link: PeerLink[NodeMessage], kind: type[M]) -> M:
     return message
 
 
-class FakeNodeCoordinator(DialledLinks[NodeMessage]):
-    """`dial` is what a control link is given to reach it.
-
-    Attributes:
-        dialled: number of attempts.
-    """
+class FakeNodeCoordinator(DialledCoordinator[NodeMessage, CoordinatorToNode]):
+    """`dial` is what a control link is given to reach it."""
 
     def __init__(self, identity: Identity, node: Identity, clock: Clock) -> None:
-        super().__init__(
-            AT_COORDINATOR_FROM_NODE, identity=identity, role=Role.COORDINATOR, clock=clock, seconds=SECONDS
-        )
-        self._node = node
-        self.dialled = 0
-
-    async def dial(self) -> PeerLink[CoordinatorToNode]:
-        self.dialled += 1
-        return await self.connected(AT_NODE_FROM_COORDINATOR, identity=self._node, role=Role.NODE)
+        codecs = AT_COORDINATOR_FROM_NODE, AT_NODE_FROM_COORDINATOR
+        super().__init__(*codecs, identity=identity, peer=node, role=Role.NODE, clock=clock, seconds=SECONDS)
 
     async def registered(self) -> tuple[PeerLink[NodeMessage], RegisterNode]:
         """The next link, and how the node introduced itself on it."""

@@ -92,4 +92,5 @@ def key(
 app.command("backup")(coordinator_keeping.backup)
 app.command("restore")(coordinator_keeping.restore)
 app.command("rotate-key")(coordinator_keeping.rotate_key)
+app.command("rotate-cert")(coordinator_keeping.rotate_certificate)
 app.command("ca")(coordinator_keeping.certificate)

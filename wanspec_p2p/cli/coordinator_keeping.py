@@ -1,4 +1,4 @@
-"""`wanspec coordinator backup | restore | rotate-key | ca`: looking after what makes a coordinator itself."""
+"""`wanspec coordinator backup | restore | rotate-key | rotate-cert | ca`: looking after what makes it itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wanspec_p2p.errors import ConfigError
 if TYPE_CHECKING:
     from coordinator.settings import CoordinatorSettings
 
-__all__ = ["backup", "certificate", "restore", "rotate_key", "settings_of"]
+__all__ = ["backup", "certificate", "restore", "rotate_certificate", "rotate_key", "settings_of"]
 
 File = Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False)]
 
@@ -61,6 +61,18 @@ def rotate_key(data_dir: DataDir = None, json: Json = False) -> None:
         emit({"old": old.peer_id, "new": new.peer_id})
     else:
         say(f"the coordinator was {old.peer_id} and is {new.peer_id} now: start it, and take a new backup")
+
+
+def rotate_certificate(data_dir: DataDir = None, json: Json = False) -> None:
+    """Replace the certificate the coordinator made, while it is stopped. The old one signs the new one, and is gone."""
+    from coordinator.keys import rotate_certificate as replace
+
+    old, new = replace(settings_of({"data_dir": data_dir}))
+    if json:
+        emit({"old": old, "new": new})
+    else:
+        say(f"the certificate was {old}")
+        say(f"and is {new} now: start the coordinator, and take a new backup")
 
 
 def certificate(data_dir: DataDir = None, json: Json = False) -> None:

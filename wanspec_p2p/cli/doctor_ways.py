@@ -109,7 +109,10 @@ async def _knock(check: str, home: Membership) -> Finding:
     )
     await link.close()
     changed = "" if link.peer == home.peer_id else f", whose key has changed to {short(link.peer)} since"
-    secured = "plain, on this machine" if home.certificate is None else "TLS with the pinned certificate"
+    secured = "plain, on this machine"
+    if transport.certificate is not None:
+        of = "" if transport.certificate == home.certificate else "successor of the "
+        secured = f"TLS with the {of}pinned certificate"
     return Finding(check, True, f"{home.url} is the coordinator that was joined{changed} ({secured})")
 
 
@@ -128,9 +131,8 @@ def check_certificate(pem: Path, now: float) -> Finding:
         return Finding("certificate", False, f"{pem} is damaged: restore it from a backup, or move it and its key away")
     day = ends.strftime("%Y-%m-%d")
     if ends.timestamp() < now + SOON:
-        return Finding(
-            "certificate",
-            False,
-            f"{pem} ends on {day}: move it and its key away and start again; peers that pin it then join again",
-        )
+        remedy = "move it and its key away and start again; leases bring the new one to nodes"
+        if pem.parent.name == "tls":  # a coordinator's
+            remedy = "stop the coordinator and run `wanspec coordinator rotate-cert`; peers follow"
+        return Finding("certificate", False, f"{pem} ends on {day}: {remedy}")
     return Finding("certificate", True, f"{pem} is good until {day}")

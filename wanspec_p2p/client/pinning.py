@@ -1,4 +1,5 @@
-"""TLS to a coordinator with a self-made certificate: trust exactly one, by its SHA-256, before a byte is sent.
+"""TLS to a coordinator with a self-made certificate: trust one by its SHA-256, before a byte is sent; and what its key
+has signed to come after it (security/certificate_succession.py).
 
 The standard library lets a context name the class of its connections (`SSLContext.sslsocket_class`,
 `sslobject_class`); ours compare the certificate at the end of the handshake, so no HTTP layer above can forget to.
@@ -7,7 +8,6 @@ The standard library lets a context name the class of its connections (`SSLConte
 from __future__ import annotations
 
 import hashlib
-import hmac
 import ssl
 
 from wanspec_p2p.errors import ConfigError
@@ -25,7 +25,7 @@ class CertificateMismatch(ssl.SSLError):
 
 
 def pinned_context(fingerprint: str) -> ssl.SSLContext:
-    """A context that accepts the one certificate whose DER encoding has this SHA-256.
+    """A context that accepts the certificate whose DER encoding has this SHA-256, and those it was replaced by.
 
     Args:
         fingerprint: 64 hexadecimal digits; colons and capitals, as other tools print them, are fine.
@@ -39,7 +39,11 @@ def pinned_context(fingerprint: str) -> ssl.SSLContext:
 
     def check(certificate: bytes | None) -> None:
         found = hashlib.sha256(certificate or b"").hexdigest()
-        if not hmac.compare_digest(found, expected):
+        if found == expected:
+            return
+        from wanspec_p2p.security.certificate_succession import leads_to  # only a change has to read certificates
+
+        if not leads_to(certificate or b"", expected):
             raise CertificateMismatch(expected, found)
 
     class PinnedSocket(ssl.SSLSocket):

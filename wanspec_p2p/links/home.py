@@ -1,7 +1,8 @@
-"""The coordinator a peer belongs to, wherever it is reached and whichever key it has come to use.
+"""The coordinator a peer belongs to, wherever it is reached and whichever key and certificate it has come to use.
 
 Addresses are hints; the key that was pinned when the peer joined decides. It moves on only along statements in which
-the old key signed the new one (security/succession.py), which the handshake checks.
+the old key signed the new one (security/succession.py), which the handshake checks. The certificate that was pinned
+moves on in the same manner (security/certificate_succession.py), which dialling checks.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Home:
         if membership.certificate is None and any(url.startswith("wss://") for url in urls):
             raise ConfigError("coordinator_urls: this coordinator was joined without TLS, so no wss:// can be checked")
         self.membership = membership
-        """Where the coordinator was reached last, and the key it showed there."""
+        """Where the coordinator was reached last, and the key and the certificate it showed there."""
         self._urls = urls
 
     async def reach(self, dial: Callable[[Membership], Awaitable[PeerLink[T]]]) -> PeerLink[T]:
@@ -62,14 +63,20 @@ class Home:
             except (RemoteProtocolError, Unreachable, LinkClosed) as error:
                 failures.append(error)
             else:
-                self._found(place, link.public_key)
+                self._found(place, link.public_key, link.certificate)
                 return link
         raise _worst(failures)
 
-    def _found(self, place: Membership, key: bytes) -> None:
+    def _found(self, place: Membership, key: bytes, certificate: str | None) -> None:
+        """It has proved its key on a connection that is bound to this certificate: the earlier ones are done with."""
         if key != place.coordinator:
             log.warning("the coordinator has a new key, signed by its old one", now=peer_id(key), was=place.peer_id)
-        self.membership = msgspec.structs.replace(place, coordinator=key)
+        if certificate is None:
+            certificate = place.certificate  # reached without TLS, on this machine
+        elif certificate != place.certificate:
+            message = "the coordinator has a new certificate, signed by its old one"
+            log.warning(message, now=certificate, was=place.certificate)
+        self.membership = msgspec.structs.replace(place, coordinator=key, certificate=certificate)
 
 
 def _worst(failures: Sequence[RemoteProtocolError | Unreachable | LinkClosed]) -> Exception:

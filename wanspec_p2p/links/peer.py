@@ -75,10 +75,14 @@ async def connect(
     nonce: Nonce = secrets.token_bytes,
     features: Iterable[str] = (),
     software: str = "",
+    certificate: str | None = None,
 ) -> PeerLink[In]:
     """Prove ourselves to the listener at the other end, and see that it is `expect`.
 
     The transport is closed unless this returns.
+
+    Args:
+        certificate: what the listener showed for the transport, for whoever pins it next time; decides nothing here.
 
     Raises:
         RemoteProtocolError: the peer is somebody else, or breaks the protocol.
@@ -94,7 +98,9 @@ async def connect(
         features=features,
         software=software,
     )
-    return await _establish(transport, codec, machine, clock, Begin())
+    link = await _establish(transport, codec, machine, clock, Begin())
+    link.certificate = certificate
+    return link
 
 
 async def accept(
@@ -190,6 +196,7 @@ class PeerLink(Generic[In]):
         public_key: the peer's, 32 bytes.
         features: those both sides named.
         software: what a dialler calls itself.
+        certificate: SHA-256 of the one the peer showed when we dialled it (DER), hex; None without TLS.
         stats: frames and payload bytes, both ways.
         retry_after: seconds after which a peer that said Goodbye asks to be dialled again; None if it did not.
     """
@@ -198,6 +205,7 @@ class PeerLink(Generic[In]):
         self.public_key = complete.public_key
         self.features = frozenset(complete.features)
         self.software = complete.software
+        self.certificate: str | None = None
         self.retry_after: float | None = None
         self._peer, self._role = complete.peer, complete.role
         self._frames = frames

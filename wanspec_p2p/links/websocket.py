@@ -38,9 +38,10 @@ from wanspec_p2p.links.bounded import BoundedClientConnection, BoundedServerConn
 from wanspec_p2p.links.closing import ended
 from wanspec_p2p.links.transport import CLOSE_SECONDS, FrameTransport
 from wanspec_p2p.protocol import limits
+from wanspec_p2p.security.certificate_succession import leads_to
 from wanspec_p2p.security.tls import ListenerContext, channel_binding, dialler_context, fingerprint, is_loopback
 
-__all__ = ["DRAFT_PATH", "Listener", "dial", "listen"]
+__all__ = ["DRAFT_PATH", "Listener", "WebSocketTransport", "dial", "listen"]
 
 DRAFT_PATH = "/wanspec/draft"
 """Where a target listens for nodes."""
@@ -52,9 +53,14 @@ _SUBPROTOCOL = Subprotocol(limits.SUBPROTOCOL)
 _FAULTS_OF_FRAMES = (CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, CloseCode.MESSAGE_TOO_BIG)
 
 
-class _WebSocketTransport(FrameTransport):
-    def __init__(self, connection: Connection, binding: bytes) -> None:
+class WebSocketTransport(FrameTransport):
+    """Attributes:
+    certificate: SHA-256 of what the listener we dialled has shown (DER), hex; None without TLS and at its own end.
+    """
+
+    def __init__(self, connection: Connection, binding: bytes, certificate: str | None = None) -> None:
         super().__init__(binding)
+        self.certificate = certificate
         self._connection = connection
 
     async def _receive_frame(self) -> str | bytes:
@@ -109,6 +115,7 @@ class _Connect(connect):
             **tls,
         )
         self.certificate = certificate
+        self.shown: str | None = None
         self.binding = b""
 
     async def open_tcp_connection(self) -> ClientConnection:
@@ -116,26 +123,27 @@ class _Connect(connect):
         if self.certificate is None:
             return connection
         shown = connection.transport.get_extra_info("ssl_object").getpeercert(binary_form=True) or b""
-        if fingerprint(shown) != self.certificate:
+        if not leads_to(shown, self.certificate):
             connection.transport.abort()
             raise RemoteProtocolError(
                 f"{self.uri} shows a certificate with fingerprint {fingerprint(shown)}, not the expected "
                 f"{self.certificate}: it has been replaced, or this is not the right peer",
                 CloseCode.HANDSHAKE_FAILED,
             )
-        self.binding = channel_binding(shown)
+        self.shown, self.binding = fingerprint(shown), channel_binding(shown)
         return connection
 
     def process_redirect(self, exc: Exception) -> Exception:
         return exc
 
 
-async def dial(url: str, *, certificate: str | None) -> Transport:
+async def dial(url: str, *, certificate: str | None) -> WebSocketTransport:
     """Open a transport to a listener.
 
     Args:
         url: ws:// (loopback only) or wss://.
-        certificate: SHA-256 of the listener's certificate (DER), hex; required for wss://, not used for ws://.
+        certificate: SHA-256 of the listener's certificate (DER), hex; required for wss://, not used for ws://. One that
+            came after it is accepted as well (security/certificate_succession.py).
 
     Raises:
         ConfigError: the URL is none, is plain and not loopback, or lacks a fingerprint.
@@ -165,7 +173,7 @@ async def dial(url: str, *, certificate: str | None) -> Transport:
         raise Unreachable(f"{url} did not answer within {limits.HANDSHAKE_SECONDS:g} s") from error
     except OSError as error:
         raise Unreachable(f"nobody answers at {url}: {error.strerror or error}") from error
-    transport = _WebSocketTransport(connection, opening.binding)
+    transport = WebSocketTransport(connection, opening.binding, opening.shown)
     if connection.subprotocol != _SUBPROTOCOL:
         await transport.close(CloseCode.PROTOCOL_ERROR, f"subprotocol {_SUBPROTOCOL} expected")
         raise Unreachable(f"{url} accepts WebSockets but does not speak {_SUBPROTOCOL}: check the address")
@@ -234,7 +242,7 @@ async def listen(
         task = asyncio.current_task()
         assert task is not None
         handlers.add(task)
-        transport = _WebSocketTransport(connection, binding)
+        transport = WebSocketTransport(connection, binding)
         try:
             await on_transport(transport)
         except WanspecError as error:

@@ -7,7 +7,6 @@ Ed25519 key; the handshake signs this certificate's hash into its transcript (RF
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import ipaddress
 import ssl
@@ -16,12 +15,8 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from wanspec_p2p.clock import Clock
 from wanspec_p2p.errors import ConfigError
-from wanspec_p2p.security.files import create_once
 
 __all__ = [
     "ListenerContext",
@@ -31,10 +26,7 @@ __all__ = [
     "fingerprint",
     "is_loopback",
     "listener_context",
-    "load_or_create_certificate",
 ]
-
-_YEARS = 10
 
 
 class ListenerContext(ssl.SSLContext):
@@ -42,32 +34,6 @@ class ListenerContext(ssl.SSLContext):
 
     certificate: bytes
     """DER."""
-
-
-def load_or_create_certificate(directory: Path, host: str, *, clock: Clock) -> tuple[Path, Path]:
-    """The paths (certificate, key) of a self-made ECDSA P-256 certificate, made on first use, valid for ten years.
-
-    Args:
-        host: name or address put into it for the sake of HTTP clients; peers look at the fingerprint alone, so an
-            existing certificate stays when the host changes.
-
-    Raises:
-        UsageError: a file is open to others, or cannot be read or written.
-        ConfigError: a file holds something else.
-    """
-    certificate, key = directory / "tls-certificate.pem", directory / "tls-key.pem"
-    fresh = ec.generate_private_key(ec.SECP256R1()).private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    pem = create_once(key, fresh, what="TLS key")
-    try:
-        private = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ConfigError(f"{key} does not hold a private key: move it and {certificate} away") from error
-    if not isinstance(private, ec.EllipticCurvePrivateKey):
-        raise ConfigError(f"{key} does not hold an ECDSA key: move it and {certificate} away")
-    create_once(certificate, _self_signed(private, host, clock), what="TLS certificate")
-    return certificate, key
 
 
 def fingerprint(der: bytes) -> str:
@@ -142,46 +108,3 @@ def _first_certificate(pem: Path) -> bytes:
         raise ConfigError(f"the certificate {pem} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise ConfigError(f"{pem} does not hold a certificate in PEM form") from error
-
-
-def _self_signed(key: ec.EllipticCurvePrivateKey, host: str, clock: Clock) -> bytes:
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "wanspec-p2p")])
-    now = datetime.datetime.fromtimestamp(clock.wall(), datetime.UTC)
-    usage = x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=False,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))  # clocks differ
-        .not_valid_after(now + datetime.timedelta(days=365 * _YEARS))
-        .add_extension(x509.SubjectAlternativeName([_alternative_name(host)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-    )
-    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-
-
-def _alternative_name(host: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(host.strip("[]")))
-    except ValueError:
-        pass
-    try:
-        return x509.DNSName(host)
-    except ValueError as error:
-        raise ConfigError(
-            f"{host!r} cannot be put into a certificate: give a host name in ASCII, or an address"
-        ) from error

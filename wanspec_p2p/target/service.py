@@ -29,6 +29,7 @@ from wanspec_p2p.protocol.common_messages import SUCCESSION
 from wanspec_p2p.protocol.coordinator_to_target import CoordinatorToTarget
 from wanspec_p2p.security import tls
 from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.security.self_made import load_or_create_certificate
 from wanspec_p2p.target.settings import TargetSettings
 from wanspec_p2p.target.wiring import Target
 from wanspec_p2p.types import Role
@@ -143,14 +144,16 @@ async def _load_local(
 
 
 async def _dial(identity: Identity, clock: Clock, home: membership.Membership) -> PeerLink[CoordinatorToTarget]:
+    transport = await dial(f"{home.url}{TARGET_PATH}", certificate=home.certificate)
     return await connect(
-        await dial(f"{home.url}{TARGET_PATH}", certificate=home.certificate),
+        transport,
         AT_TARGET_FROM_COORDINATOR,
         identity=identity,
         role=Role.TARGET,
         expect=home.peer_id,
         clock=clock,
         features=(SUCCESSION,),
+        certificate=transport.certificate,
     )
 
 
@@ -178,7 +181,7 @@ def _tls(settings: TargetSettings, clock: Clock) -> tuple[str | None, ssl.SSLCon
     if cert is None or key is None:
         if tls.is_loopback(settings.host):
             return None, None
-        cert, key = tls.load_or_create_certificate(settings.data_dir, settings.host, clock=clock)
+        cert, key = load_or_create_certificate(settings.data_dir, settings.host, clock=clock)
     return tls.certificate_fingerprint(cert), tls.listener_context(cert, key)
 
 

@@ -8,8 +8,11 @@ import pytest
 from coordinator.settings import CoordinatorSettings
 from tests.support.certificates import self_made
 from tests.wanspec_p2p.cli.conftest import Run
+from wanspec_p2p.clock import SystemClock
 from wanspec_p2p.errors import ExitCode
 from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.security.self_made import load_or_create_certificate
+from wanspec_p2p.security.tls import certificate_fingerprint
 
 
 @pytest.fixture
@@ -47,6 +50,18 @@ def test_rotate_key(run: Run, place: Path) -> None:
     code, out, _ = run("coordinator", "rotate-key", "--json")
     assert code == 0 and json.loads(out) == {"old": old, "new": key(place)} and old != key(place)
     assert "take a new backup" in run("coordinator", "rotate-key")[1]
+
+
+def test_rotate_cert(run: Run, place: Path) -> None:
+    code, out, err = run("coordinator", "rotate-cert")
+    assert (code, out) == (ExitCode.USAGE, "") and "there is no certificate" in err and err.count("\n") == 1
+    certificate, _ = load_or_create_certificate(place / "tls", "llm.example", clock=SystemClock())
+    first = certificate_fingerprint(certificate)
+    code, out, _ = run("coordinator", "rotate-cert", "--json")
+    second = certificate_fingerprint(certificate)
+    assert code == 0 and json.loads(out) == {"old": first, "new": second} and first != second
+    code, out, _ = run("coordinator", "rotate-cert")
+    assert second in out and certificate_fingerprint(certificate) in out and "take a new backup" in out
 
 
 def test_ca_prints_the_certificate_submitters_trust(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,11 +18,11 @@ from tests.support.certificates import self_made
 from wanspec_p2p.cli import doctor_ways
 from wanspec_p2p.cli.doctor_ways import certificates, check_certificate, remembered_coordinators
 from wanspec_p2p.cli.findings import Finding
-from wanspec_p2p.clock import ManualClock
+from wanspec_p2p.clock import ManualClock, SystemClock
 from wanspec_p2p.links import membership
 from wanspec_p2p.links.membership import Membership
 from wanspec_p2p.security.identity import Identity
-from wanspec_p2p.security.tls import load_or_create_certificate
+from wanspec_p2p.security.self_made import load_or_create_certificate
 from wanspec_p2p.types import Role
 
 
@@ -86,6 +86,22 @@ def test_a_new_key_is_followed_and_another_coordinator_is_not(settings: Coordina
         assert "shows a certificate with fingerprint" in found(data)["way of the node"].detail
 
 
+def test_a_new_certificate_that_the_old_one_signed_is_followed(settings: CoordinatorSettings) -> None:
+    certificate, key = load_or_create_certificate(settings.certificate_dir, "localhost", clock=SystemClock())
+    settings = replace(settings, tls_cert=certificate, tls_key=key)
+    with running(settings):
+        data = joined(settings)
+    known = membership.load(data / "node/coordinator.json")
+    assert known is not None
+    keys.rotate_certificate(settings)
+    with running(replace(settings, port=int(known.url.rpartition(":")[2]))):
+        way, clock = found(data).values()
+    assert way.ok and way.detail.endswith(
+        "is the coordinator that was joined (TLS with the successor of the pinned certificate)"
+    )
+    assert clock.ok
+
+
 @pytest.mark.parametrize(("off", "words"), [(100.0, "s ahead"), (-100.0, "s behind")])
 def test_a_clock_that_is_off_is_found_whichever_way(
     settings: CoordinatorSettings, monkeypatch: pytest.MonkeyPatch, off: float, words: str
@@ -111,11 +127,13 @@ def test_a_damaged_membership_is_a_finding(tmp_path: Path) -> None:
 def test_certificates_are_looked_at_before_they_end(tmp_path: Path) -> None:
     clock = ManualClock()
     pem, _ = load_or_create_certificate(tmp_path / "coordinator/tls", "localhost", clock=clock)
-    load_or_create_certificate(tmp_path / "target", "localhost", clock=clock)
+    of_target, _ = load_or_create_certificate(tmp_path / "target", "localhost", clock=clock)
     assert [finding.ok for finding in certificates(tmp_path, clock.wall())] == [True, True]
     years = 365 * 86_400.0
     assert check_certificate(pem, clock.wall() + 9 * years).ok
-    late = check_certificate(pem, clock.wall() + 10 * years - 86_400.0)
-    assert not late.ok and "move it and its key away and start again" in late.detail
+    end = clock.wall() + 10 * years - 86_400.0
+    for file, remedy in ((pem, "run `wanspec coordinator rotate-cert`"), (of_target, "move it and its key away")):
+        late = check_certificate(file, end)
+        assert not late.ok and remedy in late.detail
     pem.write_bytes(b"junk")
     assert "is damaged" in check_certificate(pem, clock.wall()).detail

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from wanspec_p2p.errors import CloseCode, ConfigError, LinkClosed, PeerRefused, RemoteProtocolError, Unreachable
@@ -23,6 +24,7 @@ class Network:
     def __init__(self, **places: Outcome) -> None:
         self.places = {f"wss://{name}": outcome for name, outcome in places.items()}
         self.asked: list[str] = []
+        self.certificate = FIRST.certificate
 
     async def dial(self, membership: Membership) -> Any:
         self.asked.append(membership.url)
@@ -30,7 +32,7 @@ class Network:
         outcome = self.places[membership.url]
         if isinstance(outcome, Exception):
             raise outcome
-        return SimpleNamespace(public_key=outcome.public_key)
+        return SimpleNamespace(public_key=outcome.public_key, certificate=self.certificate)
 
 
 async def test_the_address_it_was_reached_at_last_comes_first() -> None:
@@ -95,6 +97,21 @@ async def test_the_key_a_link_was_proved_with_is_the_one_to_know_from_now_on() -
     await home.reach(Network(first=STRANGER).dial)
     assert home.membership.coordinator == STRANGER.public_key
     assert home.membership.url == FIRST.url
+
+
+async def test_the_certificate_a_link_was_opened_with_is_the_one_to_know_from_now_on() -> None:
+    """Whether it may be another than before, dialling has decided."""
+    home, network = Home(FIRST), Network(first=COORDINATOR)
+    network.certificate = "d" * 64
+    await home.reach(network.dial)
+    assert home.membership == msgspec.structs.replace(FIRST, certificate="d" * 64)
+
+
+async def test_a_way_without_tls_leaves_the_certificate_that_is_known() -> None:
+    home, network = Home(FIRST), Network(first=COORDINATOR)
+    network.certificate = None
+    await home.reach(network.dial)
+    assert home.membership == FIRST
 
 
 @pytest.mark.parametrize(

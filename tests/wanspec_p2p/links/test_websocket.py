@@ -35,11 +35,11 @@ from wanspec_p2p.protocol.codec import AT_NODE_FROM_TARGET, AT_TARGET_FROM_NODE
 from wanspec_p2p.protocol.node_to_target import Attach
 from wanspec_p2p.protocol.target_to_node import Close
 from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.security.self_made import load_or_create_certificate, replace_certificate
 from wanspec_p2p.security.tls import (
     certificate_fingerprint,
     channel_binding,
     listener_context,
-    load_or_create_certificate,
 )
 from wanspec_p2p.types import Role
 
@@ -141,6 +141,38 @@ async def test_a_whole_link(secure: bool, tls: Tls) -> None:
         assert caught.value.code == CloseCode.LEASE_REFUSED
         await link.close()
     assert received == [Attach(lease="lease")]
+
+
+async def test_a_certificate_that_came_after_the_pinned_one_is_accepted_and_told(tmp_path: Path) -> None:
+    certificate, key = load_or_create_certificate(tmp_path, HOST, clock=ManualClock())
+    pinned = certificate_fingerprint(certificate)
+    replace_certificate(tmp_path, HOST, clock=ManualClock())
+    present = certificate_fingerprint(certificate)
+    clock = SystemClock()
+
+    async def target(transport: Transport) -> None:
+        roles = frozenset({Role.NODE})
+        link = await accept(transport, AT_TARGET_FROM_NODE, identity=TARGET, role=Role.TARGET, roles=roles, clock=clock)
+        with contextlib.suppress(LinkClosed):
+            await link.receive()
+
+    async with _listening(target, Tls(listener_context(certificate, key), present)) as (_, url):
+        for known in (pinned, present):
+            transport = await dial(url, certificate=known)
+            assert transport.certificate == present
+            link = await connect(
+                transport,
+                AT_NODE_FROM_TARGET,
+                identity=NODE,
+                role=Role.NODE,
+                expect=TARGET.peer_id,
+                clock=clock,
+                certificate=transport.certificate,
+            )
+            assert link.certificate == present
+            await link.close()
+        with pytest.raises(RemoteProtocolError, match=f"with fingerprint {present}, not the expected 0000"):
+            await dial(url, certificate="0" * 64)
 
 
 async def test_a_proxy_with_its_own_certificate_is_noticed(tls: Tls, tmp_path: Path) -> None:
