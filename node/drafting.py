@@ -24,6 +24,7 @@ from wanspec_p2p.speculation.events import (
     FlushDue,
     ModelFailed,
     ModelFree,
+    PauseOver,
     SessionClosed,
     Started,
 )
@@ -35,6 +36,7 @@ from wanspec_p2p.speculation.instructions import (
     RunPass,
     SendDraft,
     StartFlushTimer,
+    StartPause,
 )
 from wanspec_p2p.types import Device, Segment
 
@@ -75,6 +77,7 @@ class Seat:
         self._engine, self._core, self._outlet = engine, core, outlet
         self.cache = cache
         self._flush: asyncio.TimerHandle | None = None
+        self._pause: asyncio.TimerHandle | None = None
         self.ended = asyncio.Event()
 
     def feed(self, event: DrafterEvent) -> None:
@@ -98,6 +101,10 @@ class Seat:
                 self._outlet.draft(instruction)
             case StartFlushTimer(seconds):
                 self._flush = asyncio.get_running_loop().call_later(seconds, self._flush_due)
+            case StartPause(seconds):
+                if self._pause is not None:
+                    self._pause.cancel()
+                self._pause = asyncio.get_running_loop().call_later(seconds, self._pause_over)
             case Abandon(reason):
                 self._outlet.decline(reason)
             case Release():
@@ -106,10 +113,13 @@ class Seat:
     def _flush_due(self) -> None:
         self.feed(FlushDue(self._engine.now()))
 
+    def _pause_over(self) -> None:
+        self.feed(PauseOver(self._engine.now()))
+
     def _end(self) -> None:
         self.ended.set()
-        if self._flush is not None:
-            self._flush.cancel()
+        for timer in filter(None, (self._flush, self._pause)):
+            timer.cancel()
         self._engine.leave(self)
 
 

@@ -12,9 +12,10 @@ from node.limits import LendingLimits, Load
 from wanspec_p2p.errors import RemoteProtocolError
 from wanspec_p2p.protocol.node_to_target import Decline, Draft
 from wanspec_p2p.protocol.target_to_node import Close, Open, TargetToNode, Verdict
+from wanspec_p2p.protocol.target_to_node import Outlook as WireOutlook
 from wanspec_p2p.protocol.target_to_node import Window as WireWindow
 from wanspec_p2p.speculation.drafter_session import DrafterSession, DrafterSpec
-from wanspec_p2p.speculation.events import VerdictArrived, Window
+from wanspec_p2p.speculation.events import Outlook, VerdictArrived, Window
 from wanspec_p2p.speculation.instructions import SendDraft
 from wanspec_p2p.speculation.tree import chain_end
 from wanspec_p2p.types import SessionId
@@ -61,7 +62,12 @@ class LinkSessions:
                     wire.window = message.window or wire.window
                     window = Window(wire.window.positions, wire.window.tokens)
                     event = VerdictArrived(
-                        message.committed_len, message.tail, message.hash, window, self._engine.now()
+                        message.committed_len,
+                        message.tail,
+                        message.hash,
+                        window,
+                        self._engine.now(),
+                        None if message.outlook is None else _outlook(message.outlook),
                     )
                     seat.feed(event)
             case Close():
@@ -138,6 +144,11 @@ class LinkSessions:
         self.opened += 1
         self._wire[message.session] = _Wire(message.window)
         self._seats[message.session] = self._engine.seat(DrafterSession(spec, self._engine.table), cache, outlet)
+
+
+def _outlook(outlook: WireOutlook) -> Outlook:
+    parents = outlook.parents or tuple(range(-1, len(outlook.tokens) - 1))
+    return Outlook(outlook.tokens, parents, outlook.confidences)
 
 
 class _Wire:

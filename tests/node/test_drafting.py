@@ -16,8 +16,8 @@ from wanspec_p2p.errors import EngineError
 from wanspec_p2p.models.base import ModelInfo
 from wanspec_p2p.models.torch_attention import ROW_MULTIPLE
 from wanspec_p2p.speculation.drafter_session import DrafterSession, DrafterSpec
-from wanspec_p2p.speculation.events import DrafterEvent, FlushDue, SessionClosed, Started, Window
-from wanspec_p2p.speculation.instructions import DrafterInstruction, Release, SendDraft, StartFlushTimer
+from wanspec_p2p.speculation.events import DrafterEvent, FlushDue, PauseOver, SessionClosed, Started, Window
+from wanspec_p2p.speculation.instructions import DrafterInstruction, Release, SendDraft, StartFlushTimer, StartPause
 from wanspec_p2p.types import Device, Sampling, Segment, SessionId
 
 PREFIX = (5, 6, 7)
@@ -170,16 +170,17 @@ async def test_a_session_closed_in_mid_pass_says_nothing_more_and_its_cache_goes
 
 
 class Timed:
-    """A session that asks for its flush timer and keeps what it is told."""
+    """A session that asks for a timer and keeps what it is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, *timers: DrafterInstruction) -> None:
+        self.timers = timers
         self.told: list[DrafterEvent] = []
 
     def handle(self, event: DrafterEvent) -> list[DrafterInstruction]:
         self.told.append(event)
         match event:
             case Started():
-                return [StartFlushTimer(0.0)]
+                return list(self.timers)
             case SessionClosed():
                 return [Release()]
             case _:
@@ -187,15 +188,25 @@ class Timed:
 
 
 @pytest.mark.parametrize("closed", [False, True])
-async def test_the_flush_timer_comes_back_unless_the_session_has_ended(closed: bool) -> None:
+@pytest.mark.parametrize(
+    ("timers", "event"),
+    [
+        ((StartFlushTimer(0.0),), FlushDue(0.0)),
+        ((StartPause(0.0),), PauseOver(0.0)),
+        ((StartPause(0.0), StartPause(0.0)), PauseOver(0.0)),  # the later one stands
+    ],
+)
+async def test_a_timer_comes_back_once_unless_the_session_has_ended(
+    timers: tuple[DrafterInstruction, ...], event: DrafterEvent, closed: bool
+) -> None:
     engine = DraftingEngine(ScriptedModel(1), clock=ManualClock())
-    core = Timed()
+    core = Timed(*timers)
     timed = engine.seat(core, engine.cache_name(), Heard())
     if closed:
         timed.close()
         timed.close()
     await settled(engine)
-    assert core.told == [Started(0.0), SessionClosed(0.0) if closed else FlushDue(0.0)]
+    assert core.told == [Started(0.0), SessionClosed(0.0) if closed else event]
 
 
 async def test_a_failing_model_ends_the_sessions_of_that_pass_and_no_others() -> None:

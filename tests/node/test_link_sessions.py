@@ -14,7 +14,7 @@ from tests.support.session_rows import SureTable, prefix_hash
 from wanspec_p2p.clock import ManualClock
 from wanspec_p2p.errors import RemoteProtocolError
 from wanspec_p2p.protocol.node_to_target import Decline, Draft
-from wanspec_p2p.protocol.target_to_node import Close
+from wanspec_p2p.protocol.target_to_node import Close, Outlook
 from wanspec_p2p.speculation.calibration import RankTable
 
 opened = FakeDraftTarget.open
@@ -57,6 +57,16 @@ async def test_drafts_carry_the_number_of_their_session(desk: Desk) -> None:
     assert all(isinstance(message, Draft) for message in desk.said)
     assert len(desk.sessions) == desk.engine.sessions == 2
     assert (desk.sessions.opened, desk.sessions.drafted) == (2, 16)
+
+
+async def test_what_a_verdict_tells_of_is_run_and_not_sent(desk: Desk) -> None:
+    desk.sessions.handle(opened(7, (1, 2), window=4))
+    told = msgspec.structs.replace(verdict(7, (1, 2, 9), 1, window=4), outlook=Outlook((30, 31), (), (120, 120)))
+    desk.sessions.handle(told)
+    await desk.draft()
+    drafts = [message for message in desk.said if isinstance(message, Draft)]
+    assert int(desk.model.row((1, 2, 9, 30, 31)).argmax()) in {token for d in drafts for token in d.tokens}
+    assert {30, 31}.isdisjoint(token for d in drafts for token in d.tokens)
 
 
 async def test_two_links_may_use_the_same_names_and_numbers(desk: Desk) -> None:

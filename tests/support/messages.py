@@ -11,7 +11,7 @@ from msgspec import inspect
 from wanspec_p2p.protocol.coordinator_to_target import Generate
 from wanspec_p2p.protocol.node_to_target import Draft
 from wanspec_p2p.protocol.target_to_coordinator import Receipt, Receipts, Tokens
-from wanspec_p2p.protocol.target_to_node import Open, Verdict
+from wanspec_p2p.protocol.target_to_node import Open, Outlook, Verdict
 from wanspec_p2p.types import Sampling
 
 _MAX_ITEMS = 4  # beyond the minimum; enough to be a list, small enough to be quick
@@ -76,6 +76,13 @@ def _few(low: int | None, high: int | None) -> int:
     return few if high is None else min(few, high)
 
 
+def _hanging_together(outlook: Outlook) -> Outlook:
+    count = len(outlook.tokens)
+    parents = tuple(min(parent, i - 1) for i, parent in enumerate(_fit(outlook.parents, count)))
+    confidences = (*outlook.confidences, *[0] * count)[:count]
+    return msgspec.structs.replace(outlook, parents=parents, confidences=confidences)
+
+
 def _agree(message: Any) -> Any:
     """Change the fields that must fit the others until they do."""
     change = msgspec.structs.replace
@@ -87,8 +94,9 @@ def _agree(message: Any) -> Any:
             return change(message, parents=own, confidences=_fit(confidences, len(tokens)), base_hash=base)
         case Open(prefix=prefix, prompt_len=length, lanes=lanes, lane=lane):
             return change(message, prompt_len=length % (len(prefix) + 1), lane=lane % lanes)
-        case Verdict(tail=tail, committed_len=length):
-            return change(message, committed_len=max(length, len(tail)))
+        case Verdict(tail=tail, committed_len=length, outlook=outlook):
+            outlook = None if outlook is None else _hanging_together(outlook)
+            return change(message, committed_len=max(length, len(tail)), outlook=outlook)
         case Generate(messages=chat):
             return change(message, prompt=None if chat else "x", prompt_ids=())
         case Tokens(ids=ids, origins=origins, logprobs=logprobs):

@@ -18,6 +18,7 @@ from wanspec_p2p.speculation.events import (
     DrafterEvent,
     FlushDue,
     ModelFree,
+    PauseOver,
     SessionClosed,
     Started,
     VerdictArrived,
@@ -33,6 +34,7 @@ from wanspec_p2p.speculation.instructions import (
     SendDraft,
     SendVerdict,
     StartFlushTimer,
+    StartPause,
 )
 from wanspec_p2p.speculation.target_session import SessionSpec
 from wanspec_p2p.speculation.tree import session_hash
@@ -50,6 +52,7 @@ class CreditAudit:
         self._session = session
         self._committed = opened.prefix
         self._outstanding: set[tuple[TokenId, ...]] = set()
+        self._told: set[tuple[TokenId, ...]] = set()
         self._granted = opened.window
         self.most_positions = self.most_tokens = 0
 
@@ -59,7 +62,15 @@ class CreditAudit:
         ends = [(*p, *verdict.tail) for p in places if len(p) == known]
         [self._committed] = [p for p in ends if prefix_hash(self._session, p) == verdict.hash]
         length = len(self._committed)
-        self._outstanding = {p for p in self._outstanding if p[:length] == self._committed and len(p) > length}
+        self._outstanding, self._told = (
+            {p for p in paths if p[:length] == self._committed and len(p) > length}
+            for paths in (self._outstanding, self._told)
+        )
+        if (outlook := verdict.outlook) is not None:
+            news: list[tuple[TokenId, ...]] = []
+            for token, parent in zip(outlook.tokens, outlook.parents, strict=True):
+                news.append((*(self._committed if parent < 0 else news[parent]), token))
+            self._told.update(news)
         # Credit once given is not taken back from what was drafted under it.
         self._granted = Window(
             max(self._granted.positions, verdict.window.positions), max(self._granted.tokens, verdict.window.tokens)
@@ -81,7 +92,7 @@ class CreditAudit:
         assert self.most_tokens <= self._granted.tokens, "window of tokens exceeded"
 
     def _base(self, length: int, chained: bytes) -> tuple[TokenId, ...]:
-        places = [p for p in (*self._prefixes(), *self._outstanding) if len(p) == length]
+        places = [p for p in (*self._prefixes(), *(self._outstanding | self._told)) if len(p) == length]
         [base] = [p for p in places if prefix_hash(self._session, p) == chained]
         return base
 
@@ -129,7 +140,8 @@ class HonestPeer:
         self.audit: CreditAudit | None = None
         self.abandoned: str | None = None
         self._model = PassModel(rows)
-        self._wants_model = self._timer = False
+        self._wants_model = self._timer = self._pausing = False
+        self._now = 0.0
         self._running: Segment | None = None
 
     def receive(self, message: Message) -> None:
@@ -139,9 +151,13 @@ class HonestPeer:
             case SendVerdict():
                 assert self.audit is not None
                 self.audit.verdict(message)
-                self._feed(VerdictArrived(message.committed_len, message.tail, message.hash, message.window, at=0.0))
+                self._feed(
+                    VerdictArrived(
+                        message.committed_len, message.tail, message.hash, message.window, self._at(), message.outlook
+                    )
+                )
             case CloseDraft():
-                self._feed(SessionClosed(0.0))
+                self._feed(SessionClosed(self._at()))
 
     def choices(self) -> list[Callable[[], None]]:
         choices: list[Callable[[], None]] = []
@@ -151,7 +167,14 @@ class HonestPeer:
             choices.append(self._finish_pass)
         if self._timer:
             choices.append(self._fire)
+        if self._pausing:
+            choices.append(self._end_pause)
         return choices
+
+    def _at(self) -> float:
+        """Time goes on by one with everything that happens here, so that verdicts have a rhythm to learn."""
+        self._now += 1.0
+        return self._now
 
     def _open(self, opened: OpenDraft) -> None:
         spec = self._spec
@@ -175,22 +198,26 @@ class HonestPeer:
             ),
             self._table,
         )
-        self._feed(Started(0.0))
+        self._feed(Started(self._at()))
 
     def _grant(self) -> None:
         self._wants_model = False
-        self._feed(ModelFree(0.0))
+        self._feed(ModelFree(self._at()))
 
     def _finish_pass(self) -> None:
         segment, self._running = self._running, None
         assert segment is not None
         rows = self._model.run(segment)
         assert len(rows) <= max(1, self._batch), "a pass wider than the batch"
-        self._feed(Drafted(rows, 0.0))
+        self._feed(Drafted(rows, self._at()))
 
     def _fire(self) -> None:
         self._timer = False
-        self._feed(FlushDue(0.0))
+        self._feed(FlushDue(self._at()))
+
+    def _end_pause(self) -> None:
+        self._pausing = False
+        self._feed(PauseOver(self._at()))
 
     def _feed(self, event: DrafterEvent) -> None:
         assert self.session is not None and self.audit is not None
@@ -208,6 +235,8 @@ class HonestPeer:
                 case StartFlushTimer():
                     assert not self._timer, "two timers at once"
                     self._timer = True
+                case StartPause():
+                    self._pausing = True
                 case Abandon(reason):
                     self.abandoned = reason
                 case Release():

@@ -11,7 +11,7 @@ from typing import Any
 from wanspec_p2p.protocol.coordinator_to_target import Generate
 from wanspec_p2p.protocol.node_to_target import Draft
 from wanspec_p2p.protocol.target_to_coordinator import Receipts, Tokens
-from wanspec_p2p.protocol.target_to_node import Open, Verdict
+from wanspec_p2p.protocol.target_to_node import Open, Outlook, Verdict
 
 __all__ = ["check"]
 
@@ -46,7 +46,20 @@ def _open(message: Open) -> str | None:
 
 
 def _verdict(message: Verdict) -> str | None:
-    return "tail is longer than committed_len" if len(message.tail) > message.committed_len else None
+    if len(message.tail) > message.committed_len:
+        return "tail is longer than committed_len"
+    return None if message.outlook is None else _outlook(message.outlook)
+
+
+def _outlook(outlook: Outlook) -> str | None:
+    count = len(outlook.tokens)
+    if len(outlook.parents) not in (0, count):
+        return f"outlook.parents has {len(outlook.parents)} entries for {count} tokens"
+    if len(outlook.confidences) != count:
+        return f"outlook.confidences has {len(outlook.confidences)} entries for {count} tokens"
+    if any(parent >= i for i, parent in enumerate(outlook.parents)):
+        return "outlook.parents names a token that does not come before its child"
+    return None
 
 
 def _generate(message: Generate) -> str | None:

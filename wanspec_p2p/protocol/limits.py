@@ -32,6 +32,8 @@ MAX_TOP_LOGPROBS = 20
 MAX_VOCABULARY = 1 << 20
 MAX_DRAFT_TOKENS = 64
 """Tokens in one Draft frame."""
+MAX_OUTLOOK = 16
+"""Draft tokens of others that one Verdict tells of."""
 MAX_WINDOW = 1024
 """Positions a drafter may run ahead, and tokens it may have outstanding."""
 MAX_DRAFTED = MAX_PROMPT_TOKENS * MAX_WINDOW

@@ -152,8 +152,8 @@ class Usage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prompt_tokens: Positions
     completion_tokens: Positions
     rounds: Positions
-    drafted: Drafted  # draft tokens that entered a verification pass
-    accepted: Positions  # of these, tokens of the answer
+    drafted: Drafted  # draft tokens that entered a verification pass, the target's own among them
+    accepted: Positions  # of these, tokens of the answer that were sent
     late: Drafted  # draft tokens that arrived after their position was settled
     accepted_by_length: Annotated[dict[DraftLength, ByAccepted], msgspec.Meta(max_length=limits.MAX_WINDOW + 1)] = {}
     won_by_peer: Annotated[dict[Peer, Positions], msgspec.Meta(max_length=limits.MAX_PEERS)] = {}

@@ -11,7 +11,7 @@ from wanspec_p2p.protocol.common_messages import Count, DraftLinkMessage, Name, 
 from wanspec_p2p.protocol.node_to_target import PrefixHash, SessionHandle
 from wanspec_p2p.types import Sampling
 
-__all__ = ["Close", "Open", "TargetToNode", "Verdict", "Window"]
+__all__ = ["Close", "Open", "Outlook", "TargetToNode", "Verdict", "Window"]
 
 
 class Window(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -19,6 +19,23 @@ class Window(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
     positions: Annotated[int, msgspec.Meta(ge=0, le=limits.MAX_WINDOW)]  # beyond the committed length
     tokens: Annotated[int, msgspec.Meta(ge=0, le=limits.MAX_WINDOW)]  # drafted and not yet settled
+
+
+class Outlook(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What the target holds likeliest after `committed_len`, as far as others drafted it: nobody has to find it again.
+
+    `parents[i]` is an earlier index or -1, the end of what is committed; an empty list means a chain. `confidences` are
+    the target's own, as in `Draft`. A drafter may run these tokens and hang drafts from them; it need not send them.
+    """
+
+    tokens: Annotated[tuple[Token, ...], msgspec.Meta(min_length=1, max_length=limits.MAX_OUTLOOK)]
+    parents: Annotated[
+        tuple[Annotated[int, msgspec.Meta(ge=-1, lt=limits.MAX_OUTLOOK)], ...],
+        msgspec.Meta(max_length=limits.MAX_OUTLOOK),
+    ]
+    confidences: Annotated[
+        tuple[Annotated[int, msgspec.Meta(ge=0, le=127)], ...], msgspec.Meta(max_length=limits.MAX_OUTLOOK)
+    ]
 
 
 class Open(DraftLinkMessage, frozen=True, tag=1):
@@ -46,6 +63,7 @@ class Verdict(DraftLinkMessage, frozen=True, tag=2):
     tail: Annotated[tuple[Token, ...], msgspec.Meta(max_length=limits.MAX_TOKENS_PER_ROUND)]
     hash: PrefixHash
     window: Window | None = None  # None: as it was
+    outlook: Outlook | None = None  # None: nothing but what this drafter drafted
 
 
 class Close(DraftLinkMessage, frozen=True, tag=3):

@@ -1,8 +1,9 @@
 """One generation as a drafter sees it: run ahead along the best paths, and switch when a verdict takes another.
 
     NEW ──Started──▶ WAITING ──ModelFree──▶ DRAFTING ──Drafted──▶ WAITING … (credit left)
-                        ▲                       └──────▶ IDLE (credit used up, paths ended, or no opinion)
-                        └──────VerdictArrived──────────────┘                        any ──SessionClosed──▶ CLOSED
+                      ▲   └──ModelFree──▶ PAUSING │ (a verdict is due)
+                      │                       │   └──────▶ IDLE (credit used up, paths ended, or no opinion)
+                      └─VerdictArrived, PauseOver──────────┘                        any ──SessionClosed──▶ CLOSED
 
 It waits for no verdict while it has credit. Every token it sends stays in its tree until a verdict settles it, so that
 both sides agree on what "drafted earlier by the same drafter" means. A verdict that takes a branch finds it warm: what
@@ -24,6 +25,7 @@ from wanspec_p2p.speculation.events import (
     FlushDue,
     ModelFailed,
     ModelFree,
+    PauseOver,
     SessionClosed,
     Started,
     VerdictArrived,
@@ -38,7 +40,9 @@ from wanspec_p2p.speculation.instructions import (
     RunPass,
     SendDraft,
     StartFlushTimer,
+    StartPause,
 )
+from wanspec_p2p.speculation.rhythm import Rhythm
 from wanspec_p2p.speculation.sampling import Sampler
 from wanspec_p2p.speculation.tree import ROOT, DraftTree, chain_end
 from wanspec_p2p.speculation.warm import WarmCache
@@ -87,6 +91,7 @@ class DrafterState(enum.Enum):
     NEW = enum.auto()
     WAITING = enum.auto()  # for the model
     DRAFTING = enum.auto()
+    PAUSING = enum.auto()  # for a verdict that is due: a pass begun now would be stale
     IDLE = enum.auto()  # for a verdict
     CLOSED = enum.auto()
 
@@ -113,6 +118,9 @@ class DrafterSession:
         self._warm = WarmCache(spec.cache, spec.prefix)
         self._unsent: list[int] = []  # parents first
         self._timer = False
+        self._rhythm = Rhythm()
+        self._paused = False  # since the last verdict
+        self._pass_begun = self._pass_seconds = 0.0
 
     def handle(self, event: DrafterEvent) -> list[DrafterInstruction]:
         """The one door.
@@ -149,14 +157,24 @@ class DrafterSession:
         return self._proceed()
 
     def _run(self, event: ModelFree) -> list[DrafterInstruction]:
+        pause = 0.0 if self._paused else self._rhythm.pause(event.at, self._pass_seconds)
+        if pause > 0.0:
+            self._paused = True
+            self.state = DrafterState.PAUSING
+            return [*self._flush(), StartPause(pause)]
         nodes: list[int] = []
-        if self._growth.root_known and self.credit:
-            nodes = self._growth.take(self.spec.batch, self._may_run)
+        if self.credit:
+            room = self.spec.batch - (0 if self._growth.root_known else 1)  # its own row
+            nodes = self._growth.take(room, self._may_run)
         if not nodes and (self._growth.root_known or not self.credit or not self._runs_something()):
             self.state = DrafterState.IDLE  # a verdict took the credit back meanwhile, or nothing may be run
             return self._flush()
         self.state = DrafterState.DRAFTING
+        self._pass_begun = event.at
         return [RunPass(self._warm.segment(self.tree, nodes))]
+
+    def _resume(self, event: PauseOver) -> list[DrafterInstruction]:
+        return self._proceed()
 
     def _may_run(self, node: int) -> bool:
         """What follows this node could be sent: it ends nothing and lies within the window and the context."""
@@ -177,6 +195,7 @@ class DrafterSession:
         )
 
     def _extend(self, event: Drafted) -> list[DrafterInstruction]:
+        self._pass_seconds = event.at - self._pass_begun
         for node, row in self._warm.ran(self.tree, event.rows):
             self._growth.expand(node, self.sampler.rank(row, self.tree.path(node), RANKS))
         self._unsent.extend(self._growth.admit(self._may_send))
@@ -189,9 +208,12 @@ class DrafterSession:
         if fork is None:
             return self._abandon("the verdict does not fit what was drafted")
         tokens = [*self.tree.path(fork), *event.tail]
-        if any(token >= self.spec.vocab_size for token in tokens):
+        told = () if event.outlook is None else event.outlook.tokens
+        if any(token >= self.spec.vocab_size for token in (*tokens, *told)):
             return self._abandon("the verdict holds a token outside the vocabulary")
         self.window = event.window
+        self._rhythm.heard(event.at)
+        self._paused = False
         self._growth.settle(tokens)
         self._warm.commit(self.tree, tokens)
         nodes = self.tree.along(tokens)
@@ -199,9 +221,11 @@ class DrafterSession:
         self.sampler.commit(tokens)
         if tokens:
             self._growth.moved(nodes[-1] if len(nodes) == len(tokens) else None)
+        if event.outlook is not None:
+            self._growth.told(event.outlook)
         self._unsent = [node for node in self._unsent if node in self.tree]
         self._unsent.extend(self._growth.admit(self._may_send))
-        if self.state is DrafterState.IDLE:
+        if self.state in (DrafterState.IDLE, DrafterState.PAUSING):
             return [*self._start_timer(), *self._proceed()] if self._unsent else self._proceed()
         return []
 
@@ -270,7 +294,7 @@ class DrafterSession:
 
 
 _Handler = Callable[[DrafterSession, Any], list[DrafterInstruction]]
-_OPEN = (DrafterState.WAITING, DrafterState.DRAFTING, DrafterState.IDLE)
+_OPEN = (DrafterState.WAITING, DrafterState.DRAFTING, DrafterState.PAUSING, DrafterState.IDLE)
 
 DRAFTER_TRANSITIONS: dict[tuple[DrafterState, type[DrafterEvent]], _Handler] = {
     (DrafterState.NEW, Started): DrafterSession._start,
@@ -278,6 +302,8 @@ DRAFTER_TRANSITIONS: dict[tuple[DrafterState, type[DrafterEvent]], _Handler] = {
     (DrafterState.WAITING, ModelFree): DrafterSession._run,
     (DrafterState.DRAFTING, Drafted): DrafterSession._extend,
     (DrafterState.DRAFTING, ModelFailed): DrafterSession._fail,
+    (DrafterState.PAUSING, PauseOver): DrafterSession._resume,
+    **{(state, PauseOver): DrafterSession._ignore for state in _OPEN if state is not DrafterState.PAUSING},
     **{(state, VerdictArrived): DrafterSession._learn for state in _OPEN},
     **{(state, FlushDue): DrafterSession._flush_due for state in _OPEN},
     **{(state, SessionClosed): DrafterSession._close for state in _OPEN},
@@ -287,5 +313,6 @@ DRAFTER_TRANSITIONS: dict[tuple[DrafterState, type[DrafterEvent]], _Handler] = {
     (DrafterState.CLOSED, ModelFailed): DrafterSession._ignore,
     (DrafterState.CLOSED, VerdictArrived): DrafterSession._ignore,
     (DrafterState.CLOSED, FlushDue): DrafterSession._ignore,
+    (DrafterState.CLOSED, PauseOver): DrafterSession._ignore,
     (DrafterState.CLOSED, SessionClosed): DrafterSession._ignore,
 }

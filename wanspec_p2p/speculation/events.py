@@ -21,6 +21,8 @@ __all__ = [
     "LocalFailed",
     "ModelFailed",
     "ModelFree",
+    "Outlook",
+    "PauseOver",
     "SessionClosed",
     "Started",
     "TargetEvent",
@@ -36,6 +38,16 @@ class Window:
 
     positions: int  # beyond the committed length
     tokens: int  # drafted and not settled
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a target believes likeliest after what it has committed, parents first: what others drafted, for a drafter
+    that has not. `parents[i]` is an earlier index or -1, the end of what is committed; `confidences` as in a draft."""
+
+    tokens: tuple[TokenId, ...]
+    parents: tuple[int, ...]
+    confidences: tuple[int, ...]
 
 
 # Both sessions
@@ -139,10 +151,18 @@ class VerdictArrived:
     hash: bytes
     window: Window
     at: float
+    outlook: Outlook | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FlushDue:
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class PauseOver:
+    """The verdict that was due has not come."""
+
     at: float
 
 
@@ -163,4 +183,6 @@ TargetEvent: TypeAlias = (
     | LocalFailed
     | Cancelled
 )
-DrafterEvent: TypeAlias = Started | ModelFree | ModelFailed | Drafted | VerdictArrived | FlushDue | SessionClosed
+DrafterEvent: TypeAlias = (
+    Started | ModelFree | ModelFailed | Drafted | VerdictArrived | FlushDue | PauseOver | SessionClosed
+)

@@ -15,13 +15,16 @@ import heapq
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from wanspec_p2p.speculation.calibration import RankTable, quantised
+from wanspec_p2p.speculation.calibration import RankTable, chance, quantised
+from wanspec_p2p.speculation.events import Outlook
 from wanspec_p2p.speculation.sampling import Ranking
 from wanspec_p2p.speculation.tree import ROOT, DraftTree
 from wanspec_p2p.types import PeerId, TokenId
 
 __all__ = ["Growth"]
 
+TARGET = PeerId("target")
+"""Holder of what others drafted and a verdict told of; no peer has this name."""
 MAIN = -1
 """Owner of the likeliest path: everyone."""
 
@@ -86,14 +89,14 @@ class Growth:
         while self._candidates and -self._candidates[0][0] >= self._floor:
             entry = heapq.heappop(self._candidates)
             candidate = entry[2]
-            if candidate.parent not in self._tree:
-                continue
+            if candidate.parent not in self._tree or candidate.token in self._tree.children(candidate.parent):
+                continue  # contradicted, or told of before it was found: the target has it
             if not allowed(candidate.parent, candidate.token):
                 later.append(entry)
                 if len(later) > self._lanes + 3:  # what is next to best does not fit either
                     break
                 continue
-            nodes.append(self._enter(candidate))
+            nodes.append(self._enter(candidate, self._me))
         for entry in later:
             heapq.heappush(self._candidates, entry)
         return nodes
@@ -121,6 +124,20 @@ class Growth:
                 self._candidates.append(self._entry(candidate))
         heapq.heapify(self._candidates)
 
+    def told(self, outlook: Outlook) -> None:
+        """What others drafted after the root, to be run as what was drafted here."""
+        places: list[int] = []
+        for token, parent, confidence in zip(outlook.tokens, outlook.parents, outlook.confidences, strict=True):
+            above = ROOT if parent < 0 else places[parent]
+            siblings = self._tree.children(above)
+            node = siblings.get(token)
+            if node is None:
+                ranking = self._expanded.get(above)
+                ranked = ranking is not None and token in ranking.tokens
+                rank = ranking.tokens.index(token) if ranking is not None and ranked else len(siblings)
+                node = self._enter(_Candidate(above, token, chance(confidence), rank), TARGET)
+            places.append(node)
+
     @property
     def root_known(self) -> bool:
         return ROOT in self._expanded
@@ -134,8 +151,8 @@ class Growth:
         self._count += 1
         return -self._scores[candidate.parent] * candidate.chance, self._count, candidate
 
-    def _enter(self, candidate: _Candidate) -> int:
-        node, _ = self._tree.add(candidate.parent, candidate.token, self._me, quantised(candidate.chance))
+    def _enter(self, candidate: _Candidate, holder: PeerId) -> int:
+        node, _ = self._tree.add(candidate.parent, candidate.token, holder, quantised(candidate.chance))
         self._places[node] = candidate
         self._score(node)
         return node

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from wanspec_p2p.speculation.events import Window
+from wanspec_p2p.speculation.events import Outlook, Window
 from wanspec_p2p.types import FinishReason, PeerId, Segment, TokenId, TokenOrigin
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "SendDraft",
     "SendVerdict",
     "StartFlushTimer",
+    "StartPause",
     "TargetInstruction",
     "TokenScores",
 ]
@@ -70,6 +71,7 @@ class SendVerdict:
     tail: tuple[TokenId, ...]
     hash: bytes
     window: Window
+    outlook: Outlook | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class Committed:
     origin: TokenOrigin
     margin: float
     scores: TokenScores | None = None
+    drafted: bool = False  # by its origin, or by the target's own drafter, which is nobody's
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +146,13 @@ class StartFlushTimer:
 
 
 @dataclass(frozen=True, slots=True)
+class StartPause:
+    """Answer with `PauseOver` after this many seconds; an earlier pause that still runs ends without a word."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """The cache of this session may go; nothing follows."""
 
@@ -157,4 +167,4 @@ class Abandon:
 TargetInstruction: TypeAlias = (
     RequestModel | RunPass | RunLocalPass | OpenDraft | SendVerdict | CloseDraft | Emit | PrepareNoise | Finish | Fail
 )
-DrafterInstruction: TypeAlias = RequestModel | RunPass | SendDraft | StartFlushTimer | Release | Abandon
+DrafterInstruction: TypeAlias = RequestModel | RunPass | SendDraft | StartFlushTimer | StartPause | Release | Abandon

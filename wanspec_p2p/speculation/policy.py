@@ -50,6 +50,7 @@ class Policy:
     Args:
         width: candidates in one pass. With the root's row they fill a multiple of four rows.
         window: the most credit any drafter gets.
+        outlook: each verdict tells a drafter what of so many likeliest candidates others drafted.
         floor: where a drafter's paths have less chance than this, its credit ends.
         retry_rounds: every so many rounds one candidate not worth its row is verified all the same, so that a drafter
             that was wrong for a while can show that it is right again.
@@ -58,6 +59,7 @@ class Policy:
 
     width: int = 63
     window: Window = Window(positions=64, tokens=1024)
+    outlook: int = 16
     floor: float = 0.02
     retry_rounds: int = 16
     local: LocalDrafting = LocalDrafting()
@@ -87,8 +89,8 @@ def _shared(tree: DraftTree, of: int, belief: Callable[[int], float]) -> list[tu
 def select(
     tree: DraftTree,
     belief: Callable[[int], float],
-    policy: Policy,
     *,
+    width: int,
     floor: float,
     retry: bool,
     positions: int,
@@ -97,6 +99,7 @@ def select(
 
     Args:
         belief: the chance that a node is right if its parent is.
+        width: at most so many.
         floor: a candidate less likely than this to be walked is not worth its row.
         retry: take one that is not, all the same.
         positions: how many candidates deep a path may go; beyond it the answer is at its end anyway.
@@ -112,7 +115,7 @@ def select(
 
     if positions > 0:
         offer_children(ROOT, 1.0)
-    while heap and len(nodes) < policy.width:
+    while heap and len(nodes) < width:
         chance, node_id = heapq.heappop(heap)
         if -chance < floor:
             if not retry:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from wanspec_p2p.speculation.local import LOCAL
 from wanspec_p2p.speculation.tree import DraftTree, Merge
 from wanspec_p2p.speculation.verify import Candidates, Step
 from wanspec_p2p.types import PeerId
@@ -63,10 +64,15 @@ class SessionStats:
     accepted: int = 0
     near_ties: int = 0
     by_length: Counter[tuple[int, int]] = field(default_factory=Counter)  # rounds by (deepest draft, accepted)
-    drafters: dict[PeerId, DrafterStats] = field(default_factory=dict)
+    drafters: dict[PeerId, DrafterStats] = field(default_factory=dict)  # the target's own, `LOCAL`, is one of them
 
     def of(self, drafter: PeerId) -> DrafterStats:
         return self.drafters.setdefault(drafter, DrafterStats())
+
+    @property
+    def peers(self) -> dict[PeerId, DrafterStats]:
+        """Of nodes: the target's own drafter is in no race with them, and is owed nothing."""
+        return {drafter: own for drafter, own in self.drafters.items() if drafter != LOCAL}
 
     @property
     def late(self) -> int:
@@ -74,12 +80,12 @@ class SessionStats:
 
     @property
     def won_by_peer(self) -> dict[PeerId, int]:
-        return {peer: d.won for peer, d in self.drafters.items() if d.won}
+        return {peer: d.won for peer, d in self.peers.items() if d.won}
 
     @property
     def lost(self) -> int:
-        """Right tokens that another drafter had brought before."""
-        return sum(max(d.accepted - d.won, 0) for d in self.drafters.values())
+        """Right tokens of nodes that another drafter had brought before."""
+        return sum(max(d.accepted - d.won, 0) for d in self.peers.values())
 
     @property
     def invalid(self) -> int:

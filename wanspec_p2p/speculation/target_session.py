@@ -26,6 +26,7 @@ from wanspec_p2p.speculation.events import (
     LocalFailed,
     ModelFailed,
     ModelFree,
+    Outlook,
     Started,
     TargetEvent,
     Verified,
@@ -193,7 +194,7 @@ class TargetSession:
         self._candidates = select(
             self.tree,
             self.belief,
-            self.policy,
+            width=self.policy.width,
             floor=self.knowledge.row_price,
             retry=self.stats.rounds % self.policy.retry_rounds == 0,
             positions=self.remaining - 1,
@@ -244,8 +245,34 @@ class TargetSession:
             return [emit, *self._finish(FinishReason.LENGTH)]
         self.state = TargetState.WAITING
         length, prefix_hash = self.tree.committed_len, self.tree.hash
-        verdicts = [SendVerdict(d, length, tail, prefix_hash, self._credit(d)) for d, tail in tails.items()]
+        likeliest = self._likeliest()
+        verdicts = [
+            SendVerdict(d, length, tail, prefix_hash, self._credit(d), self._outlook(likeliest, d))
+            for d, tail in tails.items()
+        ]
         return [emit, RequestModel(), *verdicts]
+
+    def _likeliest(self) -> Candidates:
+        """What drafters are told of, as far as they lack it."""
+        width = self.policy.outlook if self.drafters else 0
+        return select(self.tree, self.belief, width=width, floor=0.0, retry=False, positions=self.remaining - 1)
+
+    def _outlook(self, likeliest: Candidates, drafter: PeerId) -> Outlook | None:
+        """What this drafter has not drafted of them, and what that hangs from."""
+        nodes = [self.tree[node] for node in likeliest.nodes]
+        told = [drafter not in node.holders for node in nodes]
+        for i in reversed(range(len(nodes))):
+            if told[i] and likeliest.parents[i] >= 0:
+                told[likeliest.parents[i]] = True
+        chosen = [i for i, tell in enumerate(told) if tell]
+        if not chosen:
+            return None
+        index = {i: number for number, i in enumerate(chosen)} | {-1: -1}
+        return Outlook(
+            tuple(likeliest.tokens[i] for i in chosen),
+            tuple(index[likeliest.parents[i]] for i in chosen),
+            tuple(quantised(self.belief(likeliest.nodes[i])) for i in chosen),
+        )
 
     def _learn(self, candidates: Candidates, steps: Sequence[Step], at: float) -> None:
         seconds = at - self._begun
@@ -285,7 +312,7 @@ class TargetSession:
         if self.spec.top_logprobs is not None:
             logprob, top = logprobs(rows[step.row], self.spec.vocab_size, step.token, self.spec.top_logprobs)
             scores = TokenScores(logprob, tuple(top))
-        return Committed(step.token, origin, step.margin, scores)
+        return Committed(step.token, origin, step.margin, scores, drafted=step.candidate is not None)
 
     def _tail(self, drafter: PeerId, tokens: tuple[TokenId, ...]) -> tuple[TokenId, ...]:
         """What of `tokens`, about to be committed, this drafter has not drafted itself."""

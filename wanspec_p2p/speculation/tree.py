@@ -61,7 +61,7 @@ class Merge:
     added: int = 0
     duplicate: int = 0  # already in the tree: a copy from another drafter, or sent twice
     late: int = 0  # their position was already settled
-    unknown: int = 0  # they hang off a base that is neither committed nor this drafter's
+    unknown: int = 0  # they hang off a base that is neither committed nor drafted
     surplus: int = 0  # beyond the drafter's window, or outside the vocabulary
 
 
@@ -195,7 +195,7 @@ class DraftTree:
             max_positions: how far beyond the committed length this peer may draft.
             max_tokens: how many unsettled nodes it may hold.
         """
-        roots = [self._base(peer, base_len, base_hash), *(self._base(peer, *base) for base in bases)]
+        roots = [self._base(base_len, base_hash), *(self._base(*base) for base in bases)]
         places: list[_Place] = []
         fates: dict[_Fate, int] = {}
         for i, token in enumerate(tokens):
@@ -253,11 +253,11 @@ class DraftTree:
     def _settled(self, length: int) -> int | _Settled:
         return ROOT if length == self.committed_len else _Settled(length)
 
-    def _base(self, peer: PeerId, length: int, prefix_hash: bytes) -> _Place:
+    def _base(self, length: int, prefix_hash: bytes) -> _Place:
         if length <= self.committed_len:
             return self._settled(length) if self._hashes[length] == prefix_hash else "unknown"
         node = self.find(length, prefix_hash)
-        return node if node is not None and peer in self._nodes[node].holders else "unknown"
+        return "unknown" if node is None else node
 
     def _room(self, peer: PeerId, parent: int, token: TokenId, max_positions: int, max_tokens: int) -> bool:
         existing = self.children(parent).get(token)

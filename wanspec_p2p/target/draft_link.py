@@ -20,9 +20,10 @@ from wanspec_p2p.links.base import Link
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.node_to_target import Attach, Decline, Detach, Draft, NodeToTarget
 from wanspec_p2p.protocol.target_to_node import Close, Open, TargetToNode, Verdict
+from wanspec_p2p.protocol.target_to_node import Outlook as WireOutlook
 from wanspec_p2p.protocol.target_to_node import Window as WireWindow
 from wanspec_p2p.security.leases import LeaseClaims
-from wanspec_p2p.speculation.events import DraftArrived, Window
+from wanspec_p2p.speculation.events import DraftArrived, Outlook, Window
 from wanspec_p2p.speculation.hedging import Gaps
 from wanspec_p2p.speculation.instructions import OpenDraft, SendVerdict
 from wanspec_p2p.speculation.tree import chain_end
@@ -196,6 +197,7 @@ class DraftLink:
                     tail=instruction.tail,
                     hash=instruction.hash,
                     window=window if changed else None,
+                    outlook=None if instruction.outlook is None else _on_the_wire(instruction.outlook),
                 )
             )
 
@@ -295,3 +297,8 @@ class DraftLink:
         self.lease = lease
         for session in self._sessions.values():
             session.runner.leases[self.node] = lease.jti
+
+
+def _on_the_wire(outlook: Outlook) -> WireOutlook:
+    chain = all(parent == number - 1 for number, parent in enumerate(outlook.parents))
+    return WireOutlook(outlook.tokens, () if chain else outlook.parents, outlook.confidences)

@@ -8,7 +8,7 @@ from wanspec_p2p.protocol.common_messages import ControlMessage, DraftLinkMessag
 from wanspec_p2p.protocol.coordinator_to_target import ChatMessage, Generate
 from wanspec_p2p.protocol.node_to_target import Draft
 from wanspec_p2p.protocol.target_to_coordinator import Receipt, Receipts, TokenLogprob, Tokens
-from wanspec_p2p.protocol.target_to_node import Open, Verdict, Window
+from wanspec_p2p.protocol.target_to_node import Open, Outlook, Verdict, Window
 from wanspec_p2p.types import PeerId, Sampling
 
 
@@ -38,6 +38,10 @@ def _boast(verified: int, accepted: int) -> Receipts:
     return Receipts("b", (Receipt("r", PeerId("n" * 32), "j", "s", 9, verified, accepted, won=0),))
 
 
+def _telling(*outlook: tuple[int, ...]) -> Verdict:
+    return Verdict(1, 2, (1, 2), bytes(8), None, Outlook(*outlook))
+
+
 CHAT = (ChatMessage(role="user", content="hi"),)
 LOGPROB = TokenLogprob(token=1, text="a", logprob=-1.0)
 
@@ -52,6 +56,8 @@ LOGPROB = TokenLogprob(token=1, text="a", logprob=-1.0)
         _open(lane=1, lanes=2),
         _open(prompt_len=0),
         Verdict(1, 2, (1, 2), bytes(8), Window(0, 0)),
+        Verdict(1, 2, (1, 2), bytes(8), None, Outlook((5, 6, 7), (), (1, 2, 3))),
+        Verdict(1, 2, (1, 2), bytes(8), None, Outlook((5, 6, 7), (-1, -1, 1), (1, 2, 3))),
         _generate(messages=CHAT),
         _generate(prompt=""),
         _generate(prompt_ids=(1,)),
@@ -78,6 +84,9 @@ def test_what_agrees_passes(message: ControlMessage | DraftLinkMessage) -> None:
         (_open(prompt_len=3), "prompt_len is longer than prefix"),
         (_open(lane=2, lanes=2), "lane is not one of lanes"),
         (Verdict(1, 1, (1, 2), bytes(8), Window(0, 0)), "tail is longer than committed_len"),
+        (_telling((5, 6), (-1,), (1, 2)), "outlook.parents has 1 entries for 2 tokens"),
+        (_telling((5, 6), (-1, 1), (1, 2)), "outlook.parents names a token that does not come before its child"),
+        (_telling((5, 6), (), (1,)), "outlook.confidences has 1 entries for 2 tokens"),
         (_generate(), "exactly one of messages, prompt and prompt_ids must be given"),
         (_generate(prompt="", prompt_ids=(1,)), "exactly one of messages, prompt and prompt_ids must be given"),
         (_generate(messages=CHAT, prompt="x"), "exactly one of messages, prompt and prompt_ids must be given"),

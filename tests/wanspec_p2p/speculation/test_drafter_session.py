@@ -26,6 +26,8 @@ from wanspec_p2p.speculation.events import (
     FlushDue,
     ModelFailed,
     ModelFree,
+    Outlook,
+    PauseOver,
     SessionClosed,
     Started,
     VerdictArrived,
@@ -139,6 +141,16 @@ def feed(session: DrafterSession, *events: DrafterEvent) -> list[DrafterInstruct
         if session.spec.floor == SPEC.floor:
             assert len(session.tree.path(max(session.tree, default=ROOT))) == len(session.tree), "it drafts one path"
     return instructions
+
+
+def in_step(session: DrafterSession, *, verdicts: int = 4) -> None:
+    """From waiting for the model: a pass of a second, a verdict every second, and the model is free as one is due."""
+    text = PROMPT
+    for number in range(verdicts):
+        feed(session, ModelFree(float(number)), dataclasses.replace(says(5), at=number + 1.0))
+        text = (*text, 9)
+        feed(session, dataclasses.replace(verdict(text, 9), at=number + 1.0))
+    feed(session, ModelFree(verdicts + 1.0))
 
 
 def drafted(session: DrafterSession, *tokens: int) -> list[DrafterInstruction]:
@@ -495,6 +507,54 @@ def test_closing_releases_the_cache_whenever_it_comes(events: tuple[DrafterEvent
     assert feed(session, SessionClosed(AT)) == []
 
 
+# A verdict that is due is waited for.
+
+
+def test_a_pass_waits_for_a_verdict_that_is_due_and_begins_with_it() -> None:
+    session = session_of()
+    feed(session, Started(AT))
+    in_step(session)
+    assert session.state is DrafterState.PAUSING
+    late = dataclasses.replace(verdict((*PROMPT, 9, 9, 9, 9, 9), 9), at=5.1)
+    assert feed(session, late) == [RequestModel()]
+    assert feed(session, ModelFree(5.1)) == [run(6, 9, 9)]
+
+
+def test_a_pass_waits_once_and_not_for_long() -> None:
+    session = session_of()
+    feed(session, Started(AT))
+    in_step(session)
+    assert session.state is DrafterState.PAUSING
+    assert feed(session, PauseOver(5.5)) == [RequestModel()]
+    assert feed(session, ModelFree(5.5)) == [run(6, 9)]
+    assert session.state is DrafterState.DRAFTING
+
+
+# What others drafted is run as what was drafted here.
+
+
+def test_what_the_target_tells_of_is_run_with_the_root_and_not_sent() -> None:
+    session = session_of(floor=0.01)
+    feed(session, Started(AT))
+    drafted(session, 4)
+    told = dataclasses.replace(verdict((*PROMPT, 9), 9), outlook=Outlook((6, 7), (-1, 0), (SURE, SURE)))
+    feed(session, told)
+    assert feed(session, ModelFree(AT)) == [RunPass(Segment(CACHE, 3, (), (9,), (6, 7), (-1, 0)))]
+    sent = feed(session, say((6, 11), (7, 12), (8,)))
+    [frame] = [i for i in sent if isinstance(i, SendDraft)]
+    assert set(frame.tokens).isdisjoint({6, 7}), "the target has them"
+    assert {8, 11, 12} <= set(frame.tokens)
+    fork = feed(session, verdict((*PROMPT, 9, 6, 7, 8), 6, 7, 8))
+    assert not any(isinstance(instruction, Abandon) for instruction in fork)
+
+
+def test_a_target_that_tells_of_tokens_outside_the_vocabulary_is_left() -> None:
+    session = session_of()
+    feed(session, Started(AT))
+    told = dataclasses.replace(verdict((*PROMPT, 9), 9), outlook=Outlook((VOCABULARY,), (-1,), (SURE,)))
+    assert feed(session, told)[0] == Abandon("the verdict holds a token outside the vocabulary")
+
+
 # The table, pair by pair.
 
 EVENTS: list[DrafterEvent] = [
@@ -504,6 +564,7 @@ EVENTS: list[DrafterEvent] = [
     says(4),
     verdict((*PROMPT, 9), 9),
     FlushDue(AT),
+    PauseOver(AT),
     SessionClosed(AT),
 ]
 
@@ -514,6 +575,8 @@ def in_state(state: DrafterState) -> DrafterSession:
         feed(session, Started(AT))
     if state is DrafterState.DRAFTING:
         feed(session, ModelFree(AT))
+    if state is DrafterState.PAUSING:
+        in_step(session)
     if state is DrafterState.CLOSED:
         feed(session, SessionClosed(AT))
     assert session.state is state

@@ -15,7 +15,7 @@ UNIONS = {
     events: (events.TargetEvent, events.DrafterEvent),
     instructions: (instructions.TargetInstruction, instructions.DrafterInstruction),
 }
-PARTS = {events.Window, instructions.Committed, instructions.TokenScores}
+PARTS = {events.Outlook, events.Window, instructions.Committed, instructions.TokenScores}
 """Values inside an event or an instruction."""
 
 

@@ -239,7 +239,8 @@ def test_an_own_drafter_of_the_same_law_settles_more_than_the_target_alone(sampl
     scene = Scene(spec_of(SAMPLINGS[sampling], max_tokens=40), policy, drafters_first, law=14, local=0.0)
     drive = scene.finish()
     assert drive.target.stats.rounds <= math.ceil(len(scene.alone) / 2)
-    assert set(drive.target.stats.won_by_peer) == {LOCAL}
+    assert drive.target.stats.of(LOCAL).won == drive.target.stats.accepted > 0
+    assert drive.target.stats.won_by_peer == {}
 
 
 @dataclass(frozen=True)

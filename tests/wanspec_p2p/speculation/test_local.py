@@ -286,6 +286,7 @@ def test_a_token_of_its_own_is_nobody_elses_work(temperature: float) -> None:
     answer = answered(spec, rows, rows)
     assert [committed.token for committed in answer] == decode_alone(spec, rows)
     assert {committed.origin for committed in answer} == {None}
+    assert any(committed.drafted for committed in answer)
 
 
 def test_a_drafter_that_fails_is_given_up_and_the_answer_goes_on() -> None:

@@ -39,7 +39,7 @@ def chosen(
     return select(
         tree,
         lambda node: beliefs[tree[node].origin],
-        Policy(width=width),
+        width=width,
         floor=floor,
         retry=retry,
         positions=positions,

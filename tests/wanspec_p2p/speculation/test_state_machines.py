@@ -32,6 +32,7 @@ from wanspec_p2p.speculation.events import (
     LocalFailed,
     ModelFailed,
     ModelFree,
+    PauseOver,
     SessionClosed,
     Started,
     TargetEvent,
@@ -48,6 +49,8 @@ SESSION = SessionId("s")
 VOCABULARY = 5
 PEER = PeerId("a")
 AT = 0.0
+ENDS = (Cancelled, ModelFailed, SessionClosed)
+"""Seldom chosen, or few walks would come far."""
 fill = TextWrapper(width=120, break_long_words=False, break_on_hyphens=False).fill
 
 Table: TypeAlias = Mapping[tuple[Any, type], Callable[..., Any]]
@@ -87,14 +90,16 @@ def drafter_session(draw: random.Random) -> DrafterSession:
 def drafter_event(kind: type[DrafterEvent], session: DrafterSession, rows: int, draw: random.Random) -> DrafterEvent:
     committed = (*session.tree.committed, draw.randrange(VOCABULARY))
     fits = prefix_hash(SESSION, committed) if draw.randrange(4) else bytes(8)
+    at = float(session.tree.committed_len)  # a verdict a second
     events: dict[type[DrafterEvent], Callable[[], DrafterEvent]] = {
-        Started: lambda: Started(AT),
-        ModelFree: lambda: ModelFree(AT),
-        ModelFailed: lambda: ModelFailed("", AT),
-        Drafted: lambda: Drafted([random_row(draw) for _ in range(rows)], AT),
-        VerdictArrived: lambda: VerdictArrived(len(committed), committed[-1:], fits, Window(draw.randrange(3), 3), AT),
-        FlushDue: lambda: FlushDue(AT),
-        SessionClosed: lambda: SessionClosed(AT),
+        Started: lambda: Started(at),
+        ModelFree: lambda: ModelFree(at),
+        ModelFailed: lambda: ModelFailed("", at),
+        Drafted: lambda: Drafted([random_row(draw) for _ in range(rows)], at),
+        VerdictArrived: lambda: VerdictArrived(len(committed), committed[-1:], fits, Window(draw.randrange(3), 3), at),
+        FlushDue: lambda: FlushDue(at),
+        PauseOver: lambda: PauseOver(at),
+        SessionClosed: lambda: SessionClosed(at),
     }
     return events[kind]()
 
@@ -126,7 +131,7 @@ MACHINES = [
     Machine(
         "The drafter's session",
         "`wanspec_p2p.speculation.drafter_session.DrafterSession`: the same generation at a node. WAITING and DRAFTING "
-        "alternate while there is credit; IDLE waits for a verdict.",
+        "alternate while there is credit; PAUSING waits a moment for a verdict that is due, IDLE until one comes.",
         DRAFTER_TRANSITIONS,
         DrafterState,
         drafter_session,
@@ -136,15 +141,16 @@ MACHINES = [
 
 
 def observe(machine: Machine) -> Leads:
-    """Where each legal pair leads, from 2,000 random walks (seeded, so always the same)."""
+    """Where each legal pair leads, from 6,000 random walks (seeded, so always the same)."""
     draw = random.Random(0)
     leads: Leads = {}
-    for _ in range(2000):
+    for _ in range(6000):
         session = machine.session(draw)
         rows = 0  # of the pass that runs
-        for _ in range(10):
+        for _ in range(25):
             before = session.state
-            kind = draw.choice([event for state, event in machine.table if state is before])
+            kinds = [event for state, event in machine.table if state is before]
+            [kind] = draw.choices(kinds, [1 if kind in ENDS else 8 for kind in kinds])
             for instruction in session.handle(machine.event(kind, session, rows, draw)):
                 if isinstance(instruction, RunPass | RunLocalPass):
                     rows = instruction.segment.rows

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from wanspec_p2p.protocol.checks import check
 from wanspec_p2p.protocol.target_to_coordinator import Receipt, Receipts
+from wanspec_p2p.speculation.local import LOCAL
 from wanspec_p2p.speculation.sampling import Choice
 from wanspec_p2p.speculation.stats import DrafterStats, SessionStats
 from wanspec_p2p.speculation.tree import ROOT, DraftTree, Merge
@@ -126,6 +127,22 @@ def test_a_token_of_one_who_began_anew_is_still_its_origins(tree: DraftTree) -> 
     stats.verified_round(tree, CANDIDATES, [step(4, 0, 0), step(5, 1, 1), step(9, 2, None)])
     assert (stats.of(A).verified, stats.of(A).accepted, stats.of(A).won) == (2, 1, 2)
     assert (stats.of(B).verified, stats.of(B).accepted, stats.of(B).won) == (2, 1, 0)
+
+
+def test_the_targets_own_drafter_is_in_no_race() -> None:
+    tree = DraftTree(SessionId("s"), (1,))
+    four, _ = tree.add(ROOT, 4, LOCAL)
+    five, _ = tree.add(four, 5, A)
+    for node, token, drafter in ((ROOT, 4, A), (four, 5, LOCAL)):
+        tree.add(node, token, drafter)
+    stats = SessionStats()
+    candidates = Candidates((four, five), (4, 5), (-1, 0))
+    stats.verified_round(tree, candidates, [step(4, 0, 0), step(5, 1, 1), step(9, 2, None)])
+    assert (stats.of(LOCAL).accepted, stats.of(LOCAL).won) == (2, 1)
+    assert stats.accepted == 2 == stats.accepted_by_length[2].index(1)
+    assert stats.won_by_peer == {A: 1}
+    assert stats.lost == 1, "the node's 4; the target's 5 is no loss"
+    assert set(stats.peers) == {A}
 
 
 def test_acceptance_begins_undecided_and_follows_what_happens() -> None:

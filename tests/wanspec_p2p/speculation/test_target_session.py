@@ -22,6 +22,7 @@ from wanspec_p2p.speculation.events import (
     LocalFailed,
     ModelFailed,
     ModelFree,
+    Outlook,
     Started,
     TargetEvent,
     Verified,
@@ -85,7 +86,7 @@ def run(
 
 
 def emits(position: int, *tokens: tuple[int, PeerId | None]) -> Emit:
-    return Emit(position, tuple(Committed(token, origin, 2.0) for token, origin in tokens))
+    return Emit(position, tuple(Committed(token, origin, 2.0, drafted=origin is not None) for token, origin in tokens))
 
 
 def verdict(drafter: PeerId, committed: Sequence[int], *tail: int, window: Window = WINDOW) -> SendVerdict:
@@ -158,6 +159,34 @@ def test_rejected_drafts_cost_a_row_each_and_nothing_else() -> None:
     assert feed(session, says(5, 19, 19)) == [emits(0, (5, None)), RequestModel(), told]
     assert feed(session, ModelFree(AT)) == [run(3, (5,))]
     assert len(session.tree) == 0
+
+
+def outlooks(instructions: list[TargetInstruction]) -> dict[PeerId, Outlook | None]:
+    return {i.drafter: i.outlook for i in instructions if isinstance(i, SendVerdict)}
+
+
+def test_a_verdict_says_nothing_that_its_drafter_drafted_but_what_others_hang_from() -> None:
+    session = session_of(width=1)
+    feed(session, Started(AT), DrafterJoined(A, 0, AT), DrafterJoined(B, 1, AT))
+    feed(session, drafts(A, PROMPT, 7, 8, 9), drafts(B, PROMPT, 7, 8, 6, parents=(-1, 0, 1)), ModelFree(AT))
+    told = outlooks(feed(session, says(7, 8)))  # 7 was verified, and 8 follows
+    claim = quantised(session.belief(next(iter(session.tree))))
+    assert told[A] == Outlook((6,), (-1,), (claim,))
+    assert told[B] == Outlook((9,), (-1,), (claim,))
+    feed(session, drafts(A, (*PROMPT, 7, 8, 9), 4), drafts(B, (*PROMPT, 7, 8, 9), 5), ModelFree(AT))
+    told = outlooks(feed(session, says(9, 19)))
+    assert [o and o.tokens for o in told.values()] == [None, None], "what was drafted lies behind"
+
+
+def test_what_hangs_from_the_drafters_own_comes_with_it() -> None:
+    session = session_of(width=0)
+    feed(session, Started(AT), DrafterJoined(A, 0, AT), DrafterJoined(B, 1, AT))
+    feed(session, drafts(A, PROMPT, 7, 8), drafts(B, PROMPT, 7, 8, 9), ModelFree(AT))
+    told = outlooks(feed(session, says(7)))
+    assert told[B] is None
+    outlook = told[A]
+    assert outlook is not None
+    assert (outlook.tokens, outlook.parents) == ((8, 9), (-1, 0))
 
 
 def test_a_sibling_can_be_right() -> None:
@@ -448,7 +477,8 @@ def test_what_the_targets_own_drafter_drafts_is_verified_and_nobodys() -> None:
     assert isinstance(instruction, RunPass), "nothing to weigh a second one against yet"
     assert instruction.segment.tree[0] == 7
     settled = feed(session, says(7, 8, *[18] * (len(instruction.segment.tree) - 1)))
-    assert settled[0] == emits(0, (7, None), (8, None))
+    assert isinstance(settled[0], Emit)
+    assert [(c.token, c.origin, c.drafted) for c in settled[0].tokens] == [(7, None, True), (8, None, False)]
     assert settled[-1] == verdict(A, (*PROMPT, 7, 8), 7, 8)
     assert session.stats.local_passes == 1
 
