@@ -92,6 +92,7 @@ class Executor:
             lambda: self.registry.accuracy,
         )
         self._outboxes: dict[LinkId, Outbox] = {}
+        self._hung: frozenset[LinkId] = frozenset()  # as of the last tick
         self._all_left = asyncio.Event()
         self._leaving: _Leaving | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -113,9 +114,17 @@ class Executor:
         for instruction in self.registry.handle(event):
             self._perform(instruction)
         if isinstance(event, Tick):
-            for link in self.watch.tick(event.at, self.answers.owing):
-                if moved := self.answers.target_hung(link):
-                    log.warning("a target is hung: others go on with its answers", link=link, answers=moved)
+            self._look_for_hung(event.at)
+
+    def _look_for_hung(self, at: float) -> None:
+        hung = self.watch.tick(at, self.answers.owing)
+        for link in hung:
+            if link not in self._hung:
+                peer = next((target.peer for target in self.registry.targets.values() if target.link == link), None)
+                log.warning("a target owes tokens and does not answer", link=link, target=peer)
+            if moved := self.answers.target_hung(link):
+                log.warning("a target is hung: others go on with its answers", link=link, answers=moved)
+        self._hung = frozenset(link for link in {*hung, *self._hung} if self.watch.hung(link))
 
     def _perform(self, instruction: Instruction) -> None:
         match instruction:

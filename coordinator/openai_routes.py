@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from coordinator.access import ApiKeys
-from coordinator.answers import Answer
+from coordinator.answer import Answer
 from coordinator.executor import Executor
 from coordinator.openai_responses import Reply, model_body, several
 from coordinator.openai_schema import Asked, parse_chat, parse_completion

@@ -21,8 +21,7 @@ def vllm_metrics(usage: Usage) -> dict[str, Any]:
     by_length = {length: rounds for length, rounds in sorted(usage.accepted_by_length.items()) if length}
     longest = max(by_length, default=0)
     histogram = [sum(rounds[j] for rounds in by_length.values() if j < len(rounds)) for j in range(longest + 1)]
-    # Not `usage.accepted`: a stop string cuts a round, and its own drafts a target does not count there. Readers check
-    # that these figures agree.
+    # Not `usage.accepted`, less where a stop string cut the last round: readers check that these figures agree.
     steps, accepted = sum(histogram), sum(j * rounds for j, rounds in enumerate(histogram))
     return {
         "mean_acceptance_length": 1.0 + (accepted / steps if steps else 0.0),

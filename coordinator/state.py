@@ -51,6 +51,7 @@ def _target(executor: Executor, target: TargetRecord, now: float) -> dict[str, A
         "queued": target.queued,
         "drafters": target.drafters,
         "answers": executor.answers.load(target.link),
+        "hung": executor.watch.hung(target.link),  # it owed tokens, fell silent, and has said nothing since
     }
 
 

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from coordinator.answers import Answer
+from coordinator.answer import Answer
 from coordinator.openai_responses import Reply, error_body
 from wanspec_p2p.errors import RequestError
 from wanspec_p2p.protocol.target_to_coordinator import Tokens

@@ -56,16 +56,48 @@ async def test_a_target_that_hangs_loses_its_answers_to_another(rig: Any) -> Non
     heir.script.pause_after = None
     hung.link._frames.transport.partition()
     with structlog.testing.capture_logs() as logs:
-        for _ in range(12):
-            rig.clock.advance(0.25)
-            rig.executor.post(Tick(rig.clock.monotonic()))
-            for _ in range(20):  # the heir's pongs
-                await asyncio.sleep(0)
+        await _three_seconds(rig)
         assert len((await asking).json()["wanspec"]["token_ids"]) == 4
+    assert await _hung(rig) == {hung.peer_id: True, heir.peer_id: False}
     assert [entry["answers"] for entry in logs if "hung" in entry["event"]] == [1]
     assert heir.generates[0].committed == tuple(answer_ids(hung.generates[0], 2))
     hung.link._frames.transport.heal()
     await hung.cancelled.wait()
+    await until(lambda: not rig.executor.watch.hung(1) and not rig.executor.watch.hung(2))
+    assert not any((await _hung(rig)).values()), "it has been heard"
+
+
+async def test_a_hung_target_that_nobody_can_stand_in_for_is_shown_and_logged_once(rig: Any) -> None:
+    target = await rig.target()
+    target.script.pause_after = 2
+    asking = asyncio.create_task(
+        rig.http.post("/v1/completions", json={"model": "big", "prompt": "x", "max_tokens": 4})
+    )
+    await until(lambda: target.sent_tokens > 0)
+    assert await _hung(rig) == {target.peer_id: False}
+    target.link._frames.transport.partition()
+    with structlog.testing.capture_logs() as logs:
+        await _three_seconds(rig)
+        await _three_seconds(rig)
+    assert await _hung(rig) == {target.peer_id: True}
+    said = [entry["target"] for entry in logs if entry["event"] == "a target owes tokens and does not answer"]
+    assert said == [target.peer_id]
+    target.link._frames.transport.heal()
+    target.script.go_on.set()
+    assert len((await asking).json()["wanspec"]["token_ids"]) == 4
+
+
+async def _three_seconds(rig: Any) -> None:
+    for _ in range(12):
+        rig.clock.advance(0.25)
+        rig.executor.post(Tick(rig.clock.monotonic()))
+        for _ in range(20):  # pongs of those that answer
+            await asyncio.sleep(0)
+
+
+async def _hung(rig: Any) -> dict[str, bool]:
+    state = (await rig.http.get("/api/state")).json()
+    return {target["id"]: target["hung"] for target in state["targets"]}
 
 
 async def test_links_that_are_gone_are_sent_nothing(rig: Any) -> None:

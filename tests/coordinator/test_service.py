@@ -30,7 +30,7 @@ from wanspec_p2p.protocol.coordinator_to_node import LeaseOffer
 from wanspec_p2p.protocol.target_to_coordinator import DraftersWanted
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.security.join_tokens import JoinToken
-from wanspec_p2p.security.tls import load_or_create_certificate
+from wanspec_p2p.security.self_made import load_or_create_certificate
 from wanspec_p2p.types import Role
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path as FilePath
 
-from tests.support.scripted_models import ByteTokenizer, ScriptedModel
+from tests.support.scripted_models import ScriptedModel
 from tests.support.target_kit import (
     SECONDS,
     SEED,
@@ -16,7 +14,7 @@ from tests.support.target_kit import (
     FakeNode,
     Mint,
     dial_target,
-    names,
+    scripted_target,
     target_alone,
     until,
 )
@@ -29,14 +27,11 @@ from wanspec_p2p.speculation.target_session import SessionSpec, TargetSession
 from wanspec_p2p.target.drafters import DrafterPool
 from wanspec_p2p.target.engine import Engine
 from wanspec_p2p.target.runner import SessionRunner
-from wanspec_p2p.target.settings import TargetSettings
-from wanspec_p2p.target.wiring import Target
 from wanspec_p2p.types import FinishReason, Role, Sampling, SessionId, TokenId
 
-__all__ = ["ADDRESS", "NOWHERE", "PoolBench", "TargetBench", "running_target"]
+__all__ = ["ADDRESS", "PoolBench", "TargetBench", "running_target"]
 
 ADDRESS = "ws://127.0.0.1:4711/wanspec/draft"
-NOWHERE = FilePath("/nowhere")
 
 
 class PoolBench:
@@ -160,16 +155,8 @@ class TargetBench:
         self.model = ScriptedModel(seed=1)
         self.joined: list[str] = []
         self.stop = asyncio.Event()
-        self.target = Target(
-            TargetSettings(data_dir=NOWHERE, cache_dir=NOWHERE, **settings),  # type: ignore[arg-type]  # whatever a test gives
-            self.identity,
-            self.mint.identity.public_key,
-            self.model,
-            ByteTokenizer(),
-            self.clock,
-            dial=self.coordinator.dial,
-            rng=random.Random(1),
-            new_id=names("id"),
+        self.target = scripted_target(
+            self.identity, self.mint.identity, self.model, self.clock, self.coordinator.dial, **settings
         )
         self.serving = asyncio.create_task(
             self.target.serve(ADDRESS, None, secret, self.joined.append, self.stop), name="target"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import random
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from pathlib import Path as FilePath
 from typing import TypeAlias, TypeVar
 
 import msgspec
 
-from tests.support.dialled_links import DialledLinks
-from tests.support.scripted_models import SCRIPTED_TOKENIZER, ScriptedModel
+from tests.support.dialled_links import DialledCoordinator
+from tests.support.scripted_models import SCRIPTED_TOKENIZER, ByteTokenizer, ScriptedModel
 from tests.support.session_rows import prefix_hash
 from wanspec_p2p.clock import Clock
 from wanspec_p2p.errors import LinkClosed, PeerRefused
@@ -31,9 +33,13 @@ from wanspec_p2p.protocol.target_to_node import Open, TargetToNode, Verdict
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.security.leases import LeaseClaims, issue
 from wanspec_p2p.speculation.sampling import Sampler
+from wanspec_p2p.target.control import Dial
+from wanspec_p2p.target.settings import TargetSettings
+from wanspec_p2p.target.wiring import Target
 from wanspec_p2p.types import PeerId, Role, Sampling, TokenId
 
 __all__ = [
+    "NOWHERE",
     "CoordinatorEnd",
     "FakeNode",
     "Mint",
@@ -41,6 +47,7 @@ __all__ = [
     "dial_target",
     "names",
     "request",
+    "scripted_target",
     "target_alone",
     "until",
 ]
@@ -48,6 +55,7 @@ __all__ = [
 SECONDS = 1800.0
 """Nothing a test waits for takes longer; of virtual time, as everything here."""
 SEED = bytes(range(16))
+NOWHERE = FilePath("/nowhere")
 
 M = TypeVar("M")
 Spoken: TypeAlias = Tokens | Finished | Failed
@@ -247,23 +255,36 @@ class Said:
         return end
 
 
-class CoordinatorEnd(DialledLinks[TargetMessage]):
-    """Coordinators a target dials, one a connection: `dial` is the target's, `next_link` and `taken_in` the test's.
+def scripted_target(
+    identity: Identity,
+    coordinator: Identity,
+    model: ScriptedModel,
+    clock: Clock,
+    dial: Dial,
+    *,
+    rng: random.Random | None = None,
+    **settings: object,
+) -> Target:
+    """A whole target; nothing of it is on disk, and it names things, and draws them, in the same way each time."""
+    return Target(
+        TargetSettings(data_dir=NOWHERE, cache_dir=NOWHERE, **settings),  # type: ignore[arg-type]  # whatever a test gives
+        identity,
+        coordinator.public_key,
+        model,
+        ByteTokenizer(),
+        clock,
+        dial=dial,
+        rng=rng or random.Random(1),
+        new_id=names("id"),
+    )
 
-    Attributes:
-        dialled: number of attempts.
-    """
+
+class CoordinatorEnd(DialledCoordinator[TargetMessage, CoordinatorToTarget]):
+    """Coordinators a target dials, one a connection: `dial` is the target's, `next_link` and `taken_in` the test's."""
 
     def __init__(self, identity: Identity, target: Identity, clock: Clock) -> None:
-        super().__init__(
-            AT_COORDINATOR_FROM_TARGET, identity=identity, role=Role.COORDINATOR, clock=clock, seconds=SECONDS
-        )
-        self._target = target
-        self.dialled = 0
-
-    async def dial(self) -> PeerLink[CoordinatorToTarget]:
-        self.dialled += 1
-        return await self.connected(AT_TARGET_FROM_COORDINATOR, identity=self._target, role=Role.TARGET)
+        codecs = AT_COORDINATOR_FROM_TARGET, AT_TARGET_FROM_COORDINATOR
+        super().__init__(*codecs, identity=identity, peer=target, role=Role.TARGET, clock=clock, seconds=SECONDS)
 
     async def taken_in(self, heartbeat: float = 2.0) -> tuple[PeerLink[TargetMessage], RegisterTarget]:
         """The next link, after the target has registered on it."""

@@ -22,7 +22,7 @@ from wanspec_p2p.target import service
 from wanspec_p2p.target.settings import TargetSettings
 from wanspec_p2p.types import Role
 
-__all__ = ["WholeNetwork", "free_port", "scripted", "until"]
+__all__ = ["WholeNetwork", "free_port", "running", "scripted", "until"]
 
 PATIENCE = 30.0
 
@@ -68,20 +68,20 @@ class WholeNetwork:
 
     @contextlib.asynccontextmanager
     async def coordinator(self) -> AsyncIterator[str]:
-        async with _running(coordinator.service.run, self.settings) as self.url:
+        async with running(coordinator.service.run, self.settings) as self.url:
             yield self.url
 
     @contextlib.asynccontextmanager
     async def target(self, **settings: Any) -> AsyncIterator[str]:
         """Joined with a token the first time; later runs need none."""
         place = {"data_dir": self.directory / "target", "cache_dir": self.directory, "join": self.token(Role.TARGET)}
-        async with _running(service.run, TargetSettings(**place | {"drafters": 1} | settings)) as address:
+        async with running(service.run, TargetSettings(**place | {"drafters": 1} | settings)) as address:
             yield address
 
     @contextlib.asynccontextmanager
     async def node(self, **settings: Any) -> AsyncIterator[str]:
         place = {"data_dir": self.directory / "node", "cache_dir": self.directory, "join": self.token(Role.NODE)}
-        async with _running(daemon.run, NodeSettings(**place | settings)) as peer:
+        async with running(daemon.run, NodeSettings(**place | settings)) as peer:
             yield peer
 
     def token(self, role: Role) -> str | None:
@@ -100,7 +100,7 @@ class WholeNetwork:
 
 
 @contextlib.asynccontextmanager
-async def _running(run: Callable[..., Awaitable[None]], settings: Any) -> AsyncIterator[str]:
+async def running(run: Callable[..., Awaitable[None]], settings: Any) -> AsyncIterator[str]:
     """A service from its ready line to its ordered end."""
     stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
     task = asyncio.ensure_future(run(settings, ready=ready.set_result, stop=stop))

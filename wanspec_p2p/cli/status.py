@@ -89,8 +89,8 @@ def _page(state: dict[str, Any]) -> Group:
     return Group(*parts)
 
 
-TARGET_COLUMNS = ("name", "id", "model", "state", "sessions", "queued", "drafters", "owner", "site")
-NODE_COLUMNS = ("name", "id", "model", "state", "sessions", "pool", "owner", "site", "unmatched")
+TARGET_COLUMNS = ("name", "id", "model", "state", "heard", "sessions", "queued", "drafters", "owner", "site")
+NODE_COLUMNS = ("name", "id", "model", "state", "heard", "sessions", "pool", "owner", "site", "unmatched")
 DEPTHS, NAME_CELLS = (1, 2, 3), 27
 """With these the table of acceptance fits 100 columns."""
 
@@ -105,11 +105,23 @@ def _table(kind: str, peers: list[dict[str, Any]], columns: tuple[str, ...]) -> 
     table.pad_edge = False
     for peer in peers:
         shown = peer | {"id": short(str(peer.get("id", ""))), "model": _model(peer)}
+        shown |= {"state": _state(peer), "heard": _heard(peer)}
         cells = ("" if shown.get(column) is None else shown[column] for column in columns)
         table.add_row(*(Text(printable(cell)) for cell in cells))
     if not peers:
         table.add_row("none")
     return table
+
+
+def _state(peer: dict[str, Any]) -> object:
+    """A hung target counts as active while its heartbeats are not overdue."""
+    return "not answering" if peer.get("hung") else peer.get("state")
+
+
+def _heard(peer: dict[str, Any]) -> str | None:
+    """How long ago; heartbeats come every other second."""
+    silent = peer.get("silent_seconds")
+    return f"{silent:.0f} s ago" if isinstance(silent, int | float) else None
 
 
 def _model(peer: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from wanspec_p2p.models.base import LanguageModel, Tokenizer
 from wanspec_p2p.protocol.codec import AT_TARGET_FROM_NODE
 from wanspec_p2p.protocol.target_to_coordinator import RegisterTarget, ServedModel
 from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.target.answering import Answering
 from wanspec_p2p.target.control import Control, Dial, Outbox, Sleep
 from wanspec_p2p.target.drafters import DrafterPool
 from wanspec_p2p.target.engine import Engine
@@ -91,18 +92,18 @@ class Target:
                 short=self._recruit,
                 tokenizer=model.info.tokenizer,
             )
-        self.desk = RequestDesk(
+        answering = Answering(
             engine=self.engine,
             tokenizer=tokenizer,
             pool=self.pool,
             policy=settings.policy,
             queue=settings.queue,
-            say=self._outbox.say,
             receipts=self._receipts.add,
             new_id=new_id,
             clock=clock,
             local=None if local is None else Engine(local, settings.slots),
         )
+        self.desk = RequestDesk(answering.answer, self._outbox.say)
 
     async def admit(self, transport: Transport) -> None:
         """A node dialled: let it prove who it is and show its lease, then serve it until it goes.

@@ -19,9 +19,27 @@ def test_status_shows_targets_and_nodes(run: Run) -> None:
         code, out, err = run("status", "--coordinator", url)
         assert (code, err) == (0, "")
         lines = out.splitlines()
-        assert lines[0].split() == ["target", "id", "model", "state", "sessions", "queued", "drafters", "owner", "site"]
+        headings = ["target", "id", "model", "state", "heard", "sessions", "queued", "drafters", "owner", "site"]
+        assert lines[0].split() == headings
         assert lines[1].split() == ["big", "tttttttt", "smollm2-135m", "active", "1", "0", "2"]
         assert lines[4].split() == ["lab-a", "aaaaaaaa", "smollm2-draft", "active", "1", "default", "ada", "north"]
+
+
+def test_who_is_silent_or_hung_can_be_seen(run: Run, monkeypatch: pytest.MonkeyPatch, looks: list[float]) -> None:
+    with serving(FakeCoordinator()) as url:
+        state = json.loads(run("status", "--coordinator", url, "--json")[1])
+        target, node = state["targets"][0], state["nodes"][0]
+        target |= {"hung": True, "silent_seconds": 3.4}
+        node |= {"state": "silent", "silent_seconds": 7.9}
+        monkeypatch.setattr(Client, "state", lambda client: state)
+        for how in ((), ("--watch", "2")):
+            lines = [line.split() for line in run("status", "--coordinator", url, *how)[1].splitlines()]
+            assert ["not", "answering", "3", "s", "ago"] in [line[3:8] for line in lines if line[:1] == ["big"]]
+            assert ["silent", "8", "s", "ago"] in [line[3:7] for line in lines if line[:1] == ["lab-a"]]
+    target |= {"hung": False}
+    with serving(FakeCoordinator()) as url:
+        lines = [line.split() for line in run("status", "--coordinator", url)[1].splitlines()]
+    assert ["active", "3", "s", "ago"] in [line[3:7] for line in lines if line[:1] == ["big"]]
 
 
 def test_json_is_the_state_as_it_came(run: Run) -> None:

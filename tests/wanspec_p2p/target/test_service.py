@@ -26,6 +26,7 @@ from wanspec_p2p.protocol.target_to_coordinator import Finished, RegisterTarget,
 from wanspec_p2p.security import tls
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.security.join_tokens import JoinToken
+from wanspec_p2p.security.self_made import load_or_create_certificate
 from wanspec_p2p.target import service
 from wanspec_p2p.target.settings import TargetSettings
 from wanspec_p2p.types import Role, Sampling
@@ -203,7 +204,7 @@ async def test_what_was_said_in_joining_holds_until_something_else_is_said(
 async def test_with_a_certificate_it_listens_with_tls_and_tells_the_fingerprint(
     coordinator: Coordinator, model: ScriptedModel, tmp_path: Path
 ) -> None:
-    cert, key = tls.load_or_create_certificate(tmp_path, "127.0.0.1", clock=CLOCK)
+    cert, key = load_or_create_certificate(tmp_path, "127.0.0.1", clock=CLOCK)
     settings = TargetSettings(
         data_dir=tmp_path / "data", cache_dir=tmp_path, join=coordinator.token(), tls_cert=cert, tls_key=key
     )

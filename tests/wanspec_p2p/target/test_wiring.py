@@ -6,8 +6,8 @@ import random
 import pytest
 
 from tests.support.scripted_models import ByteTokenizer, ScriptedModel
-from tests.support.target_benches import NOWHERE, running_target
-from tests.support.target_kit import request
+from tests.support.target_benches import running_target
+from tests.support.target_kit import NOWHERE, request
 from tests.support.virtual_time import LoopClock, in_virtual_time
 from wanspec_p2p.errors import CloseCode, ConfigError, PeerRefused, Unreachable
 from wanspec_p2p.links.memory import memory_transports
