@@ -15,7 +15,7 @@ from wanspec_p2p.errors import EngineError
 from wanspec_p2p.protocol.limits import MAX_DRAFTERS
 
 if TYPE_CHECKING:
-    from wanspec_p2p.simulation.swarm_hour import SwarmReport, Waits
+    from wanspec_p2p.simulation.swarm_report import SwarmReport, Waits
 
 __all__ = ["swarm"]
 
@@ -36,7 +36,7 @@ def swarm(
     json: Json = False,
 ) -> None:
     """Play a network whose nodes come and go; fail if an answer is wrong or anything is left behind."""
-    from wanspec_p2p.simulation.swarm import Churn
+    from wanspec_p2p.simulation.swarm_churn import Churn
     from wanspec_p2p.simulation.swarm_hour import SwarmHour, play_swarm
 
     hour = SwarmHour(

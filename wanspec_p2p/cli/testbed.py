@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,9 +23,12 @@ LONGEST_RTT_MS = 10_000.0
 MOST_DRAFTERS = 8
 """Each is a process of its own."""
 WARM_UP = 128
+OF_CELLS = ("rtt", "drafters", "jitter", "answers")
+"""Flags that mean nothing where a scenario says these things."""
 
 
 def testbed(
+    context: typer.Context,
     rtt: Annotated[str, typer.Option(help="Round trips in milliseconds, with commas.")] = "10,30,70,150",
     drafters: Annotated[str, typer.Option(help="Drafters of an answer, with commas.")] = "1,2",
     jitter: Annotated[str, typer.Option(help="Percent of the delay, with commas.")] = "0,20",
@@ -32,11 +36,38 @@ def testbed(
     tokens: Annotated[int, typer.Option(help="Length of an answer.", min=1, max=4096)] = 256,
     slow: Annotated[float, typer.Option(help="Stretch all times by this.", min=1.0, max=100.0)] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the text and of chance.", min=0)] = 0,
+    adversity: Annotated[
+        str | None, typer.Option(help="Play bad and lost nodes instead: all, or words with commas.")
+    ] = None,
+    scenario: Annotated[Path | None, typer.Option(help="Play a scenario file instead.")] = None,
     json: Json = False,
 ) -> None:
     """Play the reference setting with real processes over TCP that is delayed, and hold the simulator to it."""
     if sys.platform == "win32":
         raise UsageError("the testbed needs Linux or macOS")
+    from wanspec_p2p.cli.testbed_adversity import play_adversity, play_file
+
+    if scenario is not None:
+        _refuse(context, "--scenario", (*OF_CELLS, "tokens", "adversity"))
+        play_file(scenario, slow, seed, json=json)
+    elif adversity is not None:
+        _refuse(context, "--adversity", OF_CELLS)
+        play_adversity(adversity, tokens, slow, seed, json=json)
+    else:
+        _play_cells(rtt, drafters, jitter, answers, tokens, slow, seed, json=json)
+
+
+def _refuse(context: typer.Context, flag: str, others: tuple[str, ...]) -> None:
+    """Raises UsageError: one of the others was given beside `flag`."""
+    for other in others:
+        source = context.get_parameter_source(other)
+        if source is not None and source.name == "COMMANDLINE":
+            raise UsageError(f"--{other} does not go with {flag}, which says that already")
+
+
+def _play_cells(
+    rtt: str, drafters: str, jitter: str, answers: int, tokens: int, slow: float, seed: int, *, json: bool
+) -> None:
     from wanspec_p2p.simulation.reference import Setting
     from wanspec_p2p.simulation.testbed import Bed, Cell
 

@@ -28,7 +28,7 @@ from wanspec_p2p.simulation.testbed import Observed
 from wanspec_p2p.simulation.testbed_peer import peer_command
 from wanspec_p2p.types import Role, TokenId
 
-__all__ = ["observe"]
+__all__ = ["PATIENCE", "attached", "observe", "start_coordinator"]
 
 READY_SECONDS = 120.0
 ATTACH_SECONDS = 60.0
@@ -61,19 +61,25 @@ async def _observe(setting: Setting, seed: int, progress: Callable[[int], None])
 async def _cell(
     fleet: Fleet, directory: Path, setting: Setting, seed: int, progress: Callable[[int], None]
 ) -> Observed:
+    home, coordinator, url, key = await start_coordinator(fleet, directory)
+    path = setting.wan.path()
+    async with (
+        relaying(path.delay, path.jitter, lambda name: chance(seed, name)) as relay,
+        AsyncClient(url, api_key=key) as client,
+    ):
+        peers = await fleet.while_alive(_start_peers(fleet, home, setting, seed, relay))
+        await fleet.while_alive(attached(client, setting.drafters))
+        watch = Watch(coordinator, peers, SystemClock())
+        return await fleet.while_alive(_Questions(client, setting, seed, progress).ask(watch))
+
+
+async def start_coordinator(fleet: Fleet, directory: Path) -> tuple[CoordinatorSettings, Child, str, str]:
+    """Its settings, its process, its address and an API key, once it serves."""
     home = CoordinatorSettings(data_dir=directory / "coordinator", port=0)
     command = ("coordinator", "run", "--port", "0", "--data-dir", str(home.data_dir), "--json", "--with-parent")
     coordinator = await fleet.start("coordinator", wanspec_command(*command))
     url = str((await coordinator.ready(READY_SECONDS))["url"])
-    path = setting.wan.path()
-    async with (
-        relaying(path.delay, path.jitter, lambda name: chance(seed, name)) as relay,
-        AsyncClient(url, api_key=create_api_key(home, "testbed")) as client,
-    ):
-        peers = await fleet.while_alive(_start_peers(fleet, home, setting, seed, relay))
-        await fleet.while_alive(_attached(client, setting.drafters))
-        watch = Watch(coordinator, peers, SystemClock())
-        return await fleet.while_alive(_Questions(client, setting, seed, progress).ask(watch))
+    return home, coordinator, url, create_api_key(home, "testbed")
 
 
 async def _start_peers(
@@ -100,7 +106,7 @@ async def _start_peers(
     return peers
 
 
-async def _attached(client: AsyncClient, count: int) -> None:
+async def attached(client: AsyncClient, count: int) -> None:
     """Until all nodes draft for the target.
 
     Raises:

@@ -13,7 +13,7 @@ from wanspec_p2p.cli.processes import Child
 from wanspec_p2p.clock import Clock
 from wanspec_p2p.errors import WanspecError
 
-__all__ = ["Look", "Watch"]
+__all__ = ["Look", "Watch", "counts"]
 
 COUNTS_SECONDS = 30.0
 MACHINE = "machine"
@@ -66,15 +66,20 @@ class Watch:
 
     async def look(self) -> Look:
         """Raises WanspecError: a peer does not answer."""
-        counts = {name: await _counts(child) for name, child in self._peers.items()}
+        found = {name: await counts(child) for name, child in self._peers.items()}
         times = {name: process.cpu_times() for name, process in self._processes.items()}
         used = {name: own.user + own.system for name, own in times.items()}
         at, cores, machine = self._clock.monotonic(), psutil.cpu_count() or 1, psutil.cpu_times()
         used[MACHINE] = cores * at - machine.idle - getattr(machine, "iowait", 0.0)
-        return Look(at, counts, used, cores)
+        return Look(at, found, used, cores)
 
 
-async def _counts(child: Child) -> dict[str, float]:
+async def counts(child: Child) -> dict[str, float]:
+    """What a peer of the testbed says that it has done. Ask one thing of it at a time.
+
+    Raises:
+        WanspecError: it says nothing in time, or something else.
+    """
     assert child.process.stdin is not None and child.process.stdout is not None
     child.process.stdin.write(b"\n")
     try:

@@ -30,8 +30,10 @@ def draw(report: dict[str, Any]) -> dict[str, bytes]:
         axes.set(xlabel="round trip (ms)", ylim=(0, None))
         axes.set_ylabel(f"clients at up to {report['limit_ms']:g} ms a token (p95)")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
-        figure.suptitle(f"{report['command']}, {report['date']}, simulated", fontsize=8)
+        rows, share = report["draft_rows"], report["share"]
+        axes.legend(fontsize=7, title=f"a draft pass at the target flat up to {rows} rows, a node shared by {share}")
+        axes.get_legend().get_title().set_fontsize(7)
+        figure.suptitle(f"{report['command']}, {report['date']}, simulated", fontsize=8, wrap=True)
         return figure
 
     return pictures(plot)

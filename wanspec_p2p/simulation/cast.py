@@ -19,7 +19,7 @@ from typing import Any
 from wanspec_p2p.simulation.drafting_node import NodeSpec, SimulatedNode
 from wanspec_p2p.simulation.laws import CalibratedLaw, Guess, IidLaw, Law, Place, RecordedLaw, Text, tempered
 from wanspec_p2p.simulation.models import SimulatedDrafter
-from wanspec_p2p.simulation.pacing import Pace, Steps
+from wanspec_p2p.simulation.pacing import DeviceTime, Steps
 from wanspec_p2p.simulation.scenario import Scenario
 from wanspec_p2p.simulation.scenario_file import judged
 from wanspec_p2p.simulation.site import Site
@@ -27,7 +27,17 @@ from wanspec_p2p.simulation.wan import Wan
 from wanspec_p2p.speculation.sampling import CONFIDENCE_MAX
 from wanspec_p2p.speculation.target_session import TargetSession
 
-__all__ = ["Cast", "Lies", "law"]
+__all__ = [
+    "FLAP_SECONDS",
+    "HONEST",
+    "REDIAL_SECONDS",
+    "REPLACEMENT_ROUND_TRIPS",
+    "Cast",
+    "Lies",
+    "drafting",
+    "law",
+    "way",
+]
 
 HONEST = "honest"
 FAR_RTT = 2.0
@@ -63,14 +73,37 @@ class Lies:
         return Guess(self._wrong.guess(place).tokens, tempered(CONFIDENCE_MAX))
 
 
+def drafting(kind: str, honest: Law, seconds: float, slow: float = 1.0) -> tuple[Law, float]:
+    """How right a node of that kind is, and the seconds of its passes.
+
+    Args:
+        honest, seconds: of an honest one.
+        slow: by what the times of adversaries are stretched.
+    """
+    match kind:
+        case "lying":
+            return Lies(honest.text), LYING_SECONDS * slow
+        case "silent":
+            return honest, SILENT_SECONDS * slow
+        case _:
+            return honest, seconds
+
+
+def way(kind: str, wan: Wan, slow: float = 1.0) -> Wan:
+    """What lies between a node of that kind and the target; `wan`: between an honest one and it."""
+    return replace(wan, rtt=FAR_RTT * slow) if kind == "far" else wan
+
+
 class Cast:
     """Args:
     seed: of who is lost when.
+    slow: by what the scenario's times are stretched already, and with them what adversaries do in time.
     """
 
-    def __init__(self, scenario: Scenario, text: Text, seed: int) -> None:
+    def __init__(self, scenario: Scenario, text: Text, seed: int, slow: float = 1.0) -> None:
         self.lost = 0  # drafters and bystanders that died
-        self._scenario, self._text, self._law = scenario, text, law(scenario, text)
+        self._slow = slow
+        self._scenario, self._law = scenario, law(scenario, text)
         self._rng = random.Random(f"scenario {seed}")
         kinds = scenario.adversaries.kinds
         self._parts = [
@@ -80,12 +113,11 @@ class Cast:
         self._site: Site | None = None
         self._troubles: dict[asyncio.Task[None], None] = {}
 
-    def drafter(self, law: Law | None = None, seconds: float | None = None) -> SimulatedDrafter:
-        """An honest one at the scenario's speed, unless told otherwise."""
+    def drafter(self, kind: str = HONEST) -> SimulatedDrafter:
+        """At the scenario's speed."""
         own = self._scenario.drafter
-        return SimulatedDrafter(
-            law or self._law, Pace(Steps(own.pass_ms / 1e3 if seconds is None else seconds, own.rows))
-        )
+        law, seconds = drafting(kind, self._law, own.pass_ms / 1e3, self._slow)
+        return SimulatedDrafter(law, DeviceTime(Steps(seconds, own.rows)))
 
     @property
     def specs(self) -> list[NodeSpec]:
@@ -93,16 +125,9 @@ class Cast:
         return [self._spec(*part) for part in self._parts]
 
     def _spec(self, kind: str, wan: Wan) -> NodeSpec:
-        match kind:
-            case "lying":
-                model = self.drafter(Lies(self._text), LYING_SECONDS)
-            case "silent":
-                model = self.drafter(seconds=SILENT_SECONDS)
-            case _:
-                model = self.drafter()
-        if kind == "far":
-            wan = replace(wan, rtt=FAR_RTT)
-        return NodeSpec(model, wan.path(), wan.path(), redial=REDIAL_SECONDS if kind == "flapping" else None)
+        path = way(kind, wan, self._slow).path
+        redial = REDIAL_SECONDS * self._slow if kind == "flapping" else None
+        return NodeSpec(self.drafter(kind), path(), path(), redial=redial)
 
     @contextlib.asynccontextmanager
     async def on(self, site: Site) -> AsyncIterator[None]:
@@ -159,12 +184,12 @@ class Cast:
 
     async def _flap(self, node: SimulatedNode, *, cut: bool) -> None:
         while True:
-            await asyncio.sleep(FLAP_SECONDS)
+            await asyncio.sleep(FLAP_SECONDS * self._slow)
             if cut:
                 node.disconnect()
             else:
                 node.partition()
-                await asyncio.sleep(FLAP_SECONDS)
+                await asyncio.sleep(FLAP_SECONDS * self._slow)
                 node.heal()
 
     def _trouble(self, work: Coroutine[Any, Any, None]) -> None:

@@ -15,7 +15,7 @@ from wanspec_p2p.simulation.drafting_node import NodeSpec, SimulatedNode
 from wanspec_p2p.simulation.laws import IidLaw, Text
 from wanspec_p2p.simulation.loop import run_in_virtual_time
 from wanspec_p2p.simulation.models import SimulatedDrafter, SimulatedTarget
-from wanspec_p2p.simulation.pacing import Pace, Steps, flat
+from wanspec_p2p.simulation.pacing import DeviceTime, Steps, flat
 from wanspec_p2p.simulation.site import Site, question
 from wanspec_p2p.simulation.wan import Wan
 from wanspec_p2p.speculation.policy import LocalDrafting, Policy
@@ -53,9 +53,9 @@ async def _play(seed: int, answers: int, tokens: int) -> Schedule:
     rng = random.Random(f"faults {seed}")
     text = Text(seed)
     specs = [_node(rng, text) for _ in range(rng.randint(1, 4))]
-    local = SimulatedDrafter(IidLaw(text), Pace(Steps(0.005, 8))) if rng.random() < 0.5 else None
+    local = SimulatedDrafter(IidLaw(text), DeviceTime(Steps(0.005, 8))) if rng.random() < 0.5 else None
     policy = Policy(width=rng.choice((7, 31, 63)), local=LocalDrafting(price=rng.choice((0.0, 1.0))))
-    target = SimulatedTarget(text, Pace(flat(0.030, 64)))
+    target = SimulatedTarget(text, DeviceTime(flat(0.030, 64)))
     async with Site(target, specs, seed=seed, drafters=rng.randint(1, 3), local=local) as site:
         strikes = _Strikes(rng, site.nodes)
         trouble = asyncio.create_task(strikes.go_on(), name="trouble")
@@ -84,7 +84,7 @@ def _node(rng: random.Random, text: Text) -> NodeSpec:
         jitter=rng.choice((0.0, 0.2, 2.0)),
         loss=rng.choice((0.0, 0.0, 0.05)),
     )
-    return NodeSpec(SimulatedDrafter(law, Pace(Steps(seconds, 8))), wan.path(), wan.path())
+    return NodeSpec(SimulatedDrafter(law, DeviceTime(Steps(seconds, 8))), wan.path(), wan.path())
 
 
 class _Strikes:

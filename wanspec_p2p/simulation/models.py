@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from wanspec_p2p.models.base import ModelInfo, Rows
 from wanspec_p2p.models.segments import CachedTokens, check_batch
 from wanspec_p2p.simulation.laws import VOCAB_SIZE, Law, Place, Text
-from wanspec_p2p.simulation.pacing import Pace
+from wanspec_p2p.simulation.pacing import DeviceTime
 from wanspec_p2p.types import Device, Dtype, ExactnessClass, Segment
 
 __all__ = ["SIMULATED_TOKENIZER", "SimulatedDrafter", "SimulatedTarget"]
@@ -55,8 +55,8 @@ class _Cache:
 class _SimulatedModel(abc.ABC):
     """A `LanguageModel` that does at once what it is asked, and tells once the time for it is over."""
 
-    def __init__(self, text: Text, pace: Pace, name: str, digest: str) -> None:
-        self._text, self._pace = text, pace
+    def __init__(self, text: Text, time: DeviceTime, name: str, digest: str) -> None:
+        self._text, self._time = text, time
         self._caches: dict[str, _Cache] = {}
         self._tokens: dict[str, CachedTokens] = {}
         self._info = ModelInfo(
@@ -82,7 +82,7 @@ class _SimulatedModel(abc.ABC):
         check_batch(batch, self._tokens, vocab_size=VOCAB_SIZE, context=CONTEXT)
         places = [self._apply(segment) for segment in batch]
         found = [self._rows(own) for own in places]
-        await self._pace.run(sum(map(len, places)), begun)
+        await self._time.run(sum(map(len, places)), begun)
         return found
 
     def _apply(self, segment: Segment) -> list[Place]:
@@ -114,8 +114,8 @@ class _SimulatedModel(abc.ABC):
 class SimulatedTarget(_SimulatedModel):
     """Says `text`; after any other prefix, what `text` says there."""
 
-    def __init__(self, text: Text, pace: Pace, *, name: str = "simulated-target") -> None:
-        super().__init__(text, pace, name, hashlib.sha256(f"{name} {text.seed}".encode()).hexdigest())
+    def __init__(self, text: Text, time: DeviceTime, *, name: str = "simulated-target") -> None:
+        super().__init__(text, time, name, hashlib.sha256(f"{name} {text.seed}".encode()).hexdigest())
 
     def _fill(self, row: NDArray[np.float32], place: Place) -> None:
         row[place.truth] = _SURE
@@ -124,8 +124,8 @@ class SimulatedTarget(_SimulatedModel):
 class SimulatedDrafter(_SimulatedModel):
     """Guesses by `law`. Where the law has no opinion, all entries of a row are equal."""
 
-    def __init__(self, law: Law, pace: Pace, *, name: str = "simulated-drafter") -> None:
-        super().__init__(law.text, pace, name, hashlib.sha256(f"{name} {law.text.seed}".encode()).hexdigest())
+    def __init__(self, law: Law, time: DeviceTime, *, name: str = "simulated-drafter") -> None:
+        super().__init__(law.text, time, name, hashlib.sha256(f"{name} {law.text.seed}".encode()).hexdigest())
         self._law = law
 
     def _fill(self, row: NDArray[np.float32], place: Place) -> None:

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Protocol
 
-__all__ = ["CostCurve", "Measured", "Pace", "Steps", "flat"]
+__all__ = ["CostCurve", "Measured", "DeviceTime", "Steps", "flat"]
 
 
 class CostCurve(Protocol):
@@ -69,7 +69,7 @@ class Steps:
         return self._seconds * -(-rows // self._rows)
 
 
-class Pace:
+class DeviceTime:
     """The time of one device, by the running loop's clock: a pass begins when the one asked for before it has ended.
 
     A pass that was begun runs to its end, even if whoever waits for it is cancelled; so do those of real engines.

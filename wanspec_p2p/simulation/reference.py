@@ -27,7 +27,7 @@ from wanspec_p2p.simulation.laws import (
 )
 from wanspec_p2p.simulation.loop import run_in_virtual_time
 from wanspec_p2p.simulation.models import SimulatedDrafter, SimulatedTarget
-from wanspec_p2p.simulation.pacing import Pace, Steps, flat
+from wanspec_p2p.simulation.pacing import DeviceTime, Steps, flat
 from wanspec_p2p.simulation.recording import shipped
 from wanspec_p2p.simulation.site import Answer, Site, question, run_answer
 from wanspec_p2p.simulation.wan import Wan
@@ -126,9 +126,9 @@ async def _play(setting: Setting, seed: int) -> Figures:
     law = law_of(setting, text)
 
     def drafter(law: Law) -> SimulatedDrafter:
-        return SimulatedDrafter(law, Pace(Steps(setting.draft, setting.rows)))
+        return SimulatedDrafter(law, DeviceTime(Steps(setting.draft, setting.rows)))
 
-    target = SimulatedTarget(text, Pace(flat(setting.verify, setting.width)))
+    target = SimulatedTarget(text, DeviceTime(flat(setting.verify, setting.width)))
     engine = _ChainEngine if setting.chain else DraftingEngine if setting.lanes else _LanelessEngine
     remote = _FirstOnly(law) if setting.chain else law
     nodes = [

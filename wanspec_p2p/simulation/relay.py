@@ -80,7 +80,8 @@ class DelayLine:
 
 
 class Relay:
-    """Passes on to one address of this machine what dials another. Made by `relaying`.
+    """Passes on to one address of this machine what dials another. Made by `relaying`. It can be spoilt, in the words
+    of `links.memory`.
 
     Attributes:
         port: where to dial it, on 127.0.0.1.
@@ -92,10 +93,24 @@ class Relay:
         self._upstream: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._numbers = itertools.count(1)
         self._connections: set[asyncio.Task[None]] = set()
+        self._whole = asyncio.Event()  # cleared while nothing gets through
+        self._whole.set()
 
     def towards(self, port: int) -> None:
         """Where connections lead; those that came before it was known have waited."""
         self._upstream.set_result(port)
+
+    def disconnect(self) -> None:
+        """Every connection breaks, at both ends, and what is under way is lost."""
+        for task in self._connections:
+            task.cancel()
+
+    def partition(self) -> None:
+        """Nothing gets through either way, and nobody is told, until `heal`; who dials in between finds nobody."""
+        self._whole.clear()
+
+    def heal(self) -> None:
+        self._whole.set()
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -104,7 +119,8 @@ class Relay:
         try:
             # One end has broken, or nobody listens at the other: as over a network, the dialler sees its stream end.
             with contextlib.suppress(OSError, asyncio.CancelledError):
-                await self._serve(reader, writer)
+                if self._whole.is_set():
+                    await self._serve(reader, writer)
         finally:
             self._connections.discard(task)
             writer.transport.abort()
@@ -122,7 +138,9 @@ class Relay:
         )
         try:
             await _both(
-                (reader, self._line(f"{name} there"), far_writer), (far_reader, self._line(f"{name} back"), writer)
+                (reader, self._line(f"{name} there"), far_writer),
+                (far_reader, self._line(f"{name} back"), writer),
+                self._whole,
             )
         finally:
             far_writer.transport.abort()
@@ -150,7 +168,7 @@ async def relaying(delay: float, jitter: float, chance: Callable[[str], random.R
 _Direction = tuple[asyncio.StreamReader, DelayLine, asyncio.StreamWriter]
 
 
-async def _both(there: _Direction, back: _Direction) -> None:
+async def _both(there: _Direction, back: _Direction, whole: asyncio.Event) -> None:
     """Until both directions have ended in order, or one has broken: then the other is not waited for.
 
     Raises:
@@ -159,21 +177,29 @@ async def _both(there: _Direction, back: _Direction) -> None:
     try:
         async with asyncio.TaskGroup() as group:
             for reader, line, writer in (there, back):
-                group.create_task(_fill(line, reader))
-                group.create_task(_empty(line, writer))
+                group.create_task(_fill(line, reader, whole))
+                group.create_task(_empty(line, writer, whole))
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
 
 
-async def _fill(line: DelayLine, reader: asyncio.StreamReader) -> None:
-    while chunk := await reader.read(_CHUNK_BYTES):
-        await line.put(chunk)
+async def _fill(line: DelayLine, reader: asyncio.StreamReader, whole: asyncio.Event) -> None:
+    try:
+        while chunk := await reader.read(_CHUNK_BYTES):
+            await line.put(chunk)
+    except OSError:  # one end is gone; while nothing gets through, the other is not to know
+        await whole.wait()
+        raise
     await line.put(_END)
 
 
-async def _empty(line: DelayLine, writer: asyncio.StreamWriter) -> None:
+async def _empty(line: DelayLine, writer: asyncio.StreamWriter, whole: asyncio.Event) -> None:
     writer.transport.set_write_buffer_limits(0)  # so that `drain` waits until the kernel has taken everything
-    while chunk := await line.get():
+    while True:
+        chunk = await line.get()
+        await whole.wait()
+        if not chunk:
+            break
         writer.write(chunk)
         await writer.drain()
     writer.write_eof()

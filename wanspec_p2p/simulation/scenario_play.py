@@ -14,7 +14,7 @@ from wanspec_p2p.simulation.cast import Cast
 from wanspec_p2p.simulation.laws import Text
 from wanspec_p2p.simulation.loop import run_in_virtual_time
 from wanspec_p2p.simulation.models import SimulatedTarget
-from wanspec_p2p.simulation.pacing import Pace, flat
+from wanspec_p2p.simulation.pacing import DeviceTime, flat
 from wanspec_p2p.simulation.reference import PASSES, WARM_UP_PROMPT, prompts, tree_alone
 from wanspec_p2p.simulation.scenario import Adversaries, Churn, Scenario
 from wanspec_p2p.simulation.site import Answer, Site, question
@@ -102,26 +102,29 @@ def played(plays: Iterable[Play], seeds: int, progress: Callable[[int, int], Non
     return found
 
 
-def play(scenario: Scenario, policy: Policy, seed: int) -> Outcome:
+def play(scenario: Scenario, policy: Policy, seed: int, slow: float = 1.0) -> Outcome:
     """The answers of a scenario in virtual time.
+
+    Args:
+        slow: by what the scenario's times are stretched already; what adversaries do in time is as well.
 
     Raises:
         ConfigError: nodes never get to the target.
         RuntimeError: an answer is not the target's own.
     """
     try:
-        return run_in_virtual_time(_play(scenario, policy, seed))
+        return run_in_virtual_time(_play(scenario, policy, seed, slow))
     except TimeoutError as error:
         raise ConfigError(
             "no node reached the target, or no answer ended, within an hour: is the way too long?"
         ) from error
 
 
-async def _play(scenario: Scenario, policy: Policy, seed: int) -> Outcome:
+async def _play(scenario: Scenario, policy: Policy, seed: int, slow: float) -> Outcome:
     text = Text(seed)
-    cast = Cast(scenario, text, seed)
+    cast = Cast(scenario, text, seed, slow)
     own = scenario.target
-    target = SimulatedTarget(text, Pace(flat(own.pass_ms / 1e3, own.nodes)))
+    target = SimulatedTarget(text, DeviceTime(flat(own.pass_ms / 1e3, own.nodes)))
     local = cast.drafter() if own.local_drafter else None
     async with Site(target, cast.specs, seed=seed, drafters=scenario.per_session, local=local) as site:
         if scenario.warm_up:

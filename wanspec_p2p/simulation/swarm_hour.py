@@ -10,50 +10,28 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from wanspec_p2p.errors import RequestError
+from wanspec_p2p.simulation.geography import Geography
 from wanspec_p2p.simulation.identities import chance
 from wanspec_p2p.simulation.laws import IidLaw, Text
 from wanspec_p2p.simulation.loop import run_in_virtual_time
 from wanspec_p2p.simulation.models import SimulatedDrafter, SimulatedTarget
-from wanspec_p2p.simulation.pacing import Pace, Steps, flat
-from wanspec_p2p.simulation.swarm import ARRIVAL_SECONDS, Churn, Counts, Swarm, SwarmSpec
+from wanspec_p2p.simulation.pacing import DeviceTime, Steps, flat
+from wanspec_p2p.simulation.swarm import Swarm, SwarmSpec
+from wanspec_p2p.simulation.swarm_churn import Churn
+from wanspec_p2p.simulation.swarm_population import ARRIVAL_SECONDS
+from wanspec_p2p.simulation.swarm_report import SwarmReport, Waits
 from wanspec_p2p.simulation.swarm_watch import SwarmWatch
 from wanspec_p2p.simulation.trace import Trace
-from wanspec_p2p.simulation.wan import Wan
 
-__all__ = ["Geography", "SwarmHour", "SwarmReport", "Waits", "play_swarm"]
+__all__ = ["SwarmHour", "play_swarm"]
 
-SIDE_SECONDS = 0.1
-"""Of the square that machines lie in: as a round trip."""
-NEAREST_ACCESS, FARTHEST_ACCESS = 0.001, 0.010
-"""Seconds of a round trip between a machine and the network it hangs on."""
-JITTER = 0.1
 SETTLE_SECONDS = ARRIVAL_SECONDS + 10.0
 """Before the first question: the nodes have come, and targets have their drafters."""
 _PROMPT_TOKENS = 16
-
-
-class Geography:
-    """Where the machines of a network are: even in a square, each behind an access link of its own."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-        self._places: dict[str, tuple[float, float, float]] = {}
-
-    def wan(self, caller: str, called: str) -> Wan:
-        here, there = self._place(caller), self._place(called)
-        return Wan(rtt=math.dist(here[:2], there[:2]) + (here[2] + there[2]), jitter=JITTER)
-
-    def _place(self, name: str) -> tuple[float, float, float]:
-        if name not in self._places:
-            rng = chance(self._seed, name, "place")
-            at = rng.uniform(0.0, SIDE_SECONDS), rng.uniform(0.0, SIDE_SECONDS)
-            self._places[name] = *at, rng.uniform(NEAREST_ACCESS, FARTHEST_ACCESS)
-        return self._places[name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,75 +52,6 @@ class SwarmHour:
     churn: Churn = Churn(stay=1200.0, away=120.0, polite=0.5, silent=0.5)
     answers: float = 10.0
     tokens: int = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Waits:
-    """Virtual seconds of so many waits; None where there was none."""
-
-    count: int
-    median: float | None = None
-    p95: float | None = None
-    longest: float | None = None
-
-    @classmethod
-    def of(cls, seconds: Sequence[float]) -> Waits:
-        if not seconds:
-            return cls(0)
-        ordered = sorted(seconds)
-        p95 = ordered[min(len(ordered) - 1, math.ceil(0.95 * len(ordered)) - 1)]
-        return cls(len(ordered), *(round(value, 3) for value in (statistics.median(ordered), p95, ordered[-1])))
-
-
-@dataclass(frozen=True, slots=True)
-class SwarmReport:
-    """What became of it.
-
-    Attributes:
-        asked, exact: answers, and those that came to their end with the target's own tokens.
-        faults: what became of the others, in words, and how often.
-        answers: how long they took.
-        matches: drafters that attached to a target.
-        replaced: time from a drafter's loss to the next one's attachment, by how it was lost (`swarm_watch`).
-        unreplaced: losses that nobody had made good at the end.
-        leases_issued, leases_ended, leases_left: offered to nodes in all; of these, revoked, declined or let go of
-            until the end; and held or on offer then.
-        registered, here: nodes at the end, as the registry has it and in truth.
-        ghosts, missing: as in `SwarmWatch`; both are to be 0.
-        tasks_left, links_left: after the end; both are to be 0.
-        pairs_checked, rtt_error: predictions of round trips that were measured later, and how far off the median was.
-        received, sent: frames at the coordinator by kind, in all.
-        trace: SHA-256 of the trace; the same for the same seed.
-    """
-
-    virtual_seconds: float
-    asked: int
-    exact: int
-    faults: dict[str, int]
-    answers: Waits
-    churn: Counts
-    matches: int
-    replaced: dict[str, Waits]
-    unreplaced: int
-    leases_issued: int
-    leases_ended: int
-    leases_left: int
-    registered: int
-    here: int
-    ghosts: int
-    missing: int
-    tasks_left: int
-    links_left: int
-    pairs_checked: int
-    rtt_error: float | None
-    received: dict[str, int]
-    sent: dict[str, int]
-    trace: str
-
-    @property
-    def flawless(self) -> bool:
-        """Every answer was right, and nothing was left behind."""
-        return self.exact == self.asked and not (self.ghosts or self.missing or self.tasks_left or self.links_left)
 
 
 def play_swarm(
@@ -182,8 +91,9 @@ async def _play(
                 task.cancel()
             await asyncio.gather(watching, asking, return_exceptions=True)
         registry, seconds = swarm.executor.registry, swarm.clock.monotonic()
-        registered, here, leases = len(registry.nodes), len(swarm.nodes), len(registry.leases)
-        received, sent = dict(sorted(swarm.traffic.received.items())), dict(sorted(swarm.traffic.sent.items()))
+        registered, here, leases = len(registry.nodes), len(swarm.nodes.here), len(registry.leases)
+        traffic = swarm.links.traffic
+        received, sent = dict(sorted(traffic.received.items())), dict(sorted(traffic.sent.items()))
     await asyncio.sleep(1.0)
     replacements = watch.replacements
     return SwarmReport(
@@ -192,7 +102,7 @@ async def _play(
         exact=len(questions.seconds),
         faults=dict(sorted(questions.faults.items())),
         answers=Waits.of(questions.seconds),
-        churn=swarm.counts,
+        churn=swarm.nodes.counts,
         matches=watch.matches,
         replaced={how: Waits.of(times) for how, times in sorted(replacements.seconds.items())},
         unreplaced=replacements.open,
@@ -204,7 +114,7 @@ async def _play(
         ghosts=watch.ghosts,
         missing=watch.missing,
         tasks_left=len(asyncio.all_tasks()) - 1,
-        links_left=swarm.links,
+        links_left=swarm.links.open,
         pairs_checked=registry.accuracy.checked,
         rtt_error=registry.accuracy.median_error,
         received=received,
@@ -216,8 +126,8 @@ async def _play(
 def _spec(hour: SwarmHour, text: Text, seed: int) -> SwarmSpec:
     law = IidLaw(text)
     return SwarmSpec(
-        target=lambda number: SimulatedTarget(text, Pace(flat(0.030, 64))),
-        drafter=lambda number: SimulatedDrafter(law, Pace(Steps(0.005, 8))),
+        target=lambda number: SimulatedTarget(text, DeviceTime(flat(0.030, 64))),
+        drafter=lambda number: SimulatedDrafter(law, DeviceTime(Steps(0.005, 8))),
         wan=Geography(seed).wan,
         targets=hour.targets,
         nodes=hour.nodes,

@@ -10,8 +10,10 @@ from wanspec_p2p.errors import RequestError
 from wanspec_p2p.simulation.laws import IidLaw, Text
 from wanspec_p2p.simulation.loop import run_in_virtual_time
 from wanspec_p2p.simulation.models import SimulatedDrafter, SimulatedTarget
-from wanspec_p2p.simulation.pacing import Pace, Steps, flat
-from wanspec_p2p.simulation.swarm import ARRIVAL_SECONDS, Churn, Swarm, SwarmSpec
+from wanspec_p2p.simulation.pacing import DeviceTime, Steps, flat
+from wanspec_p2p.simulation.swarm import Swarm, SwarmSpec
+from wanspec_p2p.simulation.swarm_churn import Churn
+from wanspec_p2p.simulation.swarm_population import ARRIVAL_SECONDS
 from wanspec_p2p.simulation.wan import Wan
 from wanspec_p2p.types import PeerId
 
@@ -54,8 +56,8 @@ async def _play(
 ) -> SwarmOutcome:
     text = Text(seed)
     spec = SwarmSpec(
-        target=lambda number: SimulatedTarget(text, Pace(flat(0.030, 64))),
-        drafter=lambda number: SimulatedDrafter(IidLaw(text), Pace(Steps(0.005, 8))),
+        target=lambda number: SimulatedTarget(text, DeviceTime(flat(0.030, 64))),
+        drafter=lambda number: SimulatedDrafter(IidLaw(text), DeviceTime(Steps(0.005, 8))),
         wan=lambda caller, called: Wan(rtt=rtt),
         targets=TARGETS,
         nodes=nodes,
@@ -67,10 +69,10 @@ async def _play(
         asking = [asyncio.create_task(_ask(swarm, text, (1, 2, number), tokens)) for number in range(answers)]
         await asyncio.sleep(kill_at)
         before = _attached(swarm)
-        lost = swarm.kill(share, random.Random(f"kill {seed}"))
+        lost = swarm.nodes.kill(share, random.Random(f"kill {seed}"))
         identical = sum(await asyncio.gather(*asking))
         seconds = swarm.clock.monotonic() - begun
-        gone = before - {node.identity.peer_id for node in swarm.nodes.values()}
+        gone = before - {node.identity.peer_id for node in swarm.nodes.here.values()}
     return SwarmOutcome(answers, identical, answers * tokens, seconds, lost, len(gone))
 
 

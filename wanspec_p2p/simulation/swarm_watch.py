@@ -9,7 +9,8 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from coordinator.registry import BEATS_BEFORE_LOST
-from wanspec_p2p.simulation.swarm import JOIN_SECONDS, TICK_SECONDS, Departure, Swarm
+from wanspec_p2p.simulation.swarm import JOIN_SECONDS, TICK_SECONDS, Swarm
+from wanspec_p2p.simulation.swarm_churn import Departure
 from wanspec_p2p.simulation.swarm_peers import SwarmTarget
 from wanspec_p2p.target.draft_link import DraftLink
 from wanspec_p2p.types import PeerId
@@ -89,7 +90,7 @@ class SwarmWatch:
                 loss = seats.losses.popleft()
                 self._seconds.setdefault(loss.how, []).append(now - loss.at)
         for link, since in list(seats.since.items()):
-            departure = self._swarm.departures.get(link.node)
+            departure = self._swarm.nodes.departures.get(link.node)
             if link not in seats.lost:
                 if departure is not None and departure.at >= since - LOOK_SECONDS:
                     self._lose(seats, link, departure)
@@ -105,15 +106,15 @@ class SwarmWatch:
 
     def _stayed_since(self, peer: PeerId, now: float) -> float:
         """The first census of its stay."""
-        since, departure = self._here_since.get(peer, now), self._swarm.departures.get(peer)
+        since, departure = self._here_since.get(peer, now), self._swarm.nodes.departures.get(peer)
         return since if departure is None or departure.at < since else now
 
     def _count(self) -> None:
         now, registry = self._swarm.clock.monotonic(), self._swarm.executor.registry
-        here = {node.identity.peer_id for node in self._swarm.nodes.values()}
+        here = {node.identity.peer_id for node in self._swarm.nodes.here.values()}
         self._here_since = {peer: self._stayed_since(peer, now) for peer in here}
         told = BEATS_BEFORE_LOST * self._swarm.spec.heartbeat + TICK_SECONDS + _ON_ITS_WAY
-        departures = self._swarm.departures
+        departures = self._swarm.nodes.departures
         ghosts = [peer for peer in registry.nodes if peer not in here and now - departures[peer].at > told]
         missing = [
             peer

@@ -3,8 +3,8 @@
     python -m wanspec_p2p.simulation.testbed_peer node --data-dir DIR --name ada --seed 0
 
 Started by `wanspec testbed`; nobody's text is to be had from it. The join token is the first line of its stdin, where
-other users of the machine cannot read it. Each further line is answered with a line of counts; it ends when its stdin
-does.
+other users of the machine cannot read it; until it comes, a node that is to take another's place waits. Each further
+line is answered with a line of counts; it ends when its stdin does. What a node of a bad kind does is told in `cast`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,14 @@ import random
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from node.dialling import Dialler
+from node.lease_checks import Held
 from node.limits import LendingLimits
 from node.probes import tokens_per_second
 from node.service import NodeService
@@ -28,6 +32,7 @@ from wanspec_p2p import logs
 from wanspec_p2p.clock import SystemClock
 from wanspec_p2p.errors import WanspecError
 from wanspec_p2p.links import membership
+from wanspec_p2p.links.base import Link
 from wanspec_p2p.links.membership import Membership
 from wanspec_p2p.links.peer import PeerLink, connect
 from wanspec_p2p.links.websocket import DRAFT_PATH, dial, listen
@@ -35,22 +40,44 @@ from wanspec_p2p.models.base import LanguageModel
 from wanspec_p2p.protocol.codec import AT_TARGET_FROM_COORDINATOR
 from wanspec_p2p.protocol.coordinator_to_target import CoordinatorToTarget
 from wanspec_p2p.protocol.node_to_coordinator import DrafterModel, RegisterNode
+from wanspec_p2p.protocol.node_to_target import NodeToTarget
+from wanspec_p2p.protocol.target_to_node import TargetToNode
 from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.simulation.cast import HONEST, REDIAL_SECONDS, drafting, law
 from wanspec_p2p.simulation.laws import Text
 from wanspec_p2p.simulation.metering import MeteredModel
 from wanspec_p2p.simulation.models import SIMULATED_TOKENIZER, SimulatedDrafter, SimulatedTarget
-from wanspec_p2p.simulation.pacing import Pace, Steps, flat
-from wanspec_p2p.simulation.reference import Setting, law_of
+from wanspec_p2p.simulation.pacing import DeviceTime, Steps, flat
+from wanspec_p2p.simulation.reference import Setting
 from wanspec_p2p.simulation.relay import punctual_loop
+from wanspec_p2p.simulation.scenario import LawOf, Scenario
 from wanspec_p2p.simulation.swarm_peers import SimulatedTokenizer
 from wanspec_p2p.target.service import TARGET_PATH
 from wanspec_p2p.target.settings import TargetSettings
 from wanspec_p2p.target.wiring import Target
 from wanspec_p2p.types import Role
 
-__all__ = ["peer_command"]
+__all__ = ["HONEST_PART", "SLOTS", "Part", "peer_command"]
 
 SLOTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a node is to be.
+
+    Args:
+        kind: honest, or an adversary's, as in `cast`.
+        through: what it dials instead of the target's own address.
+        slow: by what adversaries' own times are stretched.
+    """
+
+    kind: str = HONEST
+    through: str | None = None
+    slow: float = 1.0
+
+
+HONEST_PART, USUAL_LAW = Part(), LawOf()
 
 
 def peer_command(
@@ -62,6 +89,8 @@ def peer_command(
     setting: Setting,
     address: str | None = None,
     slots: int = SLOTS,
+    law: LawOf = USUAL_LAW,
+    part: Part = HONEST_PART,
 ) -> list[str]:
     """What starts one.
 
@@ -69,6 +98,8 @@ def peer_command(
         setting: the models' times, drafters of a session, and whether the target has a drafter of its own.
         address: what nodes dial to reach a target.
         slots: sessions served at once.
+        law: how right honest drafters are.
+        part: a node's.
     """
     times = (("verify", setting.verify), ("width", setting.width), ("draft", setting.draft), ("rows", setting.rows))
     return [
@@ -78,38 +109,48 @@ def peer_command(
         *(part for flag, value in times for part in (f"--{flag}", repr(value))),
         *(() if setting.local else ("--no-local",)),
         *(() if address is None else ("--address", address)),
+        *(() if law == USUAL_LAW else ("--law", msgspec.json.encode(law).decode())),
+        *(() if part == HONEST_PART else ("--kind", part.kind, "--slow", repr(part.slow))),
+        *(() if part.through is None else ("--through", part.through)),
     ]
 
 
 class _Peer:
     """What both roles have: who they are, whom they belong to, and what their models did."""
 
-    def __init__(
-        self, role: Role, data_dir: Path, name: str, seed: int, setting: Setting, slots: int, join: str
-    ) -> None:
-        self.name, self.setting, self.slots, self.data_dir = name, setting, slots, data_dir
-        self.text = Text(seed)
+    def __init__(self, arguments: argparse.Namespace, setting: Setting, join: str) -> None:
+        self.name, self.setting, self.slots, self.data_dir = (
+            arguments.name,
+            setting,
+            arguments.slots,
+            arguments.data_dir,
+        )
+        self.part = Part(arguments.kind, arguments.through or None, arguments.slow)
+        self.text = Text(arguments.seed)
+        self.law = law(Scenario(law=msgspec.json.decode(arguments.law, type=LawOf)), self.text)
+        self.sessions: Callable[[], int] = int  # that this peer drafts for
         self.clock = SystemClock()
-        self.identity = Identity.load_or_create(data_dir / "identity.pem")
-        self.home, self.secret = membership.coordinator_of(join, None, role=role, now=self.clock.wall())
-        self._models: dict[str, tuple[MeteredModel, Pace]] = {}
+        self.identity = Identity.load_or_create(self.data_dir / "identity.pem")
+        self.home, self.secret = membership.coordinator_of(join, None, role=Role(arguments.role), now=self.clock.wall())
+        self._models: dict[str, tuple[MeteredModel, DeviceTime]] = {}
 
-    def drafter(self, name: str) -> MeteredModel:
-        pace = Pace(Steps(self.setting.draft, self.setting.rows))
-        return self._metered(name, SimulatedDrafter(law_of(self.setting, self.text), pace), pace)
+    def drafter(self, name: str, kind: str = HONEST) -> MeteredModel:
+        law, seconds = drafting(kind, self.law, self.setting.draft, self.part.slow)
+        pace = DeviceTime(Steps(seconds, self.setting.rows))
+        return self._metered(name, SimulatedDrafter(law, pace), pace)
 
     def target(self) -> MeteredModel:
-        pace = Pace(flat(self.setting.verify, self.setting.width))
+        pace = DeviceTime(flat(self.setting.verify, self.setting.width))
         return self._metered("target", SimulatedTarget(self.text, pace), pace)
 
     def counts(self) -> dict[str, float]:
-        """So far, by model: passes, and the seconds by which they ended too late."""
-        found: dict[str, float] = {}
+        """Sessions drafted for now; and so far, by model: passes, and the seconds by which they ended too late."""
+        found: dict[str, float] = {"sessions": self.sessions()}
         for name, (model, pace) in self._models.items():
             found[f"{name}_passes"], found[f"{name}_late_seconds"] = model.passes, pace.late
         return found
 
-    def _metered(self, name: str, model: LanguageModel, pace: Pace) -> MeteredModel:
+    def _metered(self, name: str, model: LanguageModel, pace: DeviceTime) -> MeteredModel:
         metered = MeteredModel(model, name, None)
         self._models[name] = metered, pace
         return metered
@@ -155,10 +196,28 @@ async def _dial_coordinator(home: Membership, identity: Identity) -> PeerLink[Co
     )
 
 
+class _Eager(random.Random):
+    """Of a node that dials again at once, whatever the back-off."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+
+    def uniform(self, a: float, b: float) -> float:
+        return super().uniform(a, min(b, self._seconds))
+
+
 async def _serve_node(peer: _Peer, ready: Callable[..., None], stop: asyncio.Event) -> None:
-    model = peer.drafter("node")
-    info, speed = model.info, await tokens_per_second(model, peer.clock)
+    part = peer.part
+    model = peer.drafter("node", part.kind)
+    info = model.info
+    # Nobody waits for a pass that takes a minute: a silent node is as quick as the others, by its own account.
+    speed = 1.0 / peer.setting.draft if part.kind == "silent" else await tokens_per_second(model, peer.clock)
     dialler = Dialler(peer.identity, peer.home, peer.clock)
+
+    async def dial_target(lease: Held, address: str) -> Link[NodeToTarget, TargetToNode]:
+        return await dialler.target(lease, part.through or address)
+
     drafter = DrafterModel(info.name, info.digest, info.tokenizer, info.vocab_size, info.context, speed)
     service = NodeService(
         peer.identity.peer_id,
@@ -170,11 +229,12 @@ async def _serve_node(peer: _Peer, ready: Callable[..., None], stop: asyncio.Eve
         secret=peer.secret,
         enrolled=False,
         dial_coordinator=dialler.coordinator,
-        dial_target=dialler.target,
+        dial_target=dial_target,
         joined=lambda pool: ready(peer=peer.identity.peer_id),
         clock=peer.clock,
-        rng=random.Random(),
+        rng=_Eager(REDIAL_SECONDS * part.slow) if part.kind == "flapping" else random.Random(),
     )
+    peer.sessions = lambda: service.engine.sessions
     await service.serve(stop)
 
 
@@ -196,6 +256,10 @@ def _arguments() -> argparse.Namespace:
         value = getattr(usual, flag)
         parser.add_argument(f"--{flag}", type=type(value), default=value)
     parser.add_argument("--no-local", dest="local", action="store_false")
+    parser.add_argument("--law", default="{}", help="of honest drafters, as in a scenario; JSON")
+    parser.add_argument("--kind", default=HONEST, help="of a node")
+    parser.add_argument("--slow", type=float, default=1.0, help="stretches what adversaries do in time")
+    parser.add_argument("--through", default="", help="what a node dials instead of the target's address")
     return parser.parse_args()
 
 
@@ -213,8 +277,7 @@ async def _main(arguments: argparse.Namespace) -> None:
         draft=arguments.draft,
         rows=arguments.rows,
     )
-    role = Role(arguments.role)
-    peer = _Peer(role, arguments.data_dir, arguments.name, arguments.seed, setting, arguments.slots, join)
+    peer = _Peer(arguments, setting, join)
 
     def parent_said() -> None:
         if os.read(sys.stdin.fileno(), 4096):
@@ -225,7 +288,7 @@ async def _main(arguments: argparse.Namespace) -> None:
 
     loop.add_reader(sys.stdin.fileno(), parent_said)
     ready = partial(_say, event="ready")
-    if role is Role.TARGET:
+    if arguments.role == Role.TARGET.value:
         await _serve_target(peer, arguments.address, ready, stop)
     else:
         await _serve_node(peer, ready, stop)

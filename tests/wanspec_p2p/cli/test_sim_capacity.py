@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from wanspec_p2p.cli.main import app
+from wanspec_p2p.simulation.capacity_play import Hardware
 
 SMALL = ["sim", "capacity", "--limit", "31", "--rtt", "0", "--drafters", "1", "--passes", "1", "--tokens", "8"]
 
@@ -24,6 +25,7 @@ def report(monkeypatch: pytest.MonkeyPatch) -> None:
             "against": {"chain": against, "tree": {**against, "clients": 0, "ratio": {"r1": [None]}}},
             "baselines": {"chain": {"1": 40}, "tree": {"1": 0}},
             "closed_form": {"1": 1.167},
+            "held": {"5": {"chain": 10, "clients": {"r1": [18]}, "ratio": {"r1": [1.8]}, "closed_form": 1.833}},
         }
 
     monkeypatch.setattr("wanspec_p2p.simulation.capacity.study", study)
@@ -35,8 +37,10 @@ def test_the_report_says_how_to_repeat_it() -> None:
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert found["command"] == (
-        "wanspec sim capacity --limit 31 --verify 30 --draft 5 --rtt 0 --drafters 1 --passes 1 --tokens 8 --seed 0"
+        "wanspec sim capacity --limit 31 --verify 30 --draft 5 --draft-rows 64 --share 8"
+        " --rtt 0 --drafters 1 --passes 1 --tokens 8 --seed 0"
     )
+    assert (found["draft_rows"], found["share"]) == (64, 8)
     assert (found["limit_ms"], found["plain"], found["clients"]) == (31.0, 50, {"r1": [60]})
 
 
@@ -45,6 +49,24 @@ def test_people_see_a_table_and_a_dash_where_there_is_nothing_to_compare_with() 
     result = CliRunner().invoke(app, SMALL)
     assert "chain at the target: 40 (1 passes: 40); closed form × 1.17" in result.output
     assert "1.50 ×" in result.output and "–" in result.output
+    assert "flat up to 64 rows; 8 sessions share a node" in result.output
+    assert "held to 5 drafted tokens a round (mean): chain 10; closed form × 1.83" in result.output
+    assert "1.80 ×" in result.output
+
+
+def test_what_the_flags_say_is_what_is_studied(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Hardware, object]] = []
+
+    def study(hardware: Hardware, **flags: object) -> dict[str, object]:
+        asked.append((hardware, flags["held"]))
+        return {}
+
+    monkeypatch.setattr("wanspec_p2p.simulation.capacity.study", study)
+    flags = ["--verify", "50", "--draft", "10", "--draft-rows", "8", "--share", "2", "--held", "5,1", "--json"]
+    result = CliRunner().invoke(app, ["sim", "capacity", *flags])
+    assert result.exit_code == 0, result.output
+    assert asked == [(Hardware(0.050, 0.010, 8, 2), (5, 1))]
+    assert "--draft-rows 8 --share 2" in result.stdout and "--held 5,1" in result.stdout
 
 
 @pytest.mark.usefixtures("report")
@@ -59,6 +81,7 @@ def test_the_figure_is_drawn_twice(tmp_path: Path) -> None:
     ("flags", "says"),
     [
         (["--rtt", "-1"], "--rtt: '-1' is not a number"),
+        (["--held", "0"], "--held: '0' is not a number"),
         (["--passes", "1.5"], "--passes: '1.5' is not a whole number"),
         (["--figure", "clients.gif"], "must end in .svg"),
     ],

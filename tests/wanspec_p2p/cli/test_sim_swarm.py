@@ -8,8 +8,9 @@ import pytest
 
 from tests.wanspec_p2p.cli.conftest import Run
 from wanspec_p2p.errors import ExitCode
-from wanspec_p2p.simulation.swarm import Churn, Counts
-from wanspec_p2p.simulation.swarm_hour import SwarmHour, SwarmReport, Waits
+from wanspec_p2p.simulation.swarm_churn import Churn, Counts
+from wanspec_p2p.simulation.swarm_hour import SwarmHour
+from wanspec_p2p.simulation.swarm_report import SwarmReport, Waits
 
 REPORT = SwarmReport(
     virtual_seconds=100.0,

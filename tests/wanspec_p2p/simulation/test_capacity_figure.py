@@ -12,6 +12,8 @@ REPORT: dict[str, Any] = {
     "command": "wanspec sim capacity --limit 50",
     "date": "2026-01-02",
     "limit_ms": 50.0,
+    "draft_rows": 24,
+    "share": 5,
     "rtt_ms": [0.0, 30.0],
     "clients": {"r3": [90, 80]},
     "plain": 70,
@@ -27,6 +29,7 @@ def test_the_figure_is_an_svg_that_says_where_it_came_from_and_always_the_same()
         b"3 remote drafters",
         b"chain at the target, 2 passes",
         b"plain decoding",
+        b"flat up to 24 rows, a node shared by 5",
     ):
         assert said in drawn["svg"]
 

@@ -5,10 +5,10 @@ import asyncio
 import pytest
 
 from tests.support.virtual_time import LoopClock, in_virtual_time
-from wanspec_p2p.simulation.cast import Cast, Lies, law
+from wanspec_p2p.simulation.cast import Cast, Lies, drafting, law
 from wanspec_p2p.simulation.laws import VOCAB_SIZE, CalibratedLaw, IidLaw, RecordedLaw, Text
 from wanspec_p2p.simulation.models import SimulatedTarget
-from wanspec_p2p.simulation.pacing import Pace, flat
+from wanspec_p2p.simulation.pacing import DeviceTime, flat
 from wanspec_p2p.simulation.scenario import Adversaries, Churn, LawOf, Scenario, Way
 from wanspec_p2p.simulation.site import Site
 from wanspec_p2p.simulation.trace import Trace
@@ -20,7 +20,7 @@ TEXT = Text(5)
 
 def stage(scenario: Scenario) -> tuple[Cast, Site]:
     cast = Cast(scenario, TEXT, 1)
-    target = SimulatedTarget(TEXT, Pace(flat(0.030, 64)))
+    target = SimulatedTarget(TEXT, DeviceTime(flat(0.030, 64)))
     return cast, Site(target, cast.specs, drafters=scenario.per_session)
 
 
@@ -53,6 +53,17 @@ def test_each_kind_is_what_it_says() -> None:
     assert [spec.redial is None for spec in specs] == [True, True, True, False, True, True]
 
 
+def test_what_adversaries_do_in_time_is_stretched_as_the_scenario_is() -> None:
+    kinds = Adversaries(far=1, flapping=1)
+    far, flapping = Cast(Scenario(nodes=2, adversaries=kinds, wan=Way(rtt_ms=40.0)), TEXT, 0, 4.0).specs
+    assert (far.up.delay, flapping.up.delay, flapping.redial) == (4.0, 0.02, 0.04)
+    honest = law(Scenario(), TEXT)
+    assert drafting("honest", honest, 0.02, 4.0) == drafting("far", honest, 0.02, 4.0) == (honest, 0.02)
+    assert drafting("silent", honest, 0.02, 4.0) == (honest, 240.0)
+    lies, seconds = drafting("lying", honest, 0.02, 4.0)
+    assert isinstance(lies, Lies) and seconds == 0.002
+
+
 @pytest.mark.parametrize("kind", ["lying", "silent", "far", "flapping", "stalling"])
 @in_virtual_time
 async def test_the_text_is_the_targets_whatever_they_do(kind: str) -> None:
@@ -66,7 +77,7 @@ async def test_flapping_links_break_and_stalling_ones_do_not() -> None:
     for kinds, breaks in ((Adversaries(flapping=1), True), (Adversaries(stalling=1), False)):
         lines: list[bytes] = []
         cast = Cast(Scenario(nodes=1, adversaries=kinds), TEXT, 1)
-        target = SimulatedTarget(TEXT, Pace(flat(0.030, 64)))
+        target = SimulatedTarget(TEXT, DeviceTime(flat(0.030, 64)))
         async with Site(target, cast.specs, trace=Trace(LoopClock(), lines.append)) as site, cast.on(site):
             await asyncio.sleep(1.0)
         dialled = sum(b'"sender":"node-0"' in line and b'"event":"frame"' in line for line in lines)

@@ -10,7 +10,7 @@ from wanspec_p2p.models.base import Rows
 from wanspec_p2p.simulation.drafting_node import NodeSpec
 from wanspec_p2p.simulation.laws import VOCAB_SIZE, IidLaw, Text
 from wanspec_p2p.simulation.models import SimulatedDrafter, SimulatedTarget
-from wanspec_p2p.simulation.pacing import Pace, Steps, flat
+from wanspec_p2p.simulation.pacing import DeviceTime, Steps, flat
 from wanspec_p2p.simulation.site import Site, run_answer
 from wanspec_p2p.simulation.trace import ErrorsLogged
 from wanspec_p2p.simulation.wan import Wan
@@ -23,10 +23,10 @@ SESSION = SessionSpec(SessionId("s"), (1, 2), bytes(16), Sampling(), VOCAB_SIZE,
 
 
 def site(nodes: int = 1, *, seed: int = 0) -> Site:
-    target = SimulatedTarget(TEXT, Pace(flat(0.030, 64)))
+    target = SimulatedTarget(TEXT, DeviceTime(flat(0.030, 64)))
     wan = Wan(rtt=RTT)
     specs = [
-        NodeSpec(SimulatedDrafter(IidLaw(TEXT), Pace(Steps(0.005, 8))), wan.path(), wan.path(), owner="lab")
+        NodeSpec(SimulatedDrafter(IidLaw(TEXT), DeviceTime(Steps(0.005, 8))), wan.path(), wan.path(), owner="lab")
         for _ in range(nodes)
     ]
     return Site(target, specs, seed=seed, drafters=nodes)

@@ -10,7 +10,7 @@ from wanspec_p2p.errors import LocalProtocolError
 from wanspec_p2p.models.base import LanguageModel, Rows
 from wanspec_p2p.simulation.laws import CANDIDATES, VOCAB_SIZE, CalibratedLaw, IidLaw, Judged, Law, RecordedLaw, Text
 from wanspec_p2p.simulation.models import SimulatedDrafter, SimulatedTarget
-from wanspec_p2p.simulation.pacing import Pace, Steps, flat
+from wanspec_p2p.simulation.pacing import DeviceTime, Steps, flat
 from wanspec_p2p.speculation.sampling import Sampler
 from wanspec_p2p.types import Sampling, Segment
 
@@ -19,11 +19,11 @@ JUDGED = tuple(Judged(3 * i, i % (CANDIDATES + 1), CANDIDATES) for i in range(40
 
 
 def target(text: Text) -> SimulatedTarget:
-    return SimulatedTarget(text, Pace(flat(0.030, 64)))
+    return SimulatedTarget(text, DeviceTime(flat(0.030, 64)))
 
 
 def drafter(law: Law) -> SimulatedDrafter:
-    return SimulatedDrafter(law, Pace(Steps(0.005, 8)))
+    return SimulatedDrafter(law, DeviceTime(Steps(0.005, 8)))
 
 
 async def run(model: LanguageModel, segment: Segment) -> Rows:
@@ -53,7 +53,7 @@ TEXT = Text(1)
 @pytest.mark.parametrize("law", [IidLaw(TEXT), CalibratedLaw(TEXT, JUDGED), RecordedLaw(TEXT, JUDGED)])
 async def test_a_sampler_finds_a_laws_ranks_in_a_drafters_rows(law: Law) -> None:
     text = TEXT
-    model = SimulatedDrafter(law, Pace(Steps(1e-9, 1)))
+    model = SimulatedDrafter(law, DeviceTime(Steps(1e-9, 1)))
     answer = text.continuation(PROMPT, 200)
     chain = tuple(range(-1, 199))
     rows = await run(model, Segment("a", 0, (), PROMPT, tuple(answer), chain))

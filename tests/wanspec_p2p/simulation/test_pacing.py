@@ -6,7 +6,7 @@ import random
 import pytest
 
 from tests.support.virtual_time import in_virtual_time
-from wanspec_p2p.simulation.pacing import Measured, Pace, Steps, flat
+from wanspec_p2p.simulation.pacing import DeviceTime, Measured, Steps, flat
 
 
 def test_a_targets_curve_is_flat_up_to_so_many_nodes() -> None:
@@ -46,33 +46,33 @@ def test_every_pass_takes_time(seconds: float) -> None:
 )
 def test_a_pace_that_is_none_is_refused(faulty: dict[str, float], fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
-        Pace(Steps(1.0, 1), **faulty)  # type: ignore[arg-type]
+        DeviceTime(Steps(1.0, 1), **faulty)  # type: ignore[arg-type]
 
 
 @in_virtual_time
 async def test_passes_of_one_device_follow_each_other() -> None:
-    pace, other = Pace(Steps(1.0, 1)), Pace(Steps(1.0, 1), speed=4.0)
+    device, other = DeviceTime(Steps(1.0, 1)), DeviceTime(Steps(1.0, 1), speed=4.0)
     time = asyncio.get_running_loop().time
     ended = []
 
-    async def take(name: str, pace: Pace, rows: int) -> None:
-        await pace.run(rows)
+    async def take(name: str, device: DeviceTime, rows: int) -> None:
+        await device.run(rows)
         ended.append((name, round(time(), 9)))
 
-    await asyncio.gather(take("a", pace, 2), take("b", pace, 1), take("c", other, 2))
+    await asyncio.gather(take("a", device, 2), take("b", device, 1), take("c", other, 2))
     assert ended == [("c", 0.5), ("a", 2.0), ("b", 3.0)]
     await asyncio.sleep(7)
-    await take("d", pace, 1)
+    await take("d", device, 1)
     assert ended[-1] == ("d", 11.0)
 
 
 @in_virtual_time
 async def test_a_cancelled_pass_still_takes_its_time() -> None:
-    pace = Pace(Steps(1.0, 1))
-    first = asyncio.create_task(pace.run(3))
+    device = DeviceTime(Steps(1.0, 1))
+    first = asyncio.create_task(device.run(3))
     await asyncio.sleep(0.5)
     first.cancel()
-    await pace.run(1)
+    await device.run(1)
     assert asyncio.get_running_loop().time() == 4.0
 
 
@@ -81,11 +81,11 @@ async def test_jitter_spreads_passes_evenly_around_their_cost() -> None:
     time = asyncio.get_running_loop().time
     taken: list[list[float]] = []
     for seed in (1, 1, 2):
-        pace = Pace(Steps(1.0, 1), jitter=0.2, rng=random.Random(seed))
+        device = DeviceTime(Steps(1.0, 1), jitter=0.2, rng=random.Random(seed))
         taken.append([])
         for _ in range(400):
             begun = time()
-            await pace.run(1)
+            await device.run(1)
             taken[-1].append(round(time() - begun, 6))
     assert taken[0] == taken[1] != taken[2]
     assert 0.8 <= min(taken[0]) < 0.82 and 1.18 < max(taken[0]) <= 1.2
@@ -94,12 +94,12 @@ async def test_jitter_spreads_passes_evenly_around_their_cost() -> None:
 
 @in_virtual_time
 async def test_what_was_computed_since_a_pass_was_asked_for_makes_it_no_longer() -> None:
-    pace, loop = Pace(Steps(1.0, 1)), asyncio.get_running_loop()
+    device, loop = DeviceTime(Steps(1.0, 1)), asyncio.get_running_loop()
     asked_at = loop.time()
     await asyncio.sleep(0.25)
-    await pace.run(2, asked_at)
-    assert (loop.time(), pace.late) == (2.0, 0.0)
+    await device.run(2, asked_at)
+    assert (loop.time(), device.late) == (2.0, 0.0)
     asked_at = loop.time()
     await asyncio.sleep(1.5)
-    await pace.run(1, asked_at)
-    assert (loop.time(), pace.late) == (3.5, 0.5)
+    await device.run(1, asked_at)
+    assert (loop.time(), device.late) == (3.5, 0.5)

@@ -167,6 +167,57 @@ async def test_when_one_end_is_gone_the_other_learns_it(who: str) -> None:
         near_out.transport.abort()
 
 
+async def test_a_broken_connection_is_broken_at_both_ends_and_another_can_be_made() -> None:
+    async with relayed() as (relay, listener):
+        near, near_out = await asyncio.open_connection("127.0.0.1", relay.port)
+        far, far_out = await listener.accepted.get()
+        relay.disconnect()
+        assert await ended(near) and await ended(far)
+        near_out.transport.abort()
+        near, near_out = await asyncio.open_connection("127.0.0.1", relay.port)
+        far, far_out = await listener.accepted.get()
+        far_out.write(b"again")
+        assert await near.readexactly(5) == b"again"
+        near_out.transport.abort()
+
+
+async def test_while_parted_nothing_gets_through_and_then_all_of_it() -> None:
+    async with relayed() as (relay, listener):
+        near, near_out = await asyncio.open_connection("127.0.0.1", relay.port)
+        far, far_out = await listener.accepted.get()
+        near_out.write(b"before")
+        assert await far.readexactly(6) == b"before"
+        relay.partition()
+        near_out.write(b"meanwhile")
+        arriving = asyncio.create_task(far.readexactly(9))
+        dialled, dialled_out = await asyncio.open_connection("127.0.0.1", relay.port)
+        assert await ended(dialled)  # nobody is there
+        dialled_out.transport.abort()
+        assert not arriving.done()
+        relay.heal()
+        assert await arriving == b"meanwhile"
+        near_out.transport.abort()
+
+
+@pytest.mark.parametrize("how", ["aborted", "closed"])
+async def test_an_end_that_goes_while_parted_is_not_missed_until_then(how: str) -> None:
+    async with relayed() as (relay, listener):
+        near, near_out = await asyncio.open_connection("127.0.0.1", relay.port)
+        far, far_out = await listener.accepted.get()
+        near_out.write(b"before")
+        assert await far.readexactly(6) == b"before"
+        relay.partition()
+        near_out.transport.abort() if how == "aborted" else near_out.close()
+        learning = asyncio.create_task(ended(far))
+        for _ in range(3):  # its end reaches the relay, and no further
+            dialled, dialled_out = await asyncio.open_connection("127.0.0.1", relay.port)
+            assert await ended(dialled)
+            dialled_out.transport.abort()
+        assert not learning.done()
+        relay.heal()
+        assert await learning
+
+
 async def test_where_nobody_listens_a_connection_ends() -> None:
     async with asyncio.timeout(MOST_SECONDS), relaying(0.0, 0.0, random.Random) as relay:
         taken = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)

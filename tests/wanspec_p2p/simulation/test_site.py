@@ -14,7 +14,7 @@ from wanspec_p2p.simulation.laws import VOCAB_SIZE, IidLaw, Text
 from wanspec_p2p.simulation.loop import VirtualTimeError
 from wanspec_p2p.simulation.metering import Work
 from wanspec_p2p.simulation.models import SimulatedDrafter, SimulatedTarget
-from wanspec_p2p.simulation.pacing import Pace, Steps, flat
+from wanspec_p2p.simulation.pacing import DeviceTime, Steps, flat
 from wanspec_p2p.simulation.site import Answer, Site, run_answer
 from wanspec_p2p.simulation.trace import Trace
 from wanspec_p2p.simulation.wan import Wan
@@ -29,12 +29,12 @@ PLAIN_SECONDS = TOKENS * TARGET_PASS
 
 
 def target() -> SimulatedTarget:
-    return SimulatedTarget(TEXT, Pace(flat(TARGET_PASS, 64)))
+    return SimulatedTarget(TEXT, DeviceTime(flat(TARGET_PASS, 64)))
 
 
 def node(wan: Wan | None = None) -> NodeSpec:
     wan = wan or Wan()
-    drafter = SimulatedDrafter(IidLaw(TEXT), Pace(Steps(DRAFTER_PASS, 8)))
+    drafter = SimulatedDrafter(IidLaw(TEXT), DeviceTime(Steps(DRAFTER_PASS, 8)))
     return NodeSpec(drafter, wan.path(), wan.path())
 
 
@@ -118,7 +118,7 @@ async def test_a_model_that_fails_is_said() -> None:
         async def forward(self, batch: object) -> list[Rows]:
             raise EngineError("no memory")
 
-    async with Site(Broken(TEXT, Pace(flat(TARGET_PASS, 64)))) as site:
+    async with Site(Broken(TEXT, DeviceTime(flat(TARGET_PASS, 64)))) as site:
         with pytest.raises(EngineError, match="no memory"):
             await run_answer(site, spec())
 
@@ -140,7 +140,7 @@ async def play_with_a_model_in_a_thread() -> None:
         async def forward(self, batch: list[Segment]) -> list[Rows]:  # type: ignore[override]  # as it is called here
             return await asyncio.to_thread(list, batch)
 
-    async with Site(Threaded(TEXT, Pace(flat(TARGET_PASS, 64)))) as site:
+    async with Site(Threaded(TEXT, DeviceTime(flat(TARGET_PASS, 64)))) as site:
         await run_answer(site, spec())
 
 

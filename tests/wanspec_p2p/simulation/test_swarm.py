@@ -1,17 +1,16 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from pathlib import Path as FilePath
-
-import pytest
 
 from tests.support.hash_seeds import printed_under
 from tests.support.virtual_time import LoopClock, in_virtual_time
 from wanspec_p2p.simulation.laws import IidLaw, Text
 from wanspec_p2p.simulation.models import SimulatedDrafter, SimulatedTarget
-from wanspec_p2p.simulation.pacing import Pace, Steps, flat
-from wanspec_p2p.simulation.swarm import ARRIVAL_SECONDS, Churn, Swarm, SwarmSpec
+from wanspec_p2p.simulation.pacing import DeviceTime, Steps, flat
+from wanspec_p2p.simulation.swarm import Swarm, SwarmSpec
+from wanspec_p2p.simulation.swarm_churn import Churn
+from wanspec_p2p.simulation.swarm_population import ARRIVAL_SECONDS
 from wanspec_p2p.simulation.trace import Trace
 from wanspec_p2p.simulation.wan import Wan
 
@@ -24,8 +23,8 @@ def spec(
     *, targets: int = 1, nodes: int = 4, churn: Churn | None = None, drafters: int = 2, node_slots: int = 8
 ) -> SwarmSpec:
     return SwarmSpec(
-        target=lambda number: SimulatedTarget(TEXT, Pace(flat(0.030, 64))),
-        drafter=lambda number: SimulatedDrafter(IidLaw(TEXT), Pace(Steps(0.005, 8))),
+        target=lambda number: SimulatedTarget(TEXT, DeviceTime(flat(0.030, 64))),
+        drafter=lambda number: SimulatedDrafter(IidLaw(TEXT), DeviceTime(Steps(0.005, 8))),
         wan=lambda caller, called: Wan(rtt=0.02, jitter=0.2),
         targets=targets,
         nodes=nodes,
@@ -55,7 +54,7 @@ async def test_nodes_join_are_leased_and_draft() -> None:
         assert answer.finished.usage.rounds < TOKENS
         await asyncio.sleep(5.0)
         assert sum(tally.won for tally in swarm.executor.registry.tallies.values()) > 0
-    assert (swarm.counts.came, swarm.counts.left, swarm.counts.died) == (4, 0, 0)
+    assert (swarm.nodes.counts.came, swarm.nodes.counts.left, swarm.nodes.counts.died) == (4, 0, 0)
 
 
 @in_virtual_time
@@ -65,32 +64,9 @@ async def test_whoever_comes_and_goes_the_tokens_are_right() -> None:
         for number in range(30):
             await asyncio.gather(ask(swarm, number), ask(swarm, 100 + number))
             await asyncio.sleep(5.0)
-        assert len(swarm.nodes) <= 12
-    assert swarm.counts.left > 10 and swarm.counts.died > 10
-    assert swarm.counts.came >= swarm.counts.left + swarm.counts.died
-
-
-@in_virtual_time
-async def test_many_die_at_once_and_are_replaced() -> None:
-    async with Swarm(spec(nodes=10, churn=Churn(stay=1e6, away=1e6)), seed=3) as swarm:
-        await asyncio.sleep(ARRIVAL_SECONDS + 5.0)
-        asking = asyncio.create_task(ask(swarm, 1))
-        await asyncio.sleep(0.2)
-        assert swarm.kill(0.8, random.Random(1)) == 8
-        await asking
-        await asyncio.sleep(20.0)
-        assert len(swarm.nodes) == len(swarm.executor.registry.nodes) == 2
-        pool = swarm.targets[0].target.pool
-        assert pool is not None and len(pool.attached) == 2, "those that are left were asked for"
-        await ask(swarm, 2)
-
-
-@pytest.mark.parametrize(
-    "fields", [{"stay": 0.0}, {"away": -1.0}, {"stay": float("inf")}, {"polite": 1.5}, {"silent": -0.1}], ids=str
-)
-def test_a_bad_value_is_named(fields: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(fields))} must be"):
-        Churn(**({"stay": 1.0, "away": 1.0} | fields))
+        assert len(swarm.nodes.here) <= 12
+    assert swarm.nodes.counts.left > 10 and swarm.nodes.counts.died > 10
+    assert swarm.nodes.counts.came >= swarm.nodes.counts.left + swarm.nodes.counts.died
 
 
 PROGRAM = """

@@ -1,20 +1,8 @@
 from __future__ import annotations
 
-import itertools
-
-import pytest
-
 from tests.support.hash_seeds import printed_under
-from wanspec_p2p.simulation.swarm import Churn
-from wanspec_p2p.simulation.swarm_hour import (
-    FARTHEST_ACCESS,
-    NEAREST_ACCESS,
-    SIDE_SECONDS,
-    Geography,
-    SwarmHour,
-    Waits,
-    play_swarm,
-)
+from wanspec_p2p.simulation.swarm_churn import Churn
+from wanspec_p2p.simulation.swarm_hour import SwarmHour, play_swarm
 
 SMALL = SwarmHour(
     nodes=20, targets=2, seconds=240.0, churn=Churn(stay=60.0, away=20.0, polite=0.4, silent=0.5), answers=6.0, tokens=8
@@ -53,24 +41,3 @@ def test_the_same_seed_gives_the_same_report_whatever_the_hash_seed() -> None:
     one, other = printed_under(PROGRAM, "1", "4242")
     assert one == other
     assert b"trace=" in one
-
-
-def test_a_map_is_drawn_by_its_seed_and_symmetric() -> None:
-    here, names = Geography(1), [f"node-{number}" for number in range(20)]
-    for one, other in itertools.combinations(names, 2):
-        rtt = here.wan(one, other).rtt
-        assert rtt == here.wan(other, one).rtt == Geography(1).wan(one, other).rtt
-        assert 2 * NEAREST_ACCESS <= rtt <= 2 * FARTHEST_ACCESS + SIDE_SECONDS * 2**0.5
-    assert Geography(2).wan("a", "b") != here.wan("a", "b")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [
-        ([], Waits(0)),
-        ([2.0], Waits(1, 2.0, 2.0, 2.0)),
-        ([float(n) for n in range(1, 101)], Waits(100, 50.5, 95.0, 100.0)),
-    ],
-)
-def test_waits(seconds: list[float], expected: Waits) -> None:
-    assert Waits.of(seconds[::-1]) == expected

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from wanspec_p2p.simulation.reference import Setting
-from wanspec_p2p.simulation.testbed_peer import peer_command
+from wanspec_p2p.simulation.scenario import LawOf
+from wanspec_p2p.simulation.testbed_peer import Part, peer_command
 from wanspec_p2p.types import Role
 
 
@@ -29,6 +31,15 @@ def test_a_command_names_times_and_lengths_but_no_secret(tmp_path: Path) -> None
         "--rows": "8",
     }
     assert command[-3:] == ["--no-local", "--address", "ws://127.0.0.1:1/x"]
+
+
+def test_a_node_is_told_its_part_and_the_law(tmp_path: Path) -> None:
+    part, law = Part("flapping", "ws://127.0.0.1:9/x", 4.0), LawOf(kind="calibrated")
+    command = peer_command(Role.NODE, tmp_path, name="ada", seed=0, setting=Setting(), law=law, part=part)
+    *_, law_flag, told, kind_flag, kind, slow_flag, slow, through_flag, through = command
+    assert (law_flag, json.loads(told)["kind"]) == ("--law", "calibrated")
+    assert (kind_flag, kind, slow_flag, slow) == ("--kind", "flapping", "--slow", "4.0")
+    assert (through_flag, through) == ("--through", "ws://127.0.0.1:9/x")
 
 
 @pytest.mark.parametrize("role", [Role.TARGET, Role.NODE])
