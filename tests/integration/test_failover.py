@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.answers import Answer
+from coordinator.answer import Answer
 from coordinator.endpoints import Endpoints
 from coordinator.events import Tick
 from coordinator.executor import Executor

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from coordinator.settings import CoordinatorSettings
 from node.settings import NodeSettings
 from tests.support.scripted_models import ByteTokenizer, ScriptedModel
 from tests.support.scripted_services import MODEL, drafter_model, target_model
+from tests.support.whole_network import running
 from wanspec_p2p.target.settings import TargetSettings
 from wanspec_p2p.types import Role
 
@@ -66,22 +66,6 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(SOON):
         while not condition():  # noqa: ASYNC110  # see above
             await asyncio.sleep(0.001)
-
-
-@contextlib.asynccontextmanager
-async def running(run: Callable[..., Coroutine[Any, Any, None]], settings: Any) -> AsyncIterator[str]:
-    stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(run(settings, ready=ready.set_result, stop=stop))
-    try:
-        async with asyncio.timeout(20):
-            await asyncio.wait((task, ready), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            task.result()
-        yield ready.result()
-    finally:
-        stop.set()
-        async with asyncio.timeout(20):
-            await task
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What operators do to a network of real services: read its logs, put a proxy before it, move it, change its key."""
+"""What operators do to a network of real services: read its logs, put a proxy before it, move it, change its keys."""
 
 from __future__ import annotations
 
@@ -7,28 +7,31 @@ import base64
 import contextlib
 import json
 import logging
+import shutil
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
 
 from coordinator import addresses
 from coordinator.admin import create_api_key, issue_join_token
-from coordinator.keys import rotate
+from coordinator.keys import rotate, rotate_certificate
 from node.dialling import Dialler
 from tests.support.certificates import self_made
 from tests.support.tls_proxy import tls_proxy
 from tests.support.whole_network import WholeNetwork, free_port, scripted, until
 from wanspec_p2p import logs
 from wanspec_p2p.client import Answer, AsyncClient
-from wanspec_p2p.clock import ManualClock
+from wanspec_p2p.clock import ManualClock, SystemClock
 from wanspec_p2p.errors import ConfigError, PeerRefused, RemoteProtocolError, Unauthenticated
 from wanspec_p2p.links import membership
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.security.join_tokens import JoinToken
-from wanspec_p2p.security.tls import listener_context
+from wanspec_p2p.security.self_made import CERTIFICATE, KEY, load_or_create_certificate, replace_certificate
+from wanspec_p2p.security.tls import certificate_fingerprint, listener_context
 from wanspec_p2p.types import Role
 
 PROMPT = "the marmalade xylophone of 4711"
@@ -178,6 +181,13 @@ def key_known(peer: Path) -> bytes | None:
     return None if known is None else known.coordinator
 
 
+def dialler(peer: Path) -> Dialler:
+    """How a node reaches its coordinator, once; a service tries again and again."""
+    known = membership.load(peer / "coordinator.json")
+    assert known is not None
+    return Dialler(Identity.load_or_create(peer / "identity.pem"), known, ManualClock())
+
+
 # Another key ----------------------------------------------------------------------------------------------------------
 
 
@@ -215,11 +225,9 @@ async def test_peers_that_were_away_follow_too_and_never_go_back(tmp_path: Path)
             pass
     first.replace(network.settings.identity_file)  # a thief with the old key, and all that can be copied
     async with network.coordinator():
-        known = membership.load(tmp_path / "node" / "coordinator.json")
-        assert known is not None and known.peer_id != first.peer_id
-        node = Dialler(Identity.load_or_create(tmp_path / "node" / "identity.pem"), known, ManualClock())
+        assert key_known(tmp_path / "node") != first.public_key
         with pytest.raises(RemoteProtocolError, match="another peer than expected"):
-            await node.coordinator()
+            await dialler(tmp_path / "node").coordinator()
 
 
 async def test_a_coordinator_with_a_new_key_that_no_old_one_signed_is_a_stranger(tmp_path: Path) -> None:
@@ -231,6 +239,80 @@ async def test_a_coordinator_with_a_new_key_that_no_old_one_signed_is_a_stranger
         with pytest.raises(RemoteProtocolError, match="another peer than expected"):
             async with network.node(join=token.encode()):
                 raise AssertionError("it was let in")
+
+
+# Another certificate --------------------------------------------------------------------------------------------------
+
+
+def own_certificate(directory: Path, **settings: Any) -> tuple[WholeNetwork, str]:
+    """A network whose coordinator shows, on loopback, the certificate it would make off it; and the fingerprint."""
+    certificate, key = load_or_create_certificate(directory / "coordinator/tls", "127.0.0.1", clock=SystemClock())
+    network = WholeNetwork(directory, port=free_port(), tls_cert=certificate, tls_key=key, **settings)
+    return network, certificate_fingerprint(certificate)
+
+
+def certificate_known(peer: Path) -> str | None:
+    known = membership.load(peer / "coordinator.json")
+    return None if known is None else known.certificate
+
+
+async def test_everybody_follows_the_coordinator_to_its_new_certificate_while_they_run(tmp_path: Path) -> None:
+    network, first = own_certificate(tmp_path)
+    async with contextlib.AsyncExitStack() as peers:
+        async with network.coordinator():
+            unused = issue_join_token(network.settings, role=Role.NODE)
+            await peers.enter_async_context(network.target(drafters=2))
+            await peers.enter_async_context(network.node())
+            client = await peers.enter_async_context(asking(network, fingerprint=first))
+            await network.drafting(client)
+            before = await ask(client)
+        old, new = rotate_certificate(network.settings)
+        assert old == first == unused.certificate
+        async with network.coordinator():
+            late = network.node(join=unused.encode(), data_dir=tmp_path / "late")  # its token names the old one
+            await peers.enter_async_context(late)
+            await network.drafting(client, drafters=2)
+            assert (await ask(client)).token_ids == before.token_ids
+            for peer in ("target", "node", "late"):  # who was linked when it went comes back in its own time
+                await until(lambda peer=peer: certificate_known(tmp_path / peer) == new)
+
+
+async def test_peers_that_were_away_follow_to_the_present_certificate_and_never_go_back(tmp_path: Path) -> None:
+    network, first = own_certificate(tmp_path)
+    async with network.coordinator():
+        async with network.node():
+            pass
+    shutil.copytree(network.settings.certificate_dir, tmp_path / "stolen")
+    rotate_certificate(network.settings)
+    _, present = rotate_certificate(network.settings)
+    async with network.coordinator():
+        async with network.node():
+            pass
+    assert certificate_known(tmp_path / "node") == present != first
+    old = {"tls_cert": tmp_path / "stolen" / CERTIFICATE, "tls_key": tmp_path / "stolen" / KEY}
+    async with WholeNetwork(tmp_path, port=network.settings.port, **old).coordinator():
+        with pytest.raises(RemoteProtocolError, match=f"shows a certificate with fingerprint {first}"):
+            await dialler(tmp_path / "node").coordinator()
+
+
+async def test_a_thief_of_the_old_certificates_key_is_not_taken_for_the_coordinator(tmp_path: Path) -> None:
+    """He can hand it on to himself; but peers then ask for the coordinator's own key."""
+    network, first = own_certificate(tmp_path)
+    async with network.coordinator():
+        async with network.node():
+            pass
+    shutil.copytree(network.settings.certificate_dir, tmp_path / "thief/coordinator/tls")
+    replace_certificate(tmp_path / "thief/coordinator/tls", "127.0.0.1", clock=SystemClock())
+    thief = WholeNetwork(
+        tmp_path / "thief",
+        port=network.settings.port,
+        tls_cert=tmp_path / "thief/coordinator/tls" / CERTIFICATE,
+        tls_key=tmp_path / "thief/coordinator/tls" / KEY,
+    )
+    async with thief.coordinator():
+        with pytest.raises(RemoteProtocolError, match="another peer than expected"):
+            await dialler(tmp_path / "node").coordinator()
+    assert certificate_known(tmp_path / "node") == first
 
 
 def test_an_address_that_could_never_be_checked_is_refused_at_once(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path as FilePath
 
 import pytest
 
@@ -15,16 +14,16 @@ from node.draft_link import DraftLink
 from node.drafting import DraftingEngine
 from node.lease_checks import Held
 from node.limits import LendingLimits
-from tests.support.scripted_models import ByteTokenizer, ScriptedModel
+from tests.support.scripted_models import ScriptedModel
 from tests.support.session_rows import SureTable
 from tests.support.target_kit import (
     CoordinatorEnd,
     FakeNode,
     Mint,
     dial_target,
-    names,
     prefix_hash,
     request,
+    scripted_target,
     target_alone,
     until,
 )
@@ -41,11 +40,8 @@ from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.security.leases import issue
 from wanspec_p2p.speculation.calibration import RANKS
 from wanspec_p2p.speculation.tree import chain_hash
-from wanspec_p2p.target.settings import TargetSettings
-from wanspec_p2p.target.wiring import Target
 from wanspec_p2p.types import PeerId, Sampling, TokenId
 
-NOWHERE = FilePath("/nowhere")
 TARGET_PASS, DRAFTER_PASS = 0.020, 0.004
 """Seconds of one forward pass."""
 TOKENS = 40
@@ -74,16 +70,8 @@ class World:
         self.mint = Mint(self.clock, self.identity)
         self.coordinator = CoordinatorEnd(self.mint.identity, self.identity, self.clock)
         self.model = ScriptedModel(seed=1, before_forward=lambda batch: asyncio.sleep(TARGET_PASS))
-        self.target = Target(
-            TargetSettings(data_dir=NOWHERE, cache_dir=NOWHERE, drafters=drafters),
-            self.identity,
-            self.mint.identity.public_key,
-            self.model,
-            ByteTokenizer(),
-            self.clock,
-            dial=self.coordinator.dial,
-            rng=random.Random(1),
-            new_id=names("id"),
+        self.target = scripted_target(
+            self.identity, self.mint.identity, self.model, self.clock, self.coordinator.dial, drafters=drafters
         )
         self.stop = asyncio.Event()
         self.answers: dict[str, list[TokenId]] = {}

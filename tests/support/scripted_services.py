@@ -14,7 +14,7 @@ import select
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -23,7 +23,7 @@ from tests.support.scripted_models import ByteTokenizer, ScriptedModel
 from wanspec_p2p.cli.processes import wanspec_environment
 from wanspec_p2p.types import Segment
 
-__all__ = ["MODEL", "Services", "drafter_model", "main", "running_services", "target_model"]
+__all__ = ["MODEL", "Services", "drafter_model", "main", "running_services", "target_model", "wait_for_drafters"]
 
 MODEL = "scripted"
 TARGET_PASS, DRAFTER_PASS = 0.010, 0.002
@@ -50,7 +50,8 @@ def drafter_model() -> ScriptedModel:
     return ScriptedModel(seed=1, context=CONTEXT, drift=0.1, name="scripted-draft", before_forward=_drafter_pass)
 
 
-def main() -> None:
+def main() -> int:
+    """The exit code."""
     import node.daemon
     import wanspec_p2p.cli.main
     import wanspec_p2p.target.service as target
@@ -69,7 +70,7 @@ def main() -> None:
     for module, name, stand_in in replaced:
         assert hasattr(module, name), f"{module.__name__} loads its model in another way now"
         setattr(module, name, stand_in)
-    wanspec_p2p.cli.main.main()
+    return wanspec_p2p.cli.main.main()
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,15 @@ class Services:
     Attributes:
         url: of the coordinator, without `/v1`.
         key: an API key.
+        start_coordinator: starts it as it was started first, after it has ended; returns when it is ready.
+        tell: a command about the coordinator that is told its data directory, to its end; the JSON it prints.
     """
 
     url: str
     key: str
     processes: Mapping[str, subprocess.Popen[bytes]]
+    start_coordinator: Callable[[], object]
+    tell: Callable[..., dict[str, Any]]
 
     def get(self, path: str) -> Any:
         """A JSON document of the coordinator; the text where it is none."""
@@ -94,22 +99,27 @@ class Services:
 
 
 @contextlib.contextmanager
-def running_services(directory: Path, *, nodes: int = 2) -> Iterator[Services]:
-    """Services that have found each other; all are ended, by their own pids, when the block is left."""
+def running_services(directory: Path, *, nodes: int = 2, run: Sequence[str] = ()) -> Iterator[Services]:
+    """Services that have found each other; all are ended, by their own pids, when the block is left.
+
+    Args:
+        run: flags of `wanspec coordinator run`.
+    """
     environment = wanspec_environment(os.environ, directory / "config")
     with contextlib.ExitStack() as stack:
+        processes: dict[str, subprocess.Popen[bytes]] = {}
 
-        def start(name: str, *arguments: str, token: str = "") -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
-            log = stack.enter_context((directory / f"{name}.log").open("wb"))
+        def start(name: str, *arguments: str, token: str = "") -> dict[str, Any]:
+            log = stack.enter_context((directory / f"{name}.log").open("ab"))
             where = ("--data-dir", str(directory / name), "--json", "--with-parent")
-            process = stack.enter_context(_process([*_command(*arguments), *where], environment, log))
+            process = processes[name] = stack.enter_context(_process([*_command(*arguments), *where], environment, log))
             assert process.stdin is not None and process.stdout is not None
             if token:
                 process.stdin.write(f"{token}\n".encode())
                 process.stdin.flush()
-            return process, _ready_line(process.stdout, directory / f"{name}.log")
+            return _ready_line(process.stdout, directory / f"{name}.log")
 
-        def told(*arguments: str) -> dict[str, Any]:
+        def tell(*arguments: str) -> dict[str, Any]:
             where = ("--data-dir", str(directory / "coordinator"), "--json")
             out = subprocess.run(
                 [*_command(*arguments), *where],
@@ -122,15 +132,17 @@ def running_services(directory: Path, *, nodes: int = 2) -> Iterator[Services]:
             answer: dict[str, Any] = json.loads(out)
             return answer
 
-        coordinator, ready = start("coordinator", "coordinator", "run")
-        processes = {"coordinator": coordinator}
-        key = told("coordinator", "key", "interop")["api_key"]
+        def start_coordinator() -> dict[str, Any]:
+            return start("coordinator", "coordinator", "run", *run)
+
+        url = start_coordinator()["url"]
+        key = tell("coordinator", "key", "interop")["api_key"]
         for name, role in [("target", "target"), *((f"node-{number}", "node") for number in range(nodes))]:
-            token = told("coordinator", "token", "--role", role)["token"]
+            token = tell("coordinator", "token", "--role", role)["token"]
             said = ("--owner", name, "--site", name, "--name", name)
-            processes[name], _ = start(name, role, "join", "-", "--model", MODEL, *said, token=token)
-        services = Services(ready["url"], key, processes)
-        _wait_for_drafters(services, nodes)
+            start(name, role, "join", "-", "--model", MODEL, *said, token=token)
+        services = Services(url, key, processes, start_coordinator, tell)
+        wait_for_drafters(services, nodes)
         yield services
 
 
@@ -168,7 +180,7 @@ def _ready_line(pipe: IO[bytes], log: Path) -> dict[str, Any]:
     return message
 
 
-def _wait_for_drafters(services: Services, count: int) -> None:
+def wait_for_drafters(services: Services, count: int) -> None:
     """By asking again and again: nobody tells when a node has dialled its target."""
     target = services.processes["target"]
     for _ in range(int(START_SECONDS / 0.1)):
@@ -180,4 +192,4 @@ def _wait_for_drafters(services: Services, count: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

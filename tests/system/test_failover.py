@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from wanspec_p2p.cli.bench.cluster import Cluster
-from wanspec_p2p.cli.bench.failover import TARGETS, Victim, strike_all
+from wanspec_p2p.cli.bench.failover import TARGETS, strike_all
+from wanspec_p2p.cli.bench.failover_outcome import Victim
 from wanspec_p2p.cli.bench.measuring import load_prompts
 from wanspec_p2p.cli.processes import Fleet
 from wanspec_p2p.client import AsyncClient

@@ -7,17 +7,17 @@ one prompt. Then the same target answers the same request alone; the token ids m
 from __future__ import annotations
 
 import asyncio
-import os
-import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.admin import create_api_key, issue_join_token
 from coordinator.settings import CoordinatorSettings
 from node import hardware
+from wanspec_p2p.cli.coordinator_child import start_coordinator
 from wanspec_p2p.cli.demo_report import Report, Run
 from wanspec_p2p.cli.demo_screen import Screen
-from wanspec_p2p.cli.processes import Child, ChildDied, Fleet, until_signal, wanspec_command, wanspec_environment
+from wanspec_p2p.cli.processes import Child, ChildDied, Fleet, wanspec_command, with_fleet
 from wanspec_p2p.cli.prompt import node_names
 from wanspec_p2p.cli.settings import model_cache
 from wanspec_p2p.client import AsyncClient
@@ -61,16 +61,18 @@ async def run_demo(screen: Screen, prompt: str, options: Options) -> Report:
         KeyboardInterrupt: SIGINT, SIGTERM or SIGHUP came.
         WanspecError: a part did not start, or ended too early.
     """
-    with tempfile.TemporaryDirectory(prefix="wanspec-demo-") as name, screen:
-        directory = Path(name)
-        async with Fleet(directory, wanspec_environment(os.environ, directory / "config")) as fleet:
-            try:
-                return await until_signal(fleet, _demo(fleet, directory, screen, prompt, options))
-            except ChildDied as died:
-                screen.last_words(died)
-                raise
-            finally:
-                screen.step("ending every process")
+
+    async def work(fleet: Fleet, directory: Path, _: Mapping[str, str]) -> Report:
+        try:
+            return await _demo(fleet, directory, screen, prompt, options)
+        except ChildDied as died:
+            screen.last_words(died)
+            raise
+        finally:
+            screen.step("ending every process")
+
+    with screen:  # around the fleet: the last step is done when every process has ended
+        return await with_fleet("wanspec-demo-", work)
 
 
 async def _demo(fleet: Fleet, directory: Path, screen: Screen, prompt: str, options: Options) -> Report:
@@ -93,10 +95,8 @@ async def _start_coordinator(fleet: Fleet, directory: Path, screen: Screen) -> t
     """Its address, and a submitter's key."""
     screen.step("starting the coordinator")
     settings = _coordinator_settings(directory)
-    command = wanspec_command("coordinator", "run", "--data-dir", str(settings.data_dir), "--json", "--with-parent")
-    child = await fleet.start("coordinator", command)
-    ready = await child.ready(READY_SECONDS)
-    return str(ready["url"]), create_api_key(settings, "demo")
+    _, url = await start_coordinator(fleet, settings.data_dir, READY_SECONDS)
+    return url, create_api_key(settings, "demo")
 
 
 def _coordinator_settings(directory: Path) -> CoordinatorSettings:

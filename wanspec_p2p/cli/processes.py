@@ -29,7 +29,6 @@ __all__ = [
     "Child",
     "ChildDied",
     "Fleet",
-    "until_signal",
     "wanspec_command",
     "wanspec_environment",
     "with_fleet",
@@ -178,14 +177,18 @@ class Fleet:
         """The result of `work`.
 
         Raises:
-            ChildDied: a child ended meanwhile; `work` is cancelled.
+            ChildDied: a child ended meanwhile that had not been forgotten; `work` is cancelled.
         """
         task = asyncio.ensure_future(work)
         ends = [asyncio.ensure_future(child.process.wait()) for child in self._children]
         try:
-            await asyncio.wait([task, *ends], return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                raise next(child for child in self._children if child.process.returncode is not None).died()
+            while not task.done():
+                await asyncio.wait(
+                    [task, *(end for end in ends if not end.done())], return_when=asyncio.FIRST_COMPLETED
+                )
+                dead = next((child for child in self._children if child.process.returncode is not None), None)
+                if dead is not None and not task.done():
+                    raise dead.died()
             return task.result()
         finally:
             for pending in (task, *ends):
@@ -218,16 +221,16 @@ async def with_fleet(prefix: str, work: Callable[[Fleet, Path, Mapping[str, str]
         prefix: of the folder's name.
 
     Raises:
-        KeyboardInterrupt: there was a signal (`until_signal`).
+        KeyboardInterrupt: there was a signal.
     """
     with tempfile.TemporaryDirectory(prefix=prefix) as name:
         directory = Path(name)
         environment = wanspec_environment(os.environ, directory / "config")
         async with Fleet(directory, environment) as fleet:
-            return await until_signal(fleet, work(fleet, directory, environment))
+            return await _until_signal(fleet, work(fleet, directory, environment))
 
 
-async def until_signal(fleet: Fleet, work: Awaitable[T]) -> T:
+async def _until_signal(fleet: Fleet, work: Awaitable[T]) -> T:
     """The first signal ends the work in order, the second one every child at once.
 
     Raises:

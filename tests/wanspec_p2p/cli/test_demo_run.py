@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.fake_coordinator import NODE_A, NODE_B, FakeCoordinator, serving
 from tests.wanspec_p2p.cli.conftest import Run
-from wanspec_p2p.cli import demo_run
+from wanspec_p2p.cli import coordinator_child, demo_run
 from wanspec_p2p.errors import ExitCode
 
 SERVICE = """
@@ -72,7 +72,8 @@ def stage(fake: FakeCoordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     with serving(fake) as url:
         stage = Stage(pids, temporary, url)
-        monkeypatch.setattr(demo_run, "wanspec_command", stage.command)
+        for starting in (demo_run, coordinator_child):
+            monkeypatch.setattr(starting, "wanspec_command", stage.command)
         monkeypatch.setattr(demo_run, "issue_join_token", lambda settings, role: Token())
         monkeypatch.setattr(demo_run, "create_api_key", lambda settings, name: "key")
         monkeypatch.setattr(tempfile, "tempdir", str(temporary))

@@ -97,6 +97,22 @@ async def test_a_death_ends_the_work_that_needs_the_child(fleet: Fleet) -> None:
         await fleet.while_alive(never.wait())
 
 
+async def test_a_child_that_was_forgotten_may_die_and_any_other_may_not(fleet: Fleet) -> None:
+    doomed, other = [await fleet.start(name, python(READY + "sys.stdin.read()")) for name in ("doomed", "other")]
+    for child in (doomed, other):
+        await child.ready(10)
+
+    async def kills_both() -> None:
+        fleet.forget(doomed)
+        doomed.kill()
+        await doomed.process.wait()
+        other.kill()
+        await asyncio.Event().wait()
+
+    with pytest.raises(ChildDied, match="the other ended with signal SIGKILL"):
+        await fleet.while_alive(kills_both())
+
+
 async def test_work_that_ends_first_gives_its_result(fleet: Fleet) -> None:
     child = await fleet.start("node", python(READY + "sys.stdin.read()"))
     assert await fleet.while_alive(child.ready(10)) == {"event": "ready", "url": "x://1"}

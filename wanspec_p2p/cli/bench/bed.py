@@ -8,9 +8,9 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ import psutil
 
 from coordinator.admin import create_api_key, issue_join_token
 from coordinator.settings import CoordinatorSettings
-from wanspec_p2p.cli.processes import Child, Fleet, wanspec_command
+from wanspec_p2p.cli.bench.holdings import Usage, Watched
+from wanspec_p2p.cli.coordinator_child import start_coordinator
+from wanspec_p2p.cli.processes import Child, Fleet
 from wanspec_p2p.clock import Clock
 from wanspec_p2p.errors import WanspecError
 from wanspec_p2p.simulation.laws import Text
@@ -29,7 +31,7 @@ from wanspec_p2p.simulation.swarm_peers import SimulatedTokenizer
 from wanspec_p2p.simulation.testbed_peer import peer_command
 from wanspec_p2p.types import Role, TokenId
 
-__all__ = ["Bed", "Reply", "Usage", "Watched", "slope"]
+__all__ = ["Bed", "Reply"]
 
 READY_SECONDS = 60.0
 ANSWER_SECONDS = 600.0
@@ -44,35 +46,6 @@ class Reply:
     status: int
     ids: list[TokenId] | None
     retry_after: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a process holds."""
-
-    tasks: int
-    files: int
-    rss: int
-
-    def exceeds(self, other: Usage) -> bool:
-        return self.tasks > other.tasks or self.files > other.files
-
-
-@dataclass
-class Watched:
-    """RSS over time of the services, sampled while it runs: (seconds, bytes)."""
-
-    rss: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
-
-
-def slope(samples: Sequence[tuple[float, float]]) -> float:
-    """Of a straight line through the samples (least squares), in units per second; 0 where there is none."""
-    if len(samples) < 2:
-        return 0.0
-    mean_x = sum(x for x, _ in samples) / len(samples)
-    mean_y = sum(y for _, y in samples) / len(samples)
-    spread = sum((x - mean_x) ** 2 for x, _ in samples)
-    return sum((x - mean_x) * (y - mean_y) for x, y in samples) / spread if spread else 0.0
 
 
 class Bed:
@@ -92,9 +65,7 @@ class Bed:
         cls, fleet: Fleet, directory: Path, *, seed: int, setting: Setting, slots: int
     ) -> AsyncIterator[Bed]:
         home = CoordinatorSettings(data_dir=directory / "coordinator", port=0)
-        command = ("coordinator", "run", "--port", "0", "--data-dir", str(home.data_dir), "--json", "--with-parent")
-        coordinator = await fleet.start("coordinator", wanspec_command(*command))
-        url = str((await coordinator.ready(READY_SECONDS))["url"])
+        coordinator, url = await start_coordinator(fleet, home.data_dir, READY_SECONDS)
         bed = cls(fleet, home, seed, setting, url)
         async with bed.http, bed.load:
             bed.services["coordinator"] = coordinator

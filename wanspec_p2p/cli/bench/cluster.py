@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from wanspec_p2p.cli.coordinator_child import start_coordinator
 from wanspec_p2p.cli.processes import Child, Fleet, wanspec_command
 from wanspec_p2p.client import AsyncClient
 from wanspec_p2p.errors import WanspecError
@@ -82,15 +83,10 @@ class Cluster:
 
     async def start_coordinator(self) -> None:
         """Also again, at the same address, after it was killed."""
-        home = self._directory / "coordinator"
-        self.coordinator = await self._fleet.start(
-            self._log_name("coordinator"),
-            wanspec_command(
-                *("coordinator", "run", "--port", str(urlsplit(self.url).port or 0), "--data-dir", str(home)),
-                *("--json", "--with-parent"),
-            ),
+        home, port = self._directory / "coordinator", urlsplit(self.url).port or 0
+        self.coordinator, self.url = await start_coordinator(
+            self._fleet, home, READY_SECONDS, name=self._log_name("coordinator"), port=port
         )
-        self.url = str((await self.coordinator.ready(READY_SECONDS))["url"])
 
     async def start_target(self, name: str) -> Child:
         """Not waited for. A name that has been used is the same target, started again."""

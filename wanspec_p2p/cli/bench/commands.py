@@ -131,9 +131,10 @@ def failover(
 ) -> None:
     """Kill and stop each kind of process at random points of answers; compare every token, and report the waits."""
     from wanspec_p2p.cli.bench import failover as bench
+    from wanspec_p2p.cli.bench.failover_outcome import Victim, markdown, victim_of
     from wanspec_p2p.cli.bench.measuring import load_prompts
 
-    victims = tuple(bench.Victim) if victim is None else tuple(bench.victim_of(text) for text in victim)
+    victims = tuple(Victim) if victim is None else tuple(victim_of(text) for text in victim)
     chosen = load_prompts(prompts, 4)
     with progress_bars() as progress:
         outcomes = asyncio.run(
@@ -151,7 +152,7 @@ def failover(
     if json:
         emit([asdict(outcome) for outcome in outcomes])
     else:
-        say(bench.markdown(outcomes))
+        say(markdown(outcomes))
     if any(outcome.different for outcome in outcomes):
         raise typer.Exit(ExitCode.NOT_IDENTICAL)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wanspec_p2p.cli.bench.bed import Bed, Usage, Watched, slope
+from wanspec_p2p.cli.bench.bed import Bed
+from wanspec_p2p.cli.bench.holdings import Holdings, Watched
 from wanspec_p2p.cli.processes import Fleet, with_fleet
 from wanspec_p2p.clock import Clock, SystemClock
 from wanspec_p2p.errors import WanspecError
@@ -28,7 +29,7 @@ SETTLE_SECONDS = 60.0
 
 
 @dataclass
-class Outcome:
+class Outcome(Holdings):
     """Attributes:
     joined, killed, stopped: nodes.
     ghosts: entries of nodes and leases that the coordinator still has when all nodes are gone.
@@ -41,14 +42,10 @@ class Outcome:
     answers: int = 0
     wrong: int = 0
     ghosts: int = 0
-    before: dict[str, Usage] = field(default_factory=dict)
-    after: dict[str, Usage] = field(default_factory=dict)
-    rss_per_hour: dict[str, float] = field(default_factory=dict)
 
     @property
     def failed(self) -> bool:
-        leaked = any(after.exceeds(self.before[name]) for name, after in self.after.items())
-        return bool(self.wrong or self.ghosts) or leaked
+        return bool(self.wrong or self.ghosts) or self.leaked
 
 
 async def run(*, minutes: float, nodes: int, seed: int) -> Outcome:
@@ -89,8 +86,7 @@ class _Soak:
         outcome.after = await bed.settled(outcome.before, SETTLE_SECONDS)
         state = await bed.state()
         outcome.ghosts = len(state["nodes"]) + len(state["leases"])
-        for name, samples in watched.rss.items():
-            outcome.rss_per_hour[name] = slope(samples[len(samples) // 3 :]) * 3600.0
+        outcome.grew(watched)
         return outcome
 
     async def _place(self, until: float) -> None:
@@ -151,10 +147,5 @@ def report(outcome: Outcome) -> dict[str, Any]:
         "answers": outcome.answers,
         "wrong_answers": outcome.wrong,
         "ghosts": outcome.ghosts,
-        **{f"rss_mib_per_hour_{name}": round(rss / 2**20, 1) for name, rss in outcome.rss_per_hour.items()},
-        **{
-            f"{what}_{name}": f"{getattr(outcome.before[name], what)} → {getattr(outcome.after[name], what)}"
-            for name in outcome.after
-            for what in ("tasks", "files")
-        },
+        **outcome.report(),
     }

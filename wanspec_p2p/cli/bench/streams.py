@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wanspec_p2p.cli.bench.bed import Bed, Reply, Usage, Watched, slope
+from wanspec_p2p.cli.bench.bed import Bed, Reply
+from wanspec_p2p.cli.bench.holdings import Holdings, Watched
 from wanspec_p2p.cli.processes import Fleet, with_fleet
 from wanspec_p2p.clock import Clock, SystemClock
 from wanspec_p2p.simulation.reference import Setting
@@ -22,7 +23,7 @@ HEALTHY_SECONDS = 0.050
 
 
 @dataclass
-class Outcome:
+class Outcome(Holdings):
     """Attributes:
     wrong: answers that were not the text, token by token, or did not end.
     refused: of them all, those with 503; `dishonest` had no `retry-after`, or another status than 200 and 503.
@@ -40,14 +41,10 @@ class Outcome:
     dishonest: int = 0
     most: int = 0
     health: list[float] = field(default_factory=list)
-    before: dict[str, Usage] = field(default_factory=dict)
-    after: dict[str, Usage] = field(default_factory=dict)
-    rss_per_hour: dict[str, float] = field(default_factory=dict)
 
     @property
     def failed(self) -> bool:
-        leaked = any(after.exceeds(self.before[name]) for name, after in self.after.items())
-        return bool(self.wrong or self.dishonest) or self.most > self.bound or leaked
+        return bool(self.wrong or self.dishonest) or self.most > self.bound or self.leaked
 
     def count(self, reply: Reply, right: list[int]) -> None:
         if reply.status == 503 and reply.retry_after is not None and int(reply.retry_after) >= 1:
@@ -96,9 +93,7 @@ class _Load:
         await asyncio.gather(*watching, return_exceptions=True)
         outcome.health = await bed.latencies(health)
         outcome.after = await bed.settled(outcome.before, SETTLE_SECONDS)
-        for name, samples in watched.rss.items():
-            later = samples[len(samples) // 3 :]  # without the climb to the load
-            outcome.rss_per_hour[name] = slope(later) * 3600.0
+        outcome.grew(watched)
         return outcome
 
     async def _stream(self, stream: int, until: float) -> None:
@@ -145,12 +140,7 @@ def report(outcome: Outcome) -> dict[str, Any]:
         "health_asked": len(ordered),
         **{f"health_ms_{name}": round(seconds * 1000.0, 1) for name, seconds in share.items()},
         "health_over_50_ms": sum(seconds > HEALTHY_SECONDS for seconds in ordered),
-        **{f"rss_mib_per_hour_{name}": round(rss / 2**20, 1) for name, rss in outcome.rss_per_hour.items()},
-        **{
-            f"{what}_{name}": f"{getattr(outcome.before[name], what)} → {getattr(outcome.after[name], what)}"
-            for name in outcome.after
-            for what in ("tasks", "files")
-        },
+        **outcome.report(),
     }
 
 

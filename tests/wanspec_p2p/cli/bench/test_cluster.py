@@ -4,14 +4,13 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.support.recorded_fleet import RecordedFleet
 from wanspec_p2p.cli.bench import cluster as module
 from wanspec_p2p.cli.bench.cluster import Cluster
-from wanspec_p2p.cli.processes import Child, Fleet
 from wanspec_p2p.simulation.adversaries import Kind
 
 TOKEN = {"target": "s3cret of the target", "node": "s3cret of a node"}
@@ -20,20 +19,6 @@ import json, sys
 print(json.dumps({"event": "ready", "url": "http://127.0.0.1:1", "peer": "p"}), flush=True)
 sys.stdin.read()
 """
-
-
-class Recorded(Fleet):
-    """Starts a small program for every service, and remembers what should have been run and what was told."""
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory, os.environ)
-        self.commands: list[tuple[str, ...]] = []
-        self.secrets: dict[str, str | None] = {}
-
-    async def start(self, name: str, command: Sequence[str], *, secret: str | None = None) -> Child:
-        self.commands.append(tuple(command))
-        self.secrets[name] = secret
-        return await super().start(name, [sys.executable, "-S", "-c", SERVICE], secret=secret)
 
 
 def command(*arguments: str) -> list[str]:
@@ -46,12 +31,12 @@ def command(*arguments: str) -> list[str]:
 
 async def test_tokens_are_told_to_peers_and_are_in_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "wanspec_command", command)
-    async with asyncio.timeout(60), Recorded(tmp_path) as fleet:
+    async with asyncio.timeout(60), RecordedFleet(tmp_path, SERVICE) as fleet:
         running = Cluster.running(fleet, tmp_path, os.environ, cache=tmp_path, model="m", drafter="d")
         async with running as cluster:
             await cluster.start_node(Kind.LIAR)
             secrets = {"coordinator-run-1": None, "target-1-run-2": TOKEN["target"], "liar-1": TOKEN["node"]}
             assert fleet.secrets == secrets
-            (joining,) = (words for words in fleet.commands if "join" in words)
-            assert joining[:4] == ("wanspec", "target", "join", "-")
-            assert not any("s3cret" in word for words in fleet.commands for word in words)
+            (joining,) = (words for words in fleet.commands.values() if "join" in words)
+            assert joining[:4] == ["wanspec", "target", "join", "-"]
+            assert not any("s3cret" in word for words in fleet.commands.values() for word in words)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.wanspec_p2p.cli.conftest import Run
-from wanspec_p2p.cli.bench.bed import Usage
+from wanspec_p2p.cli.bench.holdings import Usage
 from wanspec_p2p.cli.bench.soak import Outcome, report
 
 

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from tests.wanspec_p2p.cli.conftest import Run
-from wanspec_p2p.cli.bench.bed import Reply, Usage
+from wanspec_p2p.cli.bench.bed import Reply
+from wanspec_p2p.cli.bench.holdings import Usage
 from wanspec_p2p.cli.bench.streams import Outcome, report
 
 
