@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 import typer
 
+from tests.support.documented import LANGUAGES, blocks, exemption
+from tests.support.example_pages import EXEMPT, pages_with_examples, typed
+from tests.support.example_pages import PAGES as EXAMPLES
 from wanspec_p2p.cli.main import app
 from wanspec_p2p.errors import ExitCode
 from wanspec_p2p.models.catalog import DRAFTER, TARGET
@@ -20,18 +23,16 @@ from wanspec_p2p.models.catalog import DRAFTER, TARGET
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-KNOWN_TOOLS = {"make", "pip", "curl", "export", ".", "llm", "aiperf"}
+KNOWN_TOOLS = {"make", "pip", "curl", "export", ".", "llm", "aiperf", "docker"}
 
 
 def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def blocks(page: Path, language: str) -> Iterator[str]:
-    for found, body in BLOCK.findall(page.read_text(encoding="utf-8")):
-        if found == language:
-            yield body
+def texts(page: Path, language: str) -> Iterator[str]:
+    """Of the page's blocks in one language."""
+    return (block.body for block in blocks(page.read_text(encoding="utf-8")) if block.language == language)
 
 
 def anchors(page: Path) -> set[str]:
@@ -41,7 +42,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def shell_commands(page: Path) -> Iterator[list[str]]:
-    for body in blocks(page, "console"):
+    for body in texts(page, "console"):
         for line in body.replace("\\\n", " ").splitlines():
             if line.startswith("$ "):
                 for part in [*re.findall(r"\$\(([^)]*)\)", line), re.sub(r"\$\([^)]*\)", "TOKEN", line[2:])]:
@@ -95,6 +96,32 @@ def test_commands_that_are_shown_exist_with_their_flags(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_block_says_what_it_is(page: Path) -> None:
+    """A command in a block of no language would be typed by readers and run by no test."""
+    for block in blocks(page.read_text(encoding="utf-8")):
+        assert block.language in LANGUAGES, f"line {block.line}: {block.language or 'nothing'} is none of {LANGUAGES}"
+        assert block.language == "console" or not re.search(r"^\$ ", block.body, re.MULTILINE)
+
+
+def test_what_is_not_run_is_shown_somewhere() -> None:
+    """`tests/system/test_examples.py` runs all that the pages show, but for what these tables name."""
+    shown = [text for page in pages_with_examples() for text in typed((ROOT / page).read_text(encoding="utf-8"))]
+    used = {exemption(text, EXEMPT) for text in shown}
+    assert set(EXEMPT) <= used
+    assert set(EXAMPLES) <= set(pages_with_examples())
+
+
+def test_extras_that_are_shown_exist() -> None:
+    import tomllib
+
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    shown = {extra for group in re.findall(r'pip install "\.\[([\w,]+)\]"', text) for extra in group.split(",")}
+    assert shown and shown <= set(extras)
+    assert not re.search(r'pip install "?wanspec', text), "no index has us"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_make_targets_that_are_shown_exist(page: Path) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for words in shell_commands(page):
@@ -104,7 +131,7 @@ def test_make_targets_that_are_shown_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_python_examples_parse_and_import_what_is_there(page: Path) -> None:
-    for body in blocks(page, "python"):
+    for body in texts(page, "python"):
         for statement in ast.walk(ast.parse(body)):
             if isinstance(statement, ast.ImportFrom) and (statement.module or "").startswith("wanspec_p2p"):
                 module = __import__(statement.module or "", fromlist=["_"])

@@ -11,7 +11,6 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -31,8 +30,18 @@ from tests.support.fake_draft_target import FakeDraftTarget
 from tests.support.fake_node_coordinator import FakeNodeCoordinator
 from tests.support.fake_target import FakePeer, FakeTarget, answer_ids, node_registration, target_registration
 from tests.support.node_facts import NodeFacts, drafter_model
-from tests.support.scripted_models import ByteTokenizer, ScriptedModel
-from tests.support.target_kit import CoordinatorEnd, FakeNode, Mint, dial_target, names, request, target_alone
+from tests.support.scripted_models import ScriptedModel
+from tests.support.target_kit import (
+    NOWHERE,
+    CoordinatorEnd,
+    FakeNode,
+    Mint,
+    dial_target,
+    names,
+    request,
+    scripted_target,
+    target_alone,
+)
 from wanspec_p2p.errors import LinkClosed, PeerRefused, RequestError
 from wanspec_p2p.links.backoff import Backoff
 from wanspec_p2p.links.memory import memory_transports
@@ -48,13 +57,10 @@ from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.security.leases import check
 from wanspec_p2p.simulation.ledger import MemoryLedger
 from wanspec_p2p.simulation.loop import SimulatedClock
-from wanspec_p2p.target.settings import TargetSettings
-from wanspec_p2p.target.wiring import Target
 from wanspec_p2p.types import Role, Sampling
 
 __all__ = ["WORLDS", "World"]
 
-NOWHERE = Path("/nowhere")
 PASS_SECONDS = 0.002
 PATIENCE = 600.0
 """Virtual seconds within which somebody honest must be served."""
@@ -264,16 +270,8 @@ class _Target(World):
         self.mint = Mint(self.clock, self.identity)
         self.coordinator = CoordinatorEnd(self.mint.identity, self.identity, self.clock)
         self.model = ScriptedModel(seed=1, before_forward=lambda batch: asyncio.sleep(PASS_SECONDS))
-        self.target = Target(
-            TargetSettings(data_dir=NOWHERE, cache_dir=NOWHERE, drafters=2),
-            self.identity,
-            self.mint.identity.public_key,
-            self.model,
-            ByteTokenizer(),
-            self.clock,
-            dial=self.coordinator.dial,
-            rng=self.rng,
-            new_id=names("id"),
+        self.target = scripted_target(
+            self.identity, self.mint.identity, self.model, self.clock, self.coordinator.dial, rng=self.rng, drafters=2
         )
         self.stop = asyncio.Event()
         self.request = names("request")
