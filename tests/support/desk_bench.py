@@ -16,10 +16,11 @@ from wanspec_p2p.protocol.coordinator_to_target import Generate
 from wanspec_p2p.protocol.target_to_coordinator import Receipt
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.speculation.events import DraftArrived
+from wanspec_p2p.speculation.pace import Knowledge
 from wanspec_p2p.speculation.policy import Policy
 from wanspec_p2p.target.answering import Answering
 from wanspec_p2p.target.drafters import DrafterPool
-from wanspec_p2p.target.engine import Engine
+from wanspec_p2p.target.engine import Engine, OwnDrafter
 from wanspec_p2p.target.requests import RequestDesk
 from wanspec_p2p.target.runner import SessionRunner
 from wanspec_p2p.types import PeerId, Sampling, Segment, TokenId
@@ -71,7 +72,9 @@ class Bench:
         self.receipts: list[Receipt] = []
         clock = LoopClock()
         self.pool = Pool(self.model, clock)
-        self.engine = Engine(self.model, slots)
+        knowledge = Knowledge()
+        own = None if local is None else OwnDrafter(local, knowledge.drafting_pays)
+        self.engine = Engine(self.model, slots, own)
         answering = Answering(
             engine=self.engine,
             tokenizer=ByteTokenizer(),
@@ -81,7 +84,7 @@ class Bench:
             receipts=self.receipts.extend,
             new_id=names("id"),
             clock=clock,
-            local=None if local is None else Engine(local, slots),
+            knowledge=knowledge,
         )
         self.desk = RequestDesk(answering.answer, self.said)
 

@@ -223,8 +223,11 @@ class Drive:
         return self._running is not None or self._local_running is not None
 
     def _grant(self) -> None:
+        """As the engine does it for a session that is alone."""
+        drafting = self.target.knowledge.drafting_pays(self.target.drafting_gain)
         self._wants_model = False
-        self.feed(ModelFree(self.now))
+        self.feed(ModelFree(self.now, drafting=drafting))
+        assert self._busy, "a turn was not taken"
 
     def _finish_pass(self) -> None:
         segment, self._running = self._running, None

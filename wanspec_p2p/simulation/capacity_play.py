@@ -65,6 +65,7 @@ class Case:
         drafters: remote ones of each session.
         rtt: seconds to them.
         passes: draft passes at the target before each verification.
+        gate: the target drafts beside them, where and when its own gate says so.
         rows: places that a session has in each of those; None drafts a chain, each pass of which adds a token.
         held: verify so many drafted tokens a round where there are so many, whatever a row costs; None leaves it to
             the price of a row.
@@ -75,6 +76,7 @@ class Case:
     passes: int = 0
     rows: int | None = None
     held: int | None = None
+    gate: bool = False
 
     def policy(self, clients: int) -> Policy:
         if self.passes == 0:
@@ -108,7 +110,7 @@ async def _play(case: Case, hardware: Hardware, clients: int, tokens: int, seed:
     law, wan, device = IidLaw(text), Wan(rtt=case.rtt), asyncio.Lock()
     target = _OnDevice(SimulatedTarget(text, DeviceTime(flat(hardware.verify, WIDTH))), device)
     drafting = DeviceTime(Measured(((hardware.draft_rows, hardware.draft),)))
-    local = _OnDevice(SimulatedDrafter(law, drafting), device) if case.passes else None
+    local = _OnDevice(SimulatedDrafter(law, drafting), device) if case.passes or case.gate else None
     count = max(case.drafters, math.ceil(clients * case.drafters / hardware.share))
     nodes = [
         NodeSpec(SimulatedDrafter(law, DeviceTime(Steps(hardware.draft, NODE_ROWS))), wan.path(), wan.path())

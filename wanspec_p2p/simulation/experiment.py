@@ -26,9 +26,9 @@ NO_LOCAL = "no local drafter"
 SHIPPED = "price 0.25"
 POLICIES: Mapping[str, float | None] = {
     NO_LOCAL: None,
-    "price 0": 0.0,
     SHIPPED: LocalDrafting().price,
     "price 0.5": 0.5,
+    "price 1": 1.0,
 }
 
 

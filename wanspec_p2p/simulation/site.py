@@ -28,7 +28,7 @@ from wanspec_p2p.speculation.policy import Policy
 from wanspec_p2p.speculation.stats import SessionStats
 from wanspec_p2p.speculation.target_session import SessionSpec, TargetSession
 from wanspec_p2p.target.drafters import DrafterPool
-from wanspec_p2p.target.engine import Engine
+from wanspec_p2p.target.engine import Engine, OwnDrafter
 from wanspec_p2p.target.runner import SessionRunner
 from wanspec_p2p.types import FinishReason, Role, Sampling, SessionId, TokenId
 
@@ -93,9 +93,11 @@ class Site(Watched):
         super().__init__(trace)
         self.clock = SimulatedClock()
         self.model = MeteredModel(target, "target", trace)
-        self.engine = Engine(self.model, slots)
-        self.local = None if local is None else Engine(MeteredModel(local, "local", trace), slots)
         self.knowledge = Knowledge()
+        own = None
+        if local is not None:
+            own = OwnDrafter(MeteredModel(local, "local", trace), lambda gain: self.knowledge.drafting_pays(gain))
+        self.engine = Engine(self.model, slots, own)
         self.nodes: list[SimulatedNode] = []
         self._seed, self._specs = seed, nodes
         self._identity, self._coordinator = identity(seed, "target"), identity(seed, "coordinator")
@@ -182,7 +184,7 @@ class Site(Watched):
             EngineError: the model failed.
             TimeoutError: it took longer than `ANSWER_SECONDS`.
         """
-        session = TargetSession(spec, policy, self.knowledge, local=self.local is not None)
+        session = TargetSession(spec, policy, self.knowledge, local=self.engine.drafter is not None)
         tokens: list[TokenId] = []
         settled_at: list[float] = []
 
@@ -193,7 +195,7 @@ class Site(Watched):
                 self.trace.note("settled", session=spec.session, tokens=len(tokens))
             settled(session)
 
-        runner = SessionRunner(session, self.engine, self.pool, emit, self.clock, self.local)
+        runner = SessionRunner(session, self.engine, self.pool, emit, self.clock)
         async with asyncio.timeout(ANSWER_SECONDS), self.engine.slot():
             begun, target, nodes = self.clock.monotonic(), self.target_work, self.node_work
             reason = await runner.run()

@@ -60,10 +60,14 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class ModelFree:
-    """The model can run a pass for this session now; `turn` names that pass, which other sessions may share."""
+    """A model can run a pass for this session now; `turn` names that pass, which other sessions may share.
+
+    `drafting`: it is the target's own drafter. Who has nothing for it goes on waiting for the target's model.
+    """
 
     at: float
     turn: int = 0
+    drafting: bool = False
 
 
 @dataclass(frozen=True, slots=True)

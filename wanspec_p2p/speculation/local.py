@@ -1,12 +1,15 @@
 """The target's own drafter, for one session: it drafts where nobody else has, and only when that pays.
 
-This is the gate: a draft at the target is worth its time where the candidates on hand are unlikely to hold the next
-token. WANSpec (arXiv 2602.18931) asks the entropy of the remote drafts; here the chances that they are believed to have
-say it directly, and the threshold is the session's own pace, so that nothing has to be tuned.
+This is one half of the gate: a draft at the target is worth its time where the candidates on hand are unlikely to hold
+the next tokens. WANSpec (arXiv 2602.18931) asks the entropy of the remote drafts; here the chances that they are
+believed to have say it directly. The other half is whether the time is worth it for all sessions that have to wait
+meanwhile (`Knowledge.drafting_pays`), and its threshold is their own pace, so that nothing has to be tuned.
 """
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -47,42 +50,48 @@ class _Session(Protocol):
 class LocalDrafter:
     """Args:
     session: whose tree it drafts into.
+    width: candidates in one verification of that session.
     """
 
-    def __init__(self, session: _Session, drafting: LocalDrafting) -> None:
-        self._session, self._drafting = session, drafting
+    def __init__(self, session: _Session, drafting: LocalDrafting, width: int) -> None:
+        self._session, self._drafting, self._width = session, drafting, width
         self._warm = WarmCache(session.cache, session.tree.committed)
         self._expanded: dict[int, Ranking] = {}  # places it has run
         self._passes = 0  # since the last round
+        self._offered: tuple[int, ...] | None = None
 
-    def worthwhile(self, rate: float) -> Segment | None:
-        """The pass to run before the next verification; None where verifying now is better.
+    def gain(self) -> float:
+        """What a pass before the next verification would add to it, in tokens, less what a pass is held dearer for.
 
-        Args:
-            rate: tokens per second that the session makes.
+        0 where there is nothing to run, infinite where a pass is to be run whatever it brings.
         """
         session, drafting = self._session, self._drafting
+        self._offered = None
         self._expanded = {place: ranking for place, ranking in self._expanded.items() if place in session.tree}
         if session.remaining <= 1 or (drafting.passes is not None and self._passes >= drafting.passes):
-            return None
-        table = session.knowledge.table.typical()[: drafting.candidates]
+            return 0.0
+        held = drafting.passes is not None
         found = expansion(
             session.tree,
             session.belief,
             rows=drafting.rows,
-            mass=sum(table),
+            chances=session.knowledge.table.typical()[: drafting.candidates],
+            width=sys.maxsize if held else self._width,
+            row_price=0.0 if held else session.knowledge.row_price,
+            floor=0.0 if held else session.knowledge.local_row_price,
             expanded=self._expanded,
             warm=self._warm,
             runnable=self._runnable,
         )
-        rate = rate or 1.0 / max(session.knowledge.verify.mean, 1e-9)  # before the first round: as if decoding plainly
-        cost = session.knowledge.local.mean * (1.0 + drafting.price) * rate
-        unweighed = not session.knowledge.verify.known and self._passes > 0  # nothing to weigh it against yet
-        if found.gain <= 0.0 or (drafting.passes is None and (unweighed or found.gain <= cost)):
-            return None
-        if not found.nodes and self._warm.root_is_run:
-            return None
-        return self._warm.segment(session.tree, found.nodes)
+        if found.gain <= 0.0 or (not found.nodes and self._warm.root_is_run):
+            return 0.0
+        self._offered = found.nodes
+        return math.inf if held else found.gain / (1.0 + drafting.price)
+
+    def segment(self) -> Segment | None:
+        """The pass whose gain was told last; None where there was none."""
+        offered, self._offered = self._offered, None
+        return None if offered is None else self._warm.segment(self._session.tree, offered)
 
     def drafted(self, rows: Sequence[Row]) -> None:
         """The pass is over: its candidates join the tree."""

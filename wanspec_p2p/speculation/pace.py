@@ -130,6 +130,20 @@ class Knowledge:
         """Tokens that the target makes in the time of one more row."""
         return self.pace.rate * self.verify.per_row
 
+    @property
+    def local_row_price(self) -> float:
+        """The same of a pass of the target's own drafter."""
+        return self.pace.rate * self.local.per_row
+
+    def drafting_pays(self, gain: float) -> bool:
+        """Whether a pass of the target's own drafter makes more of its time than all sessions do at their pace.
+
+        Args:
+            gain: tokens it would add to the next verification, summed over the sessions that wait for the model.
+        """
+        rate = self.pace.rate or 1.0 / max(self.verify.mean, 1e-9)  # before the first round: as if decoding plainly
+        return gain > self.local.mean * rate
+
     def verified(self, shared: SharedPass, tokens: int, at: float) -> None:
         """A session made so many tokens of a pass that is over."""
         seconds = shared.end(at)
@@ -145,6 +159,7 @@ class Knowledge:
         """A pass of the target's own drafter, for one session or more, is over."""
         seconds = shared.end(at)
         if seconds is not None:
+            self.local.measured(shared.width, seconds)
             self.pace.spent(seconds)
 
     def reliability(self, peer: PeerId) -> Reliability:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
 from wanspec_p2p.speculation.events import Window
@@ -148,45 +148,60 @@ def expansion(
     belief: Callable[[int], float],
     *,
     rows: int,
-    mass: float,
+    chances: Sequence[float],
+    width: int,
+    row_price: float,
+    floor: float,
     expanded: Container[int],
     warm: Container[int],
     runnable: Callable[[int], bool],
 ) -> Expansion:
     """The places where a local draft would add most.
 
-    A place whose candidates already hold `mass` of the next token's chances gains nothing.
+    A place whose candidates already hold what its ranks would gains nothing. Candidates gain what the best `width` of
+    all, which fit into the verification that follows, are worth more with them: each its chance, less a row there.
 
     Args:
-        mass: chance that the target's token is among the candidates of a place that was run.
+        chances: that the target's token is candidate number 1, 2, … of a place that is run.
+        width: candidates in the verification that follows.
+        row_price: tokens that a row of it costs.
+        floor: tokens that a row of the draft costs.
         expanded: places that the local drafter has run.
         warm: those in its cache.
         runnable: whether anything may follow a node.
     """
-    heap: list[tuple[float, int]] = []
-    room, gain = rows, 0.0
-    chosen: dict[int, None] = {}
+    heap: list[tuple[float, int, list[float]]] = []
+    mass = sum(chances)
+    drafted: list[float] = []
 
     def offer(of: int, chance: float) -> None:
         children = _shared(tree, of, belief)
-        open_mass = 0.0 if of in expanded else max(0.0, mass - sum(share for _, share in children))
-        heapq.heappush(heap, (-chance * open_mass, of))
+        if of not in expanded:
+            # Which of its ranks others have drafted is not known; what they leave open counts as one candidate.
+            ranks = [mass - sum(share for _, share in children)] if children else chances
+            worth = [chance * rank - row_price for rank in ranks if chance * rank > row_price]
+            heapq.heappush(heap, (-sum(worth), of, worth))
         for child, share in children:
+            drafted.append(max(0.0, chance * share - row_price))
             if chance * share > NEGLIGIBLE and runnable(child):
                 offer(child, chance * share)
 
     offer(ROOT, 1.0)
+    room = rows
+    chosen: dict[int, None] = {}
+    added: list[float] = []
     while heap and room > 0:
-        value, node = heapq.heappop(heap)
-        if -value <= NEGLIGIBLE:
+        value, node, worth = heapq.heappop(heap)
+        if -value <= max(floor, NEGLIGIBLE):
             break
         above = _cold_path(tree, node, warm, chosen)
         if len(above) > room:
             continue
         room -= max(1, len(above))
         chosen.update(dict.fromkeys(above))
-        gain -= value
-    return Expansion(tuple(sorted(chosen)), gain)
+        added.extend(worth)
+    best = sum(heapq.nlargest(width, drafted))
+    return Expansion(tuple(sorted(chosen)), sum(heapq.nlargest(width, [*drafted, *added])) - best if added else 0.0)
 
 
 def _cold_path(tree: DraftTree, node: int, warm: Container[int], chosen: Container[int]) -> list[int]:

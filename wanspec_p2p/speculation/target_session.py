@@ -1,7 +1,7 @@
 """One generation as the target sees it: merge what has arrived, verify when the model is free, commit, tell everyone.
 
     NEW ──Started──▶ WAITING ──ModelFree──▶ VERIFYING ──Verified──▶ WAITING … ──▶ FINISHED
-                        ▲ └────ModelFree──▶ DRAFTING, where the target's own drafter would bring more
+                        ▲ └────ModelFree──▶ DRAFTING, in a turn of the target's own drafter
                         └────LocalDrafted──────┘
 
 All state changes go through `handle`. `TRANSITIONS` lists what is legal; anything else is a bug of ours.
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wanspec_p2p.errors import EngineError, LocalProtocolError
-from wanspec_p2p.speculation.calibration import quantised
+from wanspec_p2p.speculation.calibration import chance, quantised
 from wanspec_p2p.speculation.events import (
     Cancelled,
     DraftArrived,
@@ -48,7 +48,7 @@ from wanspec_p2p.speculation.instructions import (
     TokenScores,
 )
 from wanspec_p2p.speculation.local import LOCAL, LocalDrafter
-from wanspec_p2p.speculation.pace import LONG_PROMPT, Knowledge, Pace, SharedPass
+from wanspec_p2p.speculation.pace import LONG_PROMPT, Knowledge, SharedPass
 from wanspec_p2p.speculation.policy import Policy, select
 from wanspec_p2p.speculation.sampling import Row, Sampler, logprobs
 from wanspec_p2p.speculation.stats import SessionStats
@@ -125,15 +125,13 @@ class TargetSession:
         self.sampler.commit(spec.committed)
         self.drafters: dict[PeerId, int] = {}  # to their lane
         self.knowledge = knowledge or Knowledge()
-        self._pace = Pace()
-        self._begun = 0.0  # of the pass that runs
         self._shared: SharedPass | None = None  # that pass, where it is one of many alike
         self._answer_len = len(spec.committed)
         self._candidates = Candidates((), (), ())
         self._cached = 0  # positions in the model's cache that belong to the committed prefix
         self._keep: tuple[int, ...] = ()  # candidates of the last pass to add to them
         self._pending: tuple[TokenId, ...] = (*spec.prompt, *spec.committed)  # committed, not in the cache
-        self._local = LocalDrafter(self, self.policy.local) if local else None
+        self._local = LocalDrafter(self, self.policy.local, self.policy.width) if local else None
 
     def handle(self, event: TargetEvent) -> list[TargetInstruction]:
         """The one door.
@@ -167,29 +165,36 @@ class TargetSession:
         self.state = TargetState.WAITING
         return [RequestModel()]
 
-    def _decide(self, event: ModelFree) -> list[TargetInstruction]:
-        """Verify what there is, unless a pass of the target's own drafter first makes more of the time."""
-        self._begun = event.at
-        if self._local is not None:
-            segment = self._local.worthwhile(self._pace.rate)
-            if segment is not None:
-                self.state = TargetState.DRAFTING
-                self._shared = self.knowledge.drafting.join(event.turn, event.at, segment)
-                return [RunLocalPass(segment)]
-        return self._verify(event.turn)
+    @property
+    def drafting_gain(self) -> float:
+        """Tokens that a pass of the target's own drafter would add to the next round. Asked when a turn is made up."""
+        return 0.0 if self._local is None or self.state is not TargetState.WAITING else self._local.gain()
+
+    def _take_turn(self, event: ModelFree) -> list[TargetInstruction]:
+        """Verify what there is; in a turn of the target's own drafter, draft or go on waiting."""
+        if not event.drafting:
+            return self._verify(event)
+        segment = None if self._local is None else self._local.segment()
+        if segment is None:
+            return []
+        self.state = TargetState.DRAFTING
+        self._shared = self.knowledge.drafting.join(event.turn, event.at, segment)
+        return [RunLocalPass(segment)]
 
     def belief(self, node: int) -> float:
         """The chance that a node of the tree is right if its parent is.
 
         Of all who brought it, the one believed most counts: a peer that comes first and claims little hides nothing.
         """
-        reliability = self.knowledge.reliability
         return max(
-            reliability(peer).believed(UNSURE if claim is None else claim)
-            for peer, claim in self.tree[node].claims.items()
+            self._believed(peer, UNSURE if claim is None else claim) for peer, claim in self.tree[node].claims.items()
         )
 
-    def _verify(self, turn: int) -> list[TargetInstruction]:
+    def _believed(self, peer: PeerId, claim: int) -> float:
+        """Our own drafter's claims are what we have learned of it already: to judge them again adds noise alone."""
+        return chance(claim) if peer == LOCAL else self.knowledge.reliability(peer).believed(claim)
+
+    def _verify(self, event: ModelFree) -> list[TargetInstruction]:
         # A pass emits one token more than it accepts: the last remaining one needs no candidate.
         self._candidates = select(
             self.tree,
@@ -209,7 +214,7 @@ class TargetSession:
         )
         self.state = TargetState.VERIFYING
         alone = len(segment.tokens) > LONG_PROMPT  # not in this turn's pass, but in one of its own
-        self._shared = None if alone else self.knowledge.verifying.join(turn, self._begun, segment)
+        self._shared = None if alone else self.knowledge.verifying.join(event.turn, event.at, segment)
         instructions: list[TargetInstruction] = [RunPass(segment)]
         if not self.spec.sampling.greedy:
             first = self.tree.committed_len
@@ -275,25 +280,19 @@ class TargetSession:
         )
 
     def _learn(self, candidates: Candidates, steps: Sequence[Step], at: float) -> None:
-        seconds = at - self._begun
         if self._shared is not None:
             self.knowledge.verified(self._shared, len(steps), at)
-            self._pace.spent(seconds)
-            self._pace.made(len(steps))
         right = {step.candidate for step in steps}
         walked = {step.row - 1 for step in steps}
         for i, (node_id, parent) in enumerate(zip(candidates.nodes, candidates.parents, strict=True)):
             if parent in walked:
-                for peer, claim in self.tree[node_id].claims.items():
+                claims = self.tree[node_id].claims
+                for peer, claim in ((peer, claim) for peer, claim in claims.items() if peer != LOCAL):
                     self.knowledge.reliability(peer).decided(UNSURE if claim is None else claim, i in right)
 
     def _drafted(self, event: LocalDrafted) -> list[TargetInstruction]:
-        assert self._local is not None
-        seconds = event.at - self._begun
-        self.knowledge.local.measured(0, seconds)
-        self._pace.spent(seconds)
-        if self._shared is not None:
-            self.knowledge.drafted(self._shared, event.at)
+        assert self._local is not None and self._shared is not None
+        self.knowledge.drafted(self._shared, event.at)
         self.stats.local_passes += 1
         self._local.drafted(event.rows)
         self.state = TargetState.WAITING
@@ -375,7 +374,7 @@ _Handler = Callable[[TargetSession, Any], list[TargetInstruction]]
 TRANSITIONS: dict[tuple[TargetState, type[TargetEvent]], _Handler] = {
     (TargetState.NEW, Started): TargetSession._start,
     (TargetState.NEW, Cancelled): TargetSession._cancel,
-    (TargetState.WAITING, ModelFree): TargetSession._decide,
+    (TargetState.WAITING, ModelFree): TargetSession._take_turn,
     (TargetState.WAITING, DrafterJoined): TargetSession._join,
     (TargetState.WAITING, DrafterLeft): TargetSession._leave,
     (TargetState.WAITING, DraftArrived): TargetSession._merge,

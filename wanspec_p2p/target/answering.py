@@ -37,7 +37,7 @@ class Answering:
         queue: requests that may wait for a slot.
         receipts: takes what drafters did for a session that has ended.
         new_id: unique names, for sessions and receipts.
-        local: the target's own drafter.
+        knowledge: what the target's sessions learn.
     """
 
     def __init__(
@@ -51,9 +51,9 @@ class Answering:
         receipts: Callable[[list[Receipt]], None],
         new_id: Callable[[], str],
         clock: Clock,
-        local: Engine | None = None,
+        knowledge: Knowledge,
     ) -> None:
-        self._knowledge, self._local = Knowledge(), local
+        self._knowledge = knowledge
         self._engine, self._tokenizer, self._pool, self._policy = engine, tokenizer, pool, policy
         self._queue, self._receipts = queue, receipts
         self._new_id, self._clock = new_id, clock
@@ -99,14 +99,13 @@ class Answering:
     async def _run(self, question: Question, answer: Answer) -> None:
         started = self._clock.monotonic()
         spec = question.spec(SessionId(self._new_id()))
-        session = TargetSession(spec, self._policy, self._knowledge, local=self._local is not None)
+        session = TargetSession(spec, self._policy, self._knowledge, local=self._engine.drafter is not None)
         runner = SessionRunner(
             session,
             self._engine,
             self._who_may_see(question.request),
             lambda emit: answer.take(emit, runner),
             self._clock,
-            self._local,
         )
         try:
             reason = await runner.run()

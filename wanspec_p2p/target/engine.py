@@ -2,6 +2,9 @@
 
 What a session verifies is decided when the pass is about to begin, not when it asked: drafts that arrived meanwhile are
 in. A model that is free begins at once; nobody is waited for (docs/decisions/0015-several-sessions-in-one-pass.md).
+
+A drafter beside the model has turns of its own, before verifications, while that makes more of the time of all who wait
+(docs/decisions/0023-the-target-drafts-for-all-or-nobody.md).
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -20,7 +23,7 @@ from wanspec_p2p.protocol import limits
 from wanspec_p2p.speculation.pace import LONG_PROMPT
 from wanspec_p2p.types import Segment
 
-__all__ = ["Engine", "to_its_end"]
+__all__ = ["Engine", "OwnDrafter", "Turn", "to_its_end"]
 
 MAX_ROWS = 512
 """Tokens and tree nodes: a pass of so many takes no more sessions in. The logits of all are in memory at once."""
@@ -30,12 +33,31 @@ SLOW_PASS_SECONDS = 30.0
 log = structlog.get_logger(__name__)
 
 
+class Turn(NamedTuple):
+    """A pass that is about to begin: of the target's model, or of its own drafter."""
+
+    number: int
+    drafting: bool
+
+
+class OwnDrafter(NamedTuple):
+    """A drafter of the target's own, on the same machine.
+
+    Attributes:
+        pays: whether a pass of it is worth the time of all who wait, given the tokens it would add for all of them.
+    """
+
+    model: LanguageModel
+    pays: Callable[[float], bool]
+
+
 @dataclass(eq=False, slots=True)
 class _Request:
     """One session's wish to take part in a pass."""
 
-    begin: Callable[[int], Segment | None]
+    begin: Callable[[Turn], Segment | None]
     meanwhile: Callable[[], None]
+    gain: Callable[[], float]
     rows: asyncio.Future[Rows | None]
     segment: Segment | None = None
     forward: asyncio.Future[list[Rows]] | None = None  # the pass it is in
@@ -53,8 +75,8 @@ class _Request:
 
 
 class Engine:
-    def __init__(self, model: LanguageModel, slots: int) -> None:
-        self.model = model
+    def __init__(self, model: LanguageModel, slots: int, drafter: OwnDrafter | None = None) -> None:
+        self.model, self.drafter = model, drafter
         self._asked: deque[_Request] = deque()
         self._passes: asyncio.Task[None] | None = None  # while there is something to run
         self._turn = 0  # names the pass that begins, or runs
@@ -87,13 +109,19 @@ class Engine:
             self._slots.release()
 
     async def take_part(
-        self, begin: Callable[[int], Segment | None], meanwhile: Callable[[], None] = lambda: None
+        self,
+        begin: Callable[[Turn], Segment | None],
+        meanwhile: Callable[[], None] = lambda: None,
+        gain: Callable[[], float] = lambda: 0.0,
     ) -> Rows | None:
         """Run one segment in the next pass. Cancelled while that runs, it ends only when the pass has.
 
         Args:
-            begin: called with the number of the pass just before it begins; None leaves it to the others.
+            begin: called just before a pass begins; None leaves it to the others. If it was the drafter's, the session
+                waits for the next.
             meanwhile: called while it runs, unless it ends before.
+            gain: tokens that a pass of the drafter would add; called when a turn is made up. Those who gain nothing
+                are not in it.
 
         Returns:
             The rows of the segment, None where there was none.
@@ -102,7 +130,7 @@ class Engine:
             EngineError: the pass failed, for everyone in it.
             Exception: whatever else the model, `begin` or `meanwhile` raised.
         """
-        request = _Request(begin, meanwhile, asyncio.get_running_loop().create_future())
+        request = _Request(begin, meanwhile, gain, asyncio.get_running_loop().create_future())
         self._asked.append(request)
         if self._passes is None:
             self._passes = asyncio.create_task(self._run_passes(), name="passes")
@@ -115,12 +143,20 @@ class Engine:
                 self._asked.remove(request)
             raise
 
+    async def release(self, cache: str) -> None:
+        """What the model and its drafter hold for a session may go."""
+        await self.model.release(cache)
+        if self.drafter is not None:
+            await self.drafter.model.release(cache)
+
     async def _run_passes(self) -> None:
         """Until nobody wants one any more."""
         try:
             while self._asked:
-                if batch := self._collect():
-                    await self._run(batch)
+                if self.drafter is not None and (batch := self._collect_drafts(self.drafter)):
+                    await self._run(batch, self.drafter.model)
+                elif batch := self._collect():
+                    await self._run(batch, self.model)
                 # Those who took part settle what they got, and ask again, before the next pass is made up.
                 await asyncio.sleep(0)
         finally:
@@ -135,7 +171,7 @@ class Engine:
         width = 0
         while self._asked and width < MAX_ROWS:
             request = self._asked[0]
-            segment = request.segment or self._begun(request)
+            segment = request.segment or self._begun(request, Turn(self._turn, drafting=False))
             if segment is not None:
                 long = len(segment.tokens) > LONG_PROMPT
                 if long and batch:
@@ -145,22 +181,47 @@ class Engine:
             self._asked.popleft()
         return batch
 
-    def _begun(self, request: _Request) -> Segment | None:
-        """Tell a session that its pass is about to begin; one that has nothing to run has its answer at once."""
+    def _collect_drafts(self, drafter: OwnDrafter) -> list[_Request]:
+        """Who is in the drafter's pass, where one comes before the next verification."""
+        gains = {request: self._gain(request) for request in self._asked if request.segment is None}
+        if not drafter.pays(sum(gains.values())):
+            return []
+        self._turn += 1
+        batch: list[_Request] = []
+        width = 0
+        for request in (request for request, gain in gains.items() if gain > 0.0):
+            if width >= MAX_ROWS:
+                break
+            segment = self._begun(request, Turn(self._turn, drafting=True))
+            if segment is not None:
+                batch.append(request)
+                width += len(segment.tokens) + len(segment.tree)
+                self._asked.remove(request)
+        return batch
+
+    def _gain(self, request: _Request) -> float:
+        try:
+            return 0.0 if request.rows.done() else request.gain()
+        except Exception as error:  # its own trouble: the others go on
+            request.fail(error)
+            return 0.0
+
+    def _begun(self, request: _Request, turn: Turn) -> Segment | None:
+        """Tell a session that its pass is about to begin; one without anything to verify has its answer at once."""
         if request.rows.done():  # cancelled, and not yet gone
             return None
         try:
-            request.segment = request.begin(self._turn)
+            request.segment = request.begin(turn)
         except Exception as error:  # its own trouble: the others go on
             request.fail(error)
             return None
-        if request.segment is None:
+        if request.segment is None and not turn.drafting:
             request.succeed(None)
         return request.segment
 
-    async def _run(self, batch: list[_Request]) -> None:
+    async def _run(self, batch: list[_Request], model: LanguageModel) -> None:
         segments = [request.segment for request in batch if request.segment is not None]
-        forward = asyncio.ensure_future(self.model.forward(segments))
+        forward = asyncio.ensure_future(model.forward(segments))
         for request in batch:
             request.forward = forward
         watch = asyncio.get_running_loop().call_later(SLOW_PASS_SECONDS, self._slow, len(batch))

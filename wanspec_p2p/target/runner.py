@@ -40,7 +40,7 @@ from wanspec_p2p.speculation.instructions import (
     TargetInstruction,
 )
 from wanspec_p2p.speculation.target_session import TargetSession
-from wanspec_p2p.target.engine import Engine, to_its_end
+from wanspec_p2p.target.engine import Engine, Turn, to_its_end
 from wanspec_p2p.types import FinishReason, PeerId, Segment
 
 __all__ = ["DraftChannel", "SessionRunner"]
@@ -70,7 +70,6 @@ class SessionRunner:
     Args:
         channel: None for a session that nobody drafts for.
         emit: takes the tokens as they are settled; must not block.
-        local: the target's own drafter, where the session is to use one.
     """
 
     def __init__(
@@ -80,12 +79,10 @@ class SessionRunner:
         channel: DraftChannel | None,
         emit: Callable[[Emit], None],
         clock: Clock,
-        local: Engine | None = None,
     ) -> None:
         self.session = session
         self.leases: dict[PeerId, str] = {}  # of everyone who drafted here, also of those who left
         self._engine, self._channel, self._emit, self._clock = engine, channel, emit, clock
-        self._local = local
         self._model_wanted = False
         self._wake = asyncio.Event()
         self._over = False
@@ -127,8 +124,7 @@ class SessionRunner:
             self.cancel()  # without effect on a session that has finished
             if self._channel is not None:
                 self._channel.end(self)
-            for engine in filter(None, (self._engine, self._local)):
-                await to_its_end(asyncio.ensure_future(engine.model.release(self.session.spec.session)))
+            await to_its_end(asyncio.ensure_future(self._engine.release(self.session.cache)))
         if self._failure is not None:
             raise EngineError(self._failure)
         assert self._reason is not None
@@ -137,32 +133,31 @@ class SessionRunner:
     async def _round(self) -> None:
         """A place in the next pass; what it is used for is decided when that begins."""
         plan: list[TargetInstruction] = []
+        drafting = False
 
-        def begin(turn: int) -> Segment | None:
+        def begin(turn: Turn) -> Segment | None:
+            nonlocal drafting
+            drafting = turn.drafting
             if not self._over:
-                plan.extend(self.session.handle(ModelFree(self._clock.monotonic(), turn)))
-            return next((i.segment for i in plan if isinstance(i, RunPass)), None)
+                plan.extend(self.session.handle(ModelFree(self._clock.monotonic(), *turn)))
+            return next((i.segment for i in plan if isinstance(i, RunPass | RunLocalPass)), None)
 
         try:
-            rows = await self._engine.take_part(begin, lambda: self._prepare(plan))
+            rows = await self._engine.take_part(
+                begin, lambda: self._prepare(plan), lambda: 0.0 if self._over else self.session.drafting_gain
+            )
         except EngineError as error:
-            self.feed(ModelFailed(str(error), self._clock.monotonic()))
+            self.feed(self._failed(str(error), drafting))
             return
         if rows is not None:
-            self.feed(Verified(list(rows), self._clock.monotonic()))
-        for local in [i.segment for i in plan if isinstance(i, RunLocalPass)]:
-            self.feed(await self._local_pass(local))
+            event = LocalDrafted if drafting else Verified
+            self.feed(event(list(rows), self._clock.monotonic()))
 
-    async def _local_pass(self, segment: Segment) -> TargetEvent:
-        """Not in the target's passes: meanwhile its model is free for other sessions."""
-        assert self._local is not None
-        try:
-            rows = await self._local.take_part(lambda turn: segment)
-        except EngineError as error:
-            log.error("the target's own drafter failed: the session goes on without it", error=str(error))
-            return LocalFailed(str(error), self._clock.monotonic())
-        assert rows is not None
-        return LocalDrafted(list(rows), self._clock.monotonic())
+    def _failed(self, reason: str, drafting: bool) -> TargetEvent:
+        if not drafting:
+            return ModelFailed(reason, self._clock.monotonic())
+        log.error("the target's own drafter failed: the session goes on without it", error=reason)
+        return LocalFailed(reason, self._clock.monotonic())
 
     def _prepare(self, instructions: list[TargetInstruction]) -> None:
         for instruction in instructions:

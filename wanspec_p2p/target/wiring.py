@@ -20,10 +20,11 @@ from wanspec_p2p.models.base import LanguageModel, Tokenizer
 from wanspec_p2p.protocol.codec import AT_TARGET_FROM_NODE
 from wanspec_p2p.protocol.target_to_coordinator import RegisterTarget, ServedModel
 from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.speculation.pace import Knowledge
 from wanspec_p2p.target.answering import Answering
 from wanspec_p2p.target.control import Control, Dial, Outbox, Sleep
 from wanspec_p2p.target.drafters import DrafterPool
-from wanspec_p2p.target.engine import Engine
+from wanspec_p2p.target.engine import Engine, OwnDrafter
 from wanspec_p2p.target.receipts import ReceiptBox
 from wanspec_p2p.target.recruiting import Recruiter
 from wanspec_p2p.target.requests import RequestDesk
@@ -80,7 +81,9 @@ class Target:
         self._outbox = Outbox()
         self._recruiter = Recruiter(settings.drafters)
         self._receipts = ReceiptBox(self._outbox.say, new_id)
-        self.engine = Engine(model, settings.slots)
+        knowledge = Knowledge()
+        own = None if local is None else OwnDrafter(local, knowledge.drafting_pays)
+        self.engine = Engine(model, settings.slots, own)
         self.pool: DrafterPool | None = None
         if settings.network and settings.drafters:
             self.pool = DrafterPool(
@@ -101,7 +104,7 @@ class Target:
             receipts=self._receipts.add,
             new_id=new_id,
             clock=clock,
-            local=None if local is None else Engine(local, settings.slots),
+            knowledge=knowledge,
         )
         self.desk = RequestDesk(answering.answer, self._outbox.say)
 

@@ -63,6 +63,18 @@ def test_sessions_that_draft_at_the_target_stay_in_step(case: Case, passes: list
     assert {sessions for _, sessions, _ in passes} == {clients}
 
 
+@pytest.mark.parametrize("clients", [1, 4, 16, 32, 64])
+@pytest.mark.parametrize("draft_rows", [8, 64])
+def test_a_gate_makes_no_client_slower_than_plain_decoding_however_many_there_are(
+    clients: int, draft_rows: int
+) -> None:
+    hardware = Hardware(draft_rows=draft_rows)
+    plain, gate = (per_token(case, hardware, clients, tokens=32, seed=0) for case in (Case(), Case(gate=True)))
+    assert sum(gate) <= 1.02 * sum(plain)
+    if clients <= 4:
+        assert sum(gate) < 0.6 * sum(plain)
+
+
 def test_remote_drafts_make_answers_faster() -> None:
     assert max(per_token(Case(drafters=1), FAST, 2, tokens=16, seed=0)) < 0.025
 

@@ -25,7 +25,7 @@ def by_distance(setting: Setting) -> Figures:
         slow = 2 if setting.policy.local.rows == 1 else 1
         off = abs((setting.policy.local.passes or 0) - 6)  # six passes are best
         return Figures(tokens=100, seconds=slow + off, local_passes=100 * slow)
-    passes = 0 if not setting.local else 40 if setting.policy.local.price else 80
+    passes = 0 if not setting.local else 80 if setting.policy.local.price == 1.0 else 40
     return Figures(tokens=100, seconds=0.8 + 10 * setting.wan.rtt - passes / 1000, local_passes=passes)
 
 
@@ -89,7 +89,7 @@ def test_passes_saved_count_only_at_the_latency_of_the_baseline() -> None:
         found = by_distance(setting)
         return found if setting.drafters == 0 or setting.local else replace(found, seconds=1.001)
 
-    assert scripted(spared_but_late)["r2"]["offload_at_equal_latency"][0] == 0.6  # of the dear policies, not 1
+    assert scripted(spared_but_late)["r2"]["offload_at_equal_latency"][0] == 0.6  # not 1
 
 
 def test_ablations_change_one_thing_each() -> None:

@@ -172,7 +172,7 @@ def own_drafter(scene: Scene) -> None:
         again.drive.join("liar", LyingPeer(scene.spec, scene.alone))
         stats = again.finish().target.stats
         assert peer.abandoned is None
-        assert stats.local_passes > 0
+        assert stats.local_passes > 0 or passes is None  # where a liar has claimed all there is, it keeps still
         assert sum(stats.won_by_peer.values()) <= stats.accepted
 
 

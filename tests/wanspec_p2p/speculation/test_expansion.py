@@ -12,7 +12,8 @@ from wanspec_p2p.speculation.policy import Expansion, expansion
 from wanspec_p2p.speculation.tree import ROOT, DraftTree
 from wanspec_p2p.types import PeerId, SessionId
 
-MASS = 0.9
+CHANCES = (0.6, 0.2, 0.1)
+MASS = sum(CHANCES)
 
 
 class Grown:
@@ -31,6 +32,9 @@ class Grown:
         self,
         *,
         rows: int = 8,
+        width: int = 63,
+        row_price: float = 0.0,
+        floor: float = 0.0,
         expanded: Collection[int] = (),
         warm: Collection[int] | None = None,
         runnable: Callable[[int], bool] = lambda node: True,
@@ -39,7 +43,10 @@ class Grown:
             self.tree,
             self.chances.__getitem__,
             rows=rows,
-            mass=MASS,
+            chances=CHANCES,
+            width=width,
+            row_price=row_price,
+            floor=floor,
             expanded=expanded,
             warm=expanded if warm is None else warm,
             runnable=runnable,
@@ -60,6 +67,26 @@ def test_a_place_is_worth_what_its_candidates_leave_open() -> None:
     node = grown.add(ROOT, 4, 0.5)
     check(grown.found(rows=1), (node,), 0.5 * MASS)  # 0.45; the root leaves 0.4 open
     check(grown.found(rows=2), (node,), 0.5 * MASS + MASS - 0.5)
+
+
+def test_candidates_gain_only_what_fits_into_the_verification_with_them() -> None:
+    grown = Grown()
+    node = grown.add(ROOT, 4, 0.5)
+    every = (0.5, 0.5 * 0.6, 0.5 * 0.2, 0.5 * 0.1)
+    for width in range(1, 5):
+        check(grown.found(width=width, expanded={ROOT}), (node,), sum(every[:width]) - 0.5)
+    check(grown.found(width=0, expanded={ROOT}), (node,), 0.0)
+
+
+def test_each_candidate_costs_its_row() -> None:
+    check(Grown().found(row_price=0.15), (), (0.6 - 0.15) + (0.2 - 0.15))
+    check(Grown().found(row_price=0.6), (), 0.0)
+
+
+def test_a_place_that_is_worth_less_than_its_row_is_left_alone() -> None:
+    grown = Grown()
+    likely, _ = grown.add(ROOT, 5, 0.4), grown.add(ROOT, 6, 0.3)
+    check(grown.found(expanded={ROOT}, floor=0.3), (likely,), 0.4 * MASS)
 
 
 def test_candidates_that_hold_the_mass_leave_nothing() -> None:

@@ -59,29 +59,27 @@ class Desk:
         self.stop_tokens: Sequence[TokenId] = (STOP,)
         self.cache = "c"
         self.model = PassModel(scripted_rows(3, VOCABULARY))
-        self.local = LocalDrafter(self, drafting or LocalDrafting())
+        self.local = LocalDrafter(self, drafting or LocalDrafting(), width=63)
 
     def belief(self, node: int) -> float:
         confidence = self.tree[node].confidence
         assert confidence is not None
         return chance(confidence)
 
-    @property
-    def rate(self) -> float:
-        """Of a target that decodes plainly."""
-        return 1.0 / SECONDS
-
     def costs(self, local: float) -> None:
-        """What both passes have been seen to take."""
-        self.knowledge.verify.measured(0, SECONDS)
+        """What passes are known to take; the target decodes plainly."""
         self.knowledge.local.measured(0, local)
+        self.knowledge.pace.spent(SECONDS)
+        self.knowledge.pace.made(1)
 
     def draft(self) -> Segment | None:
         """One pass, if it is worthwhile."""
-        segment = self.local.worthwhile(self.rate)
-        if segment is not None:
-            self.local.drafted(self.model.run(segment))
-            assert self.model.cached == list(self.tree.committed)
+        if not self.knowledge.drafting_pays(self.local.gain()):
+            return None
+        segment = self.local.segment()
+        assert segment is not None
+        self.local.drafted(self.model.run(segment))
+        assert self.model.cached == list(self.tree.committed)
         return segment
 
     def commit(self, *tokens: TokenId) -> None:
@@ -129,6 +127,31 @@ def test_the_dearer_a_pass_the_less_is_drafted() -> None:
             pass
         passes.append(desk.model.passes)
     assert passes[0] > passes[1] > passes[2] == 0
+
+
+def test_what_does_not_fit_into_the_verification_is_no_gain() -> None:
+    gains = []
+    for width in (63, 3, 1):
+        desk = Desk()
+        desk.local = LocalDrafter(desk, LocalDrafting(), width)
+        desk.draft()
+        gains.append(desk.local.gain())
+    assert gains[0] > gains[1] > gains[2] == 0.0
+
+
+def test_where_a_row_of_the_verification_is_dear_little_is_gained() -> None:
+    """And in the draft only places whose candidates are worth theirs have rows."""
+    widths = []
+    for rate in (0.0, 200.0, 1e6):
+        desk = Desk()
+        desk.draft()
+        desk.knowledge.verify.measured(0, SECONDS)  # a row is a hundredth of it until more is known
+        desk.knowledge.pace.spent(1.0)
+        desk.knowledge.pace.made(int(rate))
+        gain, segment = desk.local.gain(), desk.local.segment()
+        widths.append(0 if segment is None else len(segment.tree))
+        assert (gain > 0.0) is (segment is not None)
+    assert widths[0] == 4 > widths[1] > widths[2] == 0
 
 
 def test_a_drafter_as_slow_as_its_target_is_not_asked() -> None:
@@ -259,7 +282,7 @@ def answered(spec: SessionSpec, rows: Rows, local: Rows, *, fails_at: int | None
         for instruction in session.handle(event):
             match instruction:
                 case RequestModel():
-                    following = ModelFree(now)
+                    following = ModelFree(now, drafting=session.knowledge.drafting_pays(session.drafting_gain))
                 case RunPass(segment):
                     now += SECONDS
                     following = Verified(model.run(segment), now)

@@ -167,3 +167,28 @@ def test_the_time_of_a_shared_draft_pass_is_counted_once() -> None:
     for one in shared(knowledge, 2, 0.01, [segment()] * 4):
         knowledge.verified(one, 1, 0.04)
     assert knowledge.pace.rate == pytest.approx(4 / 0.04)
+
+
+def test_a_draft_pass_is_worth_the_time_of_all_who_wait_for_it() -> None:
+    knowledge = Knowledge()
+    assert knowledge.drafting_pays(0.1), "tried once, to learn what it takes"
+    assert not knowledge.drafting_pays(0.0)
+    knowledge.local.measured(8, 0.005)
+    assert not knowledge.drafting_pays(100.0), "nothing to weigh it against yet"
+    knowledge.pace.spent(0.030)
+    knowledge.pace.made(3)
+    assert knowledge.drafting_pays(0.51) and not knowledge.drafting_pays(0.49)
+    knowledge.pace.also_made(3)  # by another session in the same pass
+    assert knowledge.drafting_pays(1.01) and not knowledge.drafting_pays(0.99)
+
+
+def test_a_draft_pass_that_several_share_is_counted_once_and_with_all_its_rows() -> None:
+    knowledge = Knowledge()
+    segments = [Segment(name, 1, (), (), tree, (-1,) * len(tree)) for name, tree in (("a", (1,)), ("b", (2, 3)))]
+    passes = [knowledge.drafting.join(1, 0.0, segment) for segment in segments]
+    for shared in passes:
+        knowledge.drafted(shared, 0.005)
+    assert passes[0] is passes[1] and passes[0].width == sum(segment.rows for segment in segments)
+    assert knowledge.local.mean == 0.005
+    knowledge.pace.made(1)
+    assert knowledge.local_row_price == pytest.approx(knowledge.local.per_row / 0.005)

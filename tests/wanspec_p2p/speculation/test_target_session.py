@@ -464,7 +464,8 @@ def locally(**changes: Any) -> TargetSession:
     """A session whose target has a drafter of its own, in its first pass of it."""
     session = TargetSession(dataclasses.replace(SPEC, **changes), Policy(width=7, window=WINDOW), local=True)
     feed(session, Started(AT))
-    assert feed(session, ModelFree(AT)) == [RunLocalPass(Segment(SESSION, 0, (), PROMPT))]
+    assert session.knowledge.drafting_pays(session.drafting_gain)
+    assert feed(session, ModelFree(AT, drafting=True)) == [RunLocalPass(Segment(SESSION, 0, (), PROMPT))]
     return session
 
 
@@ -472,9 +473,12 @@ def test_what_the_targets_own_drafter_drafts_is_verified_and_nobodys() -> None:
     session = locally()
     assert session.state is TargetState.DRAFTING
     assert feed(session, DrafterJoined(A, 0, AT)) == [OpenDraft(A, PROMPT, WINDOW, 0)]
-    assert feed(session, LocalDrafted(says(7).rows, AT)) == [RequestModel()]
+    assert session.drafting_gain == 0.0, "it runs already"
+    assert feed(session, LocalDrafted(says(7).rows, AT + 1.0)) == [RequestModel()]
+    assert session.drafting_gain > 0.0
+    assert not session.knowledge.drafting_pays(session.drafting_gain), "nothing to weigh a second one against yet"
     [instruction] = feed(session, ModelFree(AT))
-    assert isinstance(instruction, RunPass), "nothing to weigh a second one against yet"
+    assert isinstance(instruction, RunPass)
     assert instruction.segment.tree[0] == 7
     settled = feed(session, says(7, 8, *[18] * (len(instruction.segment.tree) - 1)))
     assert isinstance(settled[0], Emit)
@@ -483,9 +487,25 @@ def test_what_the_targets_own_drafter_drafts_is_verified_and_nobodys() -> None:
     assert session.stats.local_passes == 1
 
 
+def test_in_a_turn_of_the_drafter_who_has_nothing_for_it_goes_on_waiting() -> None:
+    session = session_of()
+    feed(session, Started(AT))
+    assert session.drafting_gain == 0.0, "there is no drafter"
+    assert feed(session, ModelFree(AT, drafting=True)) == []
+    assert session.state is TargetState.WAITING
+    assert feed(session, ModelFree(AT)) == [run(0, PROMPT)]
+
+
+def test_a_pass_that_was_offered_is_run_once() -> None:
+    session = locally()
+    feed(session, LocalDrafted(says(7).rows, AT))
+    assert feed(session, ModelFree(AT, drafting=True)) == []  # it was not asked again what it would gain
+
+
 def test_a_target_whose_own_drafter_fails_goes_on_without_it() -> None:
     session = locally()
     assert feed(session, LocalFailed("out of memory", AT)) == [RequestModel()]
+    assert session.drafting_gain == 0.0
     assert feed(session, ModelFree(AT)) == [run(0, PROMPT)]
     feed(session, says(7))
     assert feed(session, ModelFree(AT)) == [run(3, (7,))]
@@ -495,6 +515,7 @@ def test_a_target_whose_own_drafter_fails_goes_on_without_it() -> None:
 def test_the_last_token_needs_no_draft_of_its_own() -> None:
     session = TargetSession(dataclasses.replace(SPEC, max_tokens=1), Policy(), local=True)
     feed(session, Started(AT))
+    assert session.drafting_gain == 0.0
     assert feed(session, ModelFree(AT)) == [run(0, PROMPT)]
 
 

@@ -12,7 +12,7 @@ from wanspec_p2p.errors import EngineError
 from wanspec_p2p.models.base import Rows
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.speculation.pace import LONG_PROMPT
-from wanspec_p2p.target.engine import MAX_ROWS, SLOW_PASS_SECONDS, Engine
+from wanspec_p2p.target.engine import MAX_ROWS, SLOW_PASS_SECONDS, Engine, OwnDrafter, Turn
 from wanspec_p2p.types import Segment
 
 
@@ -96,10 +96,10 @@ async def test_each_gets_the_rows_of_its_own_segment() -> None:
 @in_virtual_time
 async def test_what_to_run_is_decided_when_the_pass_begins_and_all_of_it_are_told_the_same_turn() -> None:
     bench = Bench()
-    begun: list[tuple[float, str, int]] = []
+    begun: list[tuple[float, str, Turn]] = []
 
     async def session(name: str) -> None:
-        def begin(turn: int) -> Segment:
+        def begin(turn: Turn) -> Segment:
             begun.append((now(), name, turn))
             return Segment(name, 0, (), (1,))
 
@@ -110,7 +110,7 @@ async def test_what_to_run_is_decided_when_the_pass_begins_and_all_of_it_are_tol
     await asyncio.gather(first, session("b"), session("c"))
     (_, _, one), (_, _, two), _ = begun
     assert begun == [(0.0, "a", one), (1.0, "b", two), (1.0, "c", two)]
-    assert one != two
+    assert one.number != two.number
 
 
 @in_virtual_time
@@ -128,7 +128,7 @@ async def test_who_has_nothing_to_run_leaves_the_pass_to_the_others_at_once() ->
 async def test_whoever_fails_to_begin_or_to_use_the_time_fails_alone() -> None:
     bench = Bench()
 
-    def broken(turn: int = 0) -> None:
+    def broken(turn: object = None) -> None:
         raise RuntimeError("a bug")
 
     begin = asyncio.create_task(bench.engine.take_part(broken))
@@ -248,6 +248,99 @@ async def test_a_long_prompt_that_waits_for_its_pass_can_be_cancelled() -> None:
     asked[1].cancel()
     await asyncio.gather(*asked, return_exceptions=True)
     assert bench.passes == ["a", "b"]
+
+
+class WithDrafter(Bench):
+    """Its drafter's passes take a tenth, and are worth it where all together would gain more than a token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drafter = ScriptedModel(1, before_forward=self._draft)
+        self.drafting_fails = False
+        self.order: list[str] = []
+        self.engine = Engine(self.model, slots=4, drafter=OwnDrafter(self.drafter, lambda gain: gain > 1.0))
+
+    async def _draft(self, batch: Sequence[Segment]) -> None:
+        await asyncio.sleep(0.1)
+        self.order.append("draft " + "".join(segment.cache for segment in batch))
+        if self.drafting_fails:
+            raise EngineError("out of memory")
+
+    async def _before(self, batch: Sequence[Segment]) -> None:
+        await super()._before(batch)
+        self.order.append("verify " + "".join(segment.cache for segment in batch))
+
+    async def session(self, name: str, *gains: float) -> None:
+        """What each further draft pass would gain; when a verification is over, so is the session."""
+        left = list(gains)
+        verified = False
+
+        def begin(turn: Turn) -> Segment | None:
+            nonlocal verified
+            verified = not turn.drafting
+            if turn.drafting:
+                left.pop(0)
+            return Segment(name, 0, (), (1,))
+
+        while not verified:
+            assert await self.engine.take_part(begin, gain=lambda: left[0] if left else 0.0) is not None
+            await self.engine.release(name)
+
+
+@in_virtual_time
+async def test_a_drafter_has_its_turns_before_the_verification_that_all_are_in() -> None:
+    bench = WithDrafter()
+    await asyncio.gather(bench.session("a", 2.0, 0.6), bench.session("b", 0.6, 0.6), bench.session("c"))
+    assert bench.order == ["draft ab", "draft ab", "verify cab"]
+    await bench.idle()
+    assert now() == pytest.approx(1.2)
+    assert bench.model.caches == bench.drafter.caches == {}
+
+
+@in_virtual_time
+async def test_what_one_would_gain_is_not_worth_the_time_of_others() -> None:
+    bench = WithDrafter()
+    await asyncio.gather(bench.session("a", 0.9), bench.session("b"), bench.session("c"))
+    assert bench.order == ["verify abc"]
+    await bench.idle()
+
+
+@in_virtual_time
+async def test_a_drafter_that_fails_fails_those_in_its_pass_alone() -> None:
+    bench = WithDrafter()
+    bench.drafting_fails = True
+    failing, other = asyncio.create_task(bench.session("a", 2.0)), asyncio.create_task(bench.session("b"))
+    with pytest.raises(EngineError, match="out of memory"):
+        await failing
+    await other
+    assert bench.order == ["draft a", "verify b"]
+    await bench.idle()
+
+
+@in_virtual_time
+async def test_who_cannot_say_what_it_would_gain_fails_alone() -> None:
+    bench = WithDrafter()
+
+    def broken() -> float:
+        raise RuntimeError("a bug")
+
+    failing = asyncio.create_task(bench.engine.take_part(lambda turn: None, gain=broken))
+    await bench.session("a", 2.0)
+    with pytest.raises(RuntimeError, match="a bug"):
+        await failing
+    assert bench.order == ["draft a", "verify a"]
+    await bench.idle()
+
+
+@in_virtual_time
+async def test_who_is_cancelled_while_it_waits_for_the_drafters_turn_to_end_is_gone() -> None:
+    bench = WithDrafter()
+    drafting, waiting = asyncio.create_task(bench.session("a", 2.0)), asyncio.create_task(bench.session("b"))
+    await asyncio.sleep(0.05)
+    waiting.cancel()
+    await asyncio.gather(drafting, waiting, return_exceptions=True)
+    assert bench.order == ["draft a", "verify a"]
+    await bench.idle()
 
 
 @in_virtual_time

@@ -18,7 +18,7 @@ from wanspec_p2p.speculation.events import DraftArrived
 from wanspec_p2p.speculation.instructions import Emit, OpenDraft, SendVerdict
 from wanspec_p2p.speculation.pace import Knowledge
 from wanspec_p2p.speculation.target_session import SessionSpec, TargetSession
-from wanspec_p2p.target.engine import Engine
+from wanspec_p2p.target.engine import Engine, OwnDrafter
 from wanspec_p2p.target.runner import SessionRunner
 from wanspec_p2p.types import FinishReason, PeerId, Sampling, Segment, SessionId, TokenId
 
@@ -312,7 +312,8 @@ async def test_under_any_schedule_every_answer_is_that_of_the_rule(seed: int) ->
     rng = random.Random(seed)
     bench = Bench(seconds=lambda: rng.choice((0.01, 0.02, 0.03)))
     drafter = ScriptedModel(1, drift=0.3, before_forward=lambda batch: asyncio.sleep(0.01))
-    local = Engine(drafter, slots=4) if seed % 2 else None
+    if seed % 2:
+        bench.engine = Engine(bench.model, slots=4, drafter=OwnDrafter(drafter, bench.knowledge.drafting_pays))
     sampling = Sampling(temperature=rng.choice((0.0, 0.8)))
     expected = target_alone(bench.model, PROMPT, 24, sampling)
 
@@ -321,9 +322,8 @@ async def test_under_any_schedule_every_answer_is_that_of_the_rule(seed: int) ->
         tokens: list[TokenId] = []
         spec = SessionSpec(SessionId(name), PROMPT, SEED, sampling, 256, 24)
         answer = SessionRunner(
-            TargetSession(spec, None, bench.knowledge, local=local is not None),
+            TargetSession(spec, None, bench.knowledge, local=bench.engine.drafter is not None),
             *(bench.engine, bench.channel, lambda emit: tokens.extend(t.token for t in emit.tokens), LoopClock()),
-            local=local,
         )
         running = asyncio.create_task(answer.run())
         while not running.done():
@@ -344,3 +344,4 @@ async def test_under_any_schedule_every_answer_is_that_of_the_rule(seed: int) ->
     assert expected in answers
     assert bench.model.caches == drafter.caches == {}
     assert max(map(len, bench.model.batches)) > 1
+    assert bool(drafter.batches) == bool(seed % 2)
