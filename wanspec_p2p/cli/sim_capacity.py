@@ -99,11 +99,14 @@ def _show(report: dict[str, Any]) -> None:
     for kind, found in report["against"].items():
         tried = ", ".join(f"{count} passes: {clients}" for count, clients in report["baselines"][kind].items())
         say(f"{kind} at the target: {found['clients']} ({tried}); closed form × {found['closed_form']:.2f}")
-    say("remote  RTT ms  clients  of the chain's  of the tree's")
+    gate = report["gate"]
+    say(f"a drafter at the target that goes by its gate: {gate['clients']}")
+    say("remote  RTT ms  clients  of the chain's  of the tree's  beside the gate")
     for drafters, clients in report["clients"].items():
         for at, rtt in enumerate(report["rtt_ms"]):
             ratios = [found["ratio"][drafters][at] for found in report["against"].values()]
-            say(f"{drafters:>6}  {rtt:6g}  {clients[at]:7}  {'  '.join(map(_times, ratios))}")
+            beside = gate["remote"][drafters][at]
+            say(f"{drafters:>6}  {rtt:6g}  {clients[at]:7}  {'  '.join(map(_times, ratios))}  {beside:15}")
     for count, alike in report["held"].items():
         chain, form = alike["chain"], alike["closed_form"]
         say(f"held to {count} drafted tokens a round (mean): chain {chain}; closed form × {form:.2f}")

@@ -1,7 +1,8 @@
 """How many clients one target serves at a stated time per token: drafted for remotely, drafting for itself, or plainly.
 
 Found by doubling and bisection over whole plays (`capacity_play`), for remote drafters at each distance and for each
-baseline at its best: a chain and a tree at the target, every number of passes, and of rows in each.
+baseline at its best: a chain and a tree at the target, every number of passes, and of rows in each. And for a target
+whose own drafter goes by its gate, alone and beside remote ones: nobody has to choose anything there.
 """
 
 from __future__ import annotations
@@ -99,6 +100,10 @@ def study(
             kind: {str(count): n for count, n in own.items()} for kind, own in (("chain", chain), ("tree", tree))
         },
         "tree_rows": {str(count): {str(rows): n for rows, n in own.items()} for count, own in trees.items()},
+        "gate": {
+            "clients": found(Case(gate=True), max(*chain.values(), *tree.values(), plain)),
+            "remote": _remote(found, rtt_ms, drafters, plain or max(*chain.values(), *tree.values()), gate=True),
+        },
         "closed_form": {str(count): round(closed_form(count, hardware), 3) for count in passes},
         "held": {str(count): _held(found, count, hardware, rtt_ms, drafters, start) for count in held},
     }
@@ -124,14 +129,20 @@ def _trees(found: _Found, passes: Sequence[int], guess: int) -> dict[int, dict[i
 
 
 def _remote(
-    found: _Found, rtt_ms: Sequence[float], drafters: Sequence[int], start: int, held: int | None = None
+    found: _Found,
+    rtt_ms: Sequence[float],
+    drafters: Sequence[int],
+    start: int,
+    *,
+    held: int | None = None,
+    gate: bool = False,
 ) -> dict[str, list[int]]:
     """Clients by drafters, and by distance."""
     clients: dict[str, list[int]] = {}
     for r in drafters:
         guess, clients[f"r{r}"] = start, []
         for rtt in rtt_ms:
-            guess = found(Case(drafters=r, rtt=rtt / 1000.0, held=held), guess)
+            guess = found(Case(drafters=r, rtt=rtt / 1000.0, held=held, gate=gate), guess)
             clients[f"r{r}"].append(guess)
     return clients
 

@@ -27,6 +27,11 @@ def draw(report: dict[str, Any]) -> dict[str, bytes]:
             expected = found["clients"] * found["closed_form"]
             axes.axhline(expected, color=f"C{color}", linestyle=":", label=f"closed form over that {baseline}")
         axes.axhline(report["plain"], color="black", linewidth=0.8, label="plain decoding")
+        gate = report["gate"]
+        axes.axhline(gate["clients"], color="gray", linestyle="-.", label="a drafter at the target by its gate")
+        for color, (drafters, clients) in enumerate(gate["remote"].items()):
+            label = f"{drafters[1:]} remote drafters beside it"
+            axes.plot(rtt, clients, "-.", color=f"C{color}", marker="x", label=label)
         axes.set(xlabel="round trip (ms)", ylim=(0, None))
         axes.set_ylabel(f"clients at up to {report['limit_ms']:g} ms a token (p95)")
         axes.grid(alpha=0.3)

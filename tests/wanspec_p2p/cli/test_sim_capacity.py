@@ -25,6 +25,7 @@ def report(monkeypatch: pytest.MonkeyPatch) -> None:
             "against": {"chain": against, "tree": {**against, "clients": 0, "ratio": {"r1": [None]}}},
             "baselines": {"chain": {"1": 40}, "tree": {"1": 0}},
             "closed_form": {"1": 1.167},
+            "gate": {"clients": 45, "remote": {"r1": [66]}},
             "held": {"5": {"chain": 10, "clients": {"r1": [18]}, "ratio": {"r1": [1.8]}, "closed_form": 1.833}},
         }
 
@@ -48,6 +49,8 @@ def test_the_report_says_how_to_repeat_it() -> None:
 def test_people_see_a_table_and_a_dash_where_there_is_nothing_to_compare_with() -> None:
     result = CliRunner().invoke(app, SMALL)
     assert "chain at the target: 40 (1 passes: 40); closed form × 1.17" in result.output
+    assert "goes by its gate: 45" in result.output
+    assert any(line.split()[:3] == ["r1", "0", "60"] and line.endswith(" 66") for line in result.output.splitlines())
     assert "1.50 ×" in result.output and "–" in result.output
     assert "flat up to 64 rows; 8 sessions share a node" in result.output
     assert "held to 5 drafted tokens a round (mean): chain 10; closed form × 1.83" in result.output

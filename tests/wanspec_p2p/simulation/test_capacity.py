@@ -53,7 +53,14 @@ def report(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Of passes that cost what they cost, and of trees of which 2 rows a pass are best."""
 
     def made_up(case: Case, hardware: Hardware, clients: int, **_: object) -> list[float]:
-        dear = 1.0 + 0.5 * case.passes + case.rtt + 0.1 * (case.rows not in (None, 2)) + 0.2 * (case.held or 0)
+        dear = (
+            1.0
+            - 0.1 * case.gate
+            + 0.5 * case.passes
+            + case.rtt
+            + 0.1 * (case.rows not in (None, 2))
+            + 0.2 * (case.held or 0)
+        )
         return [0.0004 * clients * dear] * clients
 
     monkeypatch.setattr(module, "per_token", made_up)
@@ -77,6 +84,13 @@ def test_a_study_names_the_best_baselines_and_what_remote_drafting_is_beside_the
         assert own["clients"] == report["baselines"][kind]["1"] > report["baselines"][kind]["2"] > 0
         assert own["ratio"]["r1"] == [round(clients / own["clients"], 3) for clients in report["clients"]["r1"]]
         assert own["closed_form"] == report["closed_form"]["1"] == pytest.approx(1.333)
+
+
+def test_a_target_that_goes_by_its_gate_is_counted_alone_and_beside_remote_drafters(report: dict[str, Any]) -> None:
+    gate = report["gate"]
+    assert gate["clients"] > report["plain"]
+    assert gate["clients"] >= gate["remote"]["r1"][0] > report["clients"]["r1"][0]
+    assert gate["remote"]["r1"][1] < gate["remote"]["r1"][0]
 
 
 def test_a_tree_has_its_best_rows_a_pass(report: dict[str, Any]) -> None:

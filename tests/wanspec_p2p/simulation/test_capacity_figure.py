@@ -18,6 +18,7 @@ REPORT: dict[str, Any] = {
     "clients": {"r3": [90, 80]},
     "plain": 70,
     "against": {"chain": {"passes": 2, "clients": 50, "closed_form": 1.4}},
+    "gate": {"clients": 60, "remote": {"r3": [95, 85]}},
 }
 
 
@@ -29,6 +30,8 @@ def test_the_figure_is_an_svg_that_says_where_it_came_from_and_always_the_same()
         b"3 remote drafters",
         b"chain at the target, 2 passes",
         b"plain decoding",
+        b"a drafter at the target by its gate",
+        b"3 remote drafters beside it",
         b"flat up to 24 rows, a node shared by 5",
     ):
         assert said in drawn["svg"]
