@@ -28,6 +28,7 @@ POLICIES: Mapping[str, float | None] = {
     NO_LOCAL: None,
     SHIPPED: LocalDrafting().price,
     "price 0.5": 0.5,
+    "price 0.7": 0.7,
     "price 1": 1.0,
 }
 
