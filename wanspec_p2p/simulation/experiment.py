@@ -81,7 +81,7 @@ class Plan:
     @property
     def _alone(self) -> Setting:
         """What no change to nodes and links touches."""
-        return replace(self.variant.base, spares=0, hedge=True, lanes=True, chain=False)
+        return replace(self.variant.base, spares=0, hedge=True, lanes=True, rests=True, chain=False)
 
 
 def ablations(base: Setting) -> dict[str, Variant]:
@@ -98,6 +98,8 @@ def ablations(base: Setting) -> dict[str, Variant]:
             replace(base, policy=local(LocalDrafting(passes=5))), policies=(NO_LOCAL, SHIPPED)
         ),
         "lanes off": Variant(replace(base, lanes=False)),
+        "verdicts say nothing of what others drafted": Variant(replace(base, policy=replace(base.policy, outlook=0))),
+        "drafters do not rest for verdicts": Variant(replace(base, rests=False)),
         "chain only": Variant(replace(base, chain=True, policy=local(LocalDrafting(rows=1, candidates=1)))),
         **{
             f"first rank right at {alpha:.1f}": Variant(replace(base, ranks=_ranks(alpha))) for alpha in (0.6, 0.7, 0.9)

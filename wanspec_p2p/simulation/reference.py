@@ -69,6 +69,7 @@ class Setting:
         law: whether drafters are right by `ranks`, or by the recording of SmolLM2 that comes with the package.
         ranks: chances of the law "iid".
         lanes: whether nodes share the branches out; without, each drafts all of them.
+        rests: whether nodes rest for a moment when a verdict is due.
         chain: whether nodes draft a chain only: one candidate a place, one place a pass.
         verify, draft: seconds of a pass over up to `width` nodes, and of `rows` rows.
     """
@@ -82,6 +83,7 @@ class Setting:
     law: LawName = "iid"
     ranks: tuple[float, ...] = REFERENCE_RANKS
     lanes: bool = True
+    rests: bool = True
     chain: bool = False
     tokens: int = 256
     warm_up: int = 128
@@ -129,7 +131,7 @@ async def _play(setting: Setting, seed: int) -> Figures:
         return SimulatedDrafter(law, DeviceTime(Steps(setting.draft, setting.rows)))
 
     target = SimulatedTarget(text, DeviceTime(flat(setting.verify, setting.width)))
-    engine = _ChainEngine if setting.chain else DraftingEngine if setting.lanes else _LanelessEngine
+    engine = _engine(setting)
     remote = _FirstOnly(law) if setting.chain else law
     nodes = [
         NodeSpec(drafter(remote), setting.wan.path(), setting.wan.path(), engine=engine)
@@ -171,6 +173,15 @@ def _judged() -> tuple[Judged, ...]:
     return shipped().judged()
 
 
+def _engine(setting: Setting) -> type[DraftingEngine]:
+    """What its nodes run."""
+    if setting.chain:
+        return _ChainEngine
+    if not setting.lanes:
+        return _LanelessEngine
+    return DraftingEngine if setting.rests else _RestlessEngine
+
+
 class _FirstOnly:
     """A law whose drafters name one candidate."""
 
@@ -196,6 +207,15 @@ class _LanelessEngine(DraftingEngine):
     def seat(self, core: SessionCore, cache: str, outlet: Outlet) -> Seat:
         if isinstance(core, DrafterSession):
             core = DrafterSession(replace(core.spec, lane=0, lanes=1), self.table)
+        return super().seat(core, cache, outlet)
+
+
+class _RestlessEngine(DraftingEngine):
+    """Begins one pass when another has ended, whatever is due."""
+
+    def seat(self, core: SessionCore, cache: str, outlet: Outlet) -> Seat:
+        if isinstance(core, DrafterSession):
+            core = DrafterSession(replace(core.spec, rests=False), self.table)
         return super().seat(core, cache, outlet)
 
 

@@ -65,6 +65,7 @@ class DrafterSpec:
         context: positions the drafter's model has; it never drafts beyond them.
         lane, lanes: which of how many shares of the branches is this drafter's.
         batch: nodes run in one pass.
+        rests: for a moment when a verdict is due, so that the next pass knows it.
         floor: tokens less likely than this to be on the answer's path are not drafted.
         flush_tokens, flush_seconds: a frame goes out at so many tokens, or so long after its first.
     """
@@ -82,6 +83,7 @@ class DrafterSpec:
     lane: int = 0
     lanes: int = 1
     batch: int = 8
+    rests: bool = True
     floor: float = 0.002
     flush_tokens: int = 4
     flush_seconds: float = 0.010
@@ -157,7 +159,8 @@ class DrafterSession:
         return self._proceed()
 
     def _run(self, event: ModelFree) -> list[DrafterInstruction]:
-        pause = 0.0 if self._paused else self._rhythm.pause(event.at, self._pass_seconds)
+        rests = self.spec.rests and not self._paused
+        pause = self._rhythm.pause(event.at, self._pass_seconds) if rests else 0.0
         if pause > 0.0:
             self._paused = True
             self.state = DrafterState.PAUSING

@@ -105,8 +105,14 @@ def test_ablations_change_one_thing_each() -> None:
 def test_baselines_know_nothing_of_links_and_nodes() -> None:
     alone = [
         set(Plan(ablations(BASE)[name], (0.0,), (2,)).trees.values())
-        for name in ("lanes off", "chain only", "jitter 20 %")
+        for name in (
+            "lanes off",
+            "verdicts say nothing of what others drafted",
+            "drafters do not rest for verdicts",
+            "chain only",
+            "jitter 20 %",
+        )
     ]
-    assert alone == [set(PLAN.trees.values())] * 3
+    assert alone == [set(PLAN.trees.values())] * 5
     other = Plan(ablations(BASE)["recorded SmolLM2"], (0.0,), (2,))
     assert {setting.law for setting in other.trees.values()} == {"recorded"}

@@ -74,6 +74,11 @@ def test_nodes_without_lanes_and_of_chains_draft_something_else() -> None:
     assert chain.rounds > as_it_is.rounds
 
 
+def test_nodes_that_rest_when_a_verdict_is_due_need_fewer_rounds() -> None:
+    far = replace(SHORT, wan=Wan(0.02), local=False, tokens=256)
+    assert play(far, 0).rounds < play(replace(far, rests=False), 0).rounds
+
+
 def test_one_node_has_one_lane_anyway() -> None:
     one = replace(SHORT, drafters=1)
     assert play(one, 0) == play(replace(one, lanes=False), 0)

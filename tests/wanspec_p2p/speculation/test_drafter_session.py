@@ -520,6 +520,13 @@ def test_a_pass_waits_for_a_verdict_that_is_due_and_begins_with_it() -> None:
     assert feed(session, ModelFree(5.1)) == [run(6, 9, 9)]
 
 
+def test_a_drafter_that_does_not_rest_begins_at_once() -> None:
+    session = session_of(rests=False)
+    feed(session, Started(AT))
+    in_step(session)
+    assert session.state is DrafterState.DRAFTING
+
+
 def test_a_pass_waits_once_and_not_for_long() -> None:
     session = session_of()
     feed(session, Started(AT))
