@@ -38,7 +38,7 @@ def draw(report: dict[str, Any]) -> dict[str, bytes]:
             offload.set(xlabel="round trip (ms)", ylabel="offload at a ratio up to 1.00 (%)", ylim=(-5, 105))
             for one in (latency, offload):
                 one.grid(alpha=0.3)
-                one.legend(fontsize=7)
+                one.legend(fontsize=7, handlelength=4)  # long enough to tell dashes from lines
         figure.suptitle(f"{report['command']}, {report['date']}, simulated", fontsize=8)
         return figure
 
