@@ -39,8 +39,10 @@ class Cluster:
         model: str,
         drafter: str,
         drafters: int,
+        local_drafter: str | None,
     ) -> None:
         self._fleet, self._directory, self._environment = fleet, directory, dict(environment)
+        self._local_drafter = local_drafter
         self._cache, self._model, self._drafter, self._drafters = cache, model, drafter, drafters
         self._numbers, self._runs = itertools.count(1), itertools.count(1)
         self._peers: dict[str, str] = {}
@@ -62,15 +64,23 @@ class Cluster:
         drafter: str,
         drafters: int = 3,
         targets: int = 1,
+        local_drafter: str | None = None,
     ) -> AsyncIterator[Cluster]:
         """A coordinator and targets that have joined it; they end with the fleet.
 
         Args:
             drafter: the honest nodes' model.
             drafters: nodes for one session; more of them wait for their turn.
+            local_drafter: the targets' own.
         """
         cluster = cls(
-            *(fleet, directory, environment), url="", cache=cache, model=model, drafter=drafter, drafters=drafters
+            *(fleet, directory, environment),
+            url="",
+            cache=cache,
+            model=model,
+            drafter=drafter,
+            drafters=drafters,
+            local_drafter=local_drafter,
         )
         await cluster.start_coordinator()
         await asyncio.gather(*(cluster.start_target(f"target-{number}") for number in range(1, targets + 1)))
@@ -92,11 +102,12 @@ class Cluster:
         """Not waited for. A name that has been used is the same target, started again."""
         home = self._directory / name
         joined = (home / "coordinator.json").exists()
+        own = () if self._local_drafter is None else ("--local-drafter", self._local_drafter)
         self.targets[name] = child = await self._fleet.start(
             self._log_name(name),
             wanspec_command(
                 *(("target", "run") if joined else ("target", "join", "-", "--name", name)),
-                *("--model", self._model, "--data-dir", str(home)),
+                *("--model", self._model, *own, "--data-dir", str(home)),
                 # One thread: the nodes need the rest of this machine.
                 *("--drafters", str(self._drafters), "--threads", "1", "--json", "--with-parent"),
             ),
