@@ -14,9 +14,13 @@ PRIOR_WEIGHT = 128.0
 """Of that prior, in squared rows: it has gone when widths have varied by some ten rows for a few rounds."""
 SHORT_PROMPT = 64
 """A pass that reads more tokens than this at once tells nothing of what a row costs."""
+SHORT_DRAFT_PROMPT = 16
+"""The same of a drafter's pass, which else has a handful of rows."""
 LONG_PROMPT = 512
 """More than this are read in a pass of their own: they are work for one, and what they may bring down is their own."""
 MAX_PEERS = 4096
+RETRY_ROUNDS = 64
+"""Verifications without a draft pass after which one is run to see what it takes by now."""
 
 
 class PassCost:
@@ -94,9 +98,14 @@ class SharedPass:
 
 
 class SharedPasses:
-    """The passes of one engine, which sessions that share a turn have in common."""
+    """The passes of one model, which sessions that share a turn have in common.
 
-    def __init__(self) -> None:
+    Args:
+        short: tokens that one of them may read and still be told from one that reads a prompt.
+    """
+
+    def __init__(self, short: int = SHORT_PROMPT) -> None:
+        self._short = short
         self._latest = SharedPass(0, 0.0)
         self._latest.over = True
 
@@ -105,7 +114,7 @@ class SharedPasses:
         if self._latest.over or self._latest.turn != turn:
             self._latest = SharedPass(turn, at)
         self._latest.width += segment.rows
-        self._latest.reading |= len(segment.tokens) > SHORT_PROMPT
+        self._latest.reading |= len(segment.tokens) > self._short
         return self._latest
 
 
@@ -122,7 +131,8 @@ class Knowledge:
         self.local = PassCost()
         self.pace = Pace()
         self.table = RankTable()
-        self.verifying, self.drafting = SharedPasses(), SharedPasses()
+        self.verifying, self.drafting = SharedPasses(), SharedPasses(SHORT_DRAFT_PROMPT)
+        self._rounds_undrafted = 0  # in a row
         self._reliability: dict[PeerId, Reliability] = {}
 
     @property
@@ -141,6 +151,8 @@ class Knowledge:
         Args:
             gain: tokens it would add to the next verification, summed over the sessions that wait for the model.
         """
+        if self._rounds_undrafted >= RETRY_ROUNDS:  # what it was seen to take may be long past
+            return gain > 0.0
         rate = self.pace.rate or 1.0 / max(self.verify.mean, 1e-9)  # before the first round: as if decoding plainly
         return gain > self.local.mean * rate
 
@@ -150,6 +162,7 @@ class Knowledge:
         if seconds is None:
             self.pace.also_made(tokens)
             return
+        self._rounds_undrafted += 1
         if not shared.reading:
             self.verify.measured(shared.width, seconds)
         self.pace.spent(seconds)
@@ -158,9 +171,14 @@ class Knowledge:
     def drafted(self, shared: SharedPass, at: float) -> None:
         """A pass of the target's own drafter, for one session or more, is over."""
         seconds = shared.end(at)
-        if seconds is not None:
+        if seconds is None:
+            return
+        if self._rounds_undrafted >= RETRY_ROUNDS:
+            self.local = PassCost()
+        self._rounds_undrafted = 0
+        if not shared.reading:
             self.local.measured(shared.width, seconds)
-            self.pace.spent(seconds)
+        self.pace.spent(seconds)
 
     def reliability(self, peer: PeerId) -> Reliability:
         known = self._reliability.get(peer)

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wanspec_p2p.speculation.pace import MAX_PEERS, SHORT_PROMPT, Knowledge, Pace, PassCost, SharedPass
+from wanspec_p2p.speculation.pace import (
+    MAX_PEERS,
+    RETRY_ROUNDS,
+    SHORT_DRAFT_PROMPT,
+    SHORT_PROMPT,
+    Knowledge,
+    Pace,
+    PassCost,
+    SharedPass,
+)
 from wanspec_p2p.types import PeerId, Segment
 
 
@@ -192,3 +201,32 @@ def test_a_draft_pass_that_several_share_is_counted_once_and_with_all_its_rows()
     assert knowledge.local.mean == 0.005
     knowledge.pace.made(1)
     assert knowledge.local_row_price == pytest.approx(knowledge.local.per_row / 0.005)
+
+
+def drafted(knowledge: Knowledge, turn: int, seconds: float, *, tokens: int = 1) -> None:
+    segment = Segment("a", 1, (), (1,) * tokens, (2,), (-1,))
+    knowledge.drafted(knowledge.drafting.join(turn, 0.0, segment), seconds)
+
+
+def verified(knowledge: Knowledge, turn: int) -> None:
+    knowledge.verified(knowledge.verifying.join(turn, 0.0, Segment("a", 1, (), (1,))), 1, 0.030)
+
+
+def test_reading_a_prompt_says_nothing_of_what_a_draft_pass_takes() -> None:
+    knowledge = Knowledge()
+    drafted(knowledge, 1, 2.0, tokens=SHORT_DRAFT_PROMPT + 1)
+    assert not knowledge.local.known
+    drafted(knowledge, 2, 0.005)
+    assert knowledge.local.mean == 0.005
+
+
+def test_a_draft_pass_that_was_slow_once_is_tried_again_and_then_judged_by_what_it_takes_by_now() -> None:
+    knowledge = Knowledge()
+    drafted(knowledge, 0, 10.0)
+    for turn in range(1, RETRY_ROUNDS + 1):
+        assert not knowledge.drafting_pays(0.9)
+        verified(knowledge, turn)
+    assert knowledge.drafting_pays(0.001) and not knowledge.drafting_pays(0.0)
+    drafted(knowledge, RETRY_ROUNDS + 1, 0.005)
+    assert knowledge.local.mean == 0.005
+    assert knowledge.drafting_pays(0.9) and not knowledge.drafting_pays(0.001)
