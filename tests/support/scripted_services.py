@@ -181,10 +181,12 @@ def _ready_line(pipe: IO[bytes], log: Path) -> dict[str, Any]:
 
 
 def wait_for_drafters(services: Services, count: int) -> None:
-    """By asking again and again: nobody tells when a node has dialled its target."""
+    """By asking again and again: nobody tells when a node has dialled its target. The coordinator has to know them as
+    well: when it has come back, nodes may still be dialling it."""
     target = services.processes["target"]
     for _ in range(int(START_SECONDS / 0.1)):
-        if all(entry["drafters"] >= count for entry in services.get("/api/state")["targets"]):
+        state = services.get("/api/state")
+        if len(state["nodes"]) >= count and all(entry["drafters"] >= count for entry in state["targets"]):
             return
         with contextlib.suppress(subprocess.TimeoutExpired):
             raise AssertionError(f"the target ended with status {target.wait(0.1)}")
