@@ -227,7 +227,7 @@ class Drive:
         drafting = self.target.knowledge.drafting_pays(self.target.drafting_gain)
         self._wants_model = False
         self.feed(ModelFree(self.now, drafting=drafting))
-        assert self._busy, "a turn was not taken"
+        assert self._busy or self.finished is not None, "a turn was not taken"
 
     def _finish_pass(self) -> None:
         segment, self._running = self._running, None

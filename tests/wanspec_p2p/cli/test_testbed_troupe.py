@@ -95,7 +95,8 @@ async def test_each_node_has_its_part_and_a_way_of_its_own(tmp_path: Path, monke
 async def test_a_lost_drafter_is_killed_and_a_process_that_waited_takes_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scenario = Scenario(tokens=4, nodes=2, churn=Churn(loss_per_round=1.0, replaced_after_ms=0.0), wan=Way(rtt_ms=1.0))
+    churn = Churn(loss_per_round=1.0, replaced_after_ms=0.0)
+    scenario = Scenario(tokens=4, nodes=2, drafters=1, churn=churn, wan=Way(rtt_ms=1.0))  # one is lost in a round
     async with on_stage(tmp_path, monkeypatch, scenario, frozenset({"node-1"})) as (troupe, stage):
         waiting = len(stage.started)
         assert waiting > 3  # the target, two nodes, and those that are to come
