@@ -84,9 +84,11 @@ def study(
     start = plain or WIDTH // 2
     chain, trees = _chain(found, passes, start), _trees(found, passes, start)
     tree = {count: max(own.values()) for count, own in trees.items()}
-    remote = _remote(found, rtt_ms, drafters, plain or max(*chain.values(), *tree.values()))
+    baselines = {"chain": chain, "tree": tree}
+    best_alone = max(*chain.values(), *tree.values())
+    remote = _remote(found, rtt_ms, drafters, plain or best_alone)
     against = {}
-    for kind, own in (("chain", chain), ("tree", tree)):
+    for kind, own in baselines.items():
         best = max(own, key=lambda count: own[count])
         against[kind] = {
             "passes": best,
@@ -96,13 +98,11 @@ def study(
         }
     return {
         **{"rtt_ms": list(rtt_ms), "clients": remote, "plain": plain, "against": against},
-        "baselines": {
-            kind: {str(count): n for count, n in own.items()} for kind, own in (("chain", chain), ("tree", tree))
-        },
+        "baselines": {kind: {str(count): n for count, n in own.items()} for kind, own in baselines.items()},
         "tree_rows": {str(count): {str(rows): n for rows, n in own.items()} for count, own in trees.items()},
         "gate": {
-            "clients": found(Case(gate=True), max(*chain.values(), *tree.values(), plain)),
-            "remote": _remote(found, rtt_ms, drafters, plain or max(*chain.values(), *tree.values()), gate=True),
+            "clients": found(Case(gate=True), max(best_alone, plain)),
+            "remote": _remote(found, rtt_ms, drafters, plain or best_alone, gate=True),
         },
         "closed_form": {str(count): round(closed_form(count, hardware), 3) for count in passes},
         "held": {str(count): _held(found, count, hardware, rtt_ms, drafters, start) for count in held},

@@ -65,10 +65,10 @@ class Case:
         drafters: remote ones of each session.
         rtt: seconds to them.
         passes: draft passes at the target before each verification.
-        gate: the target drafts beside them, where and when its own gate says so.
         rows: places that a session has in each of those; None drafts a chain, each pass of which adds a token.
         held: verify so many drafted tokens a round where there are so many, whatever a row costs; None leaves it to
             the price of a row.
+        gate: the target drafts beside them, where and when its own gate says so.
     """
 
     drafters: int = 0

@@ -8,9 +8,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from node.drafting import DraftingEngine, Outlet, Seat, SessionCore
 from wanspec_p2p.simulation.drafting_node import NodeSpec
@@ -201,22 +201,27 @@ class _ChainEngine(DraftingEngine):
         return 1
 
 
-class _LanelessEngine(DraftingEngine):
+class _OtherwiseEngine(DraftingEngine):
+    """Its sessions are drafted for in another way than the target asks."""
+
+    otherwise: Mapping[str, Any]
+
+    def seat(self, core: SessionCore, cache: str, outlet: Outlet) -> Seat:
+        if isinstance(core, DrafterSession):
+            core = DrafterSession(replace(core.spec, **self.otherwise), self.table)
+        return super().seat(core, cache, outlet)
+
+
+class _LanelessEngine(_OtherwiseEngine):
     """Every branch is its own business, whoever else drafts."""
 
-    def seat(self, core: SessionCore, cache: str, outlet: Outlet) -> Seat:
-        if isinstance(core, DrafterSession):
-            core = DrafterSession(replace(core.spec, lane=0, lanes=1), self.table)
-        return super().seat(core, cache, outlet)
+    otherwise = {"lane": 0, "lanes": 1}
 
 
-class _RestlessEngine(DraftingEngine):
+class _RestlessEngine(_OtherwiseEngine):
     """Begins one pass when another has ended, whatever is due."""
 
-    def seat(self, core: SessionCore, cache: str, outlet: Outlet) -> Seat:
-        if isinstance(core, DrafterSession):
-            core = DrafterSession(replace(core.spec, rests=False), self.table)
-        return super().seat(core, cache, outlet)
+    otherwise = {"rests": False}
 
 
 def _figures(answer: Answer) -> Figures:
