@@ -20,7 +20,7 @@ from wanspec_p2p.speculation.pace import Knowledge
 from wanspec_p2p.speculation.policy import Policy
 from wanspec_p2p.target.answering import Answering
 from wanspec_p2p.target.drafters import DrafterPool
-from wanspec_p2p.target.engine import Engine, OwnDrafter
+from wanspec_p2p.target.engine import Engine
 from wanspec_p2p.target.requests import RequestDesk
 from wanspec_p2p.target.runner import SessionRunner
 from wanspec_p2p.types import PeerId, Sampling, Segment, TokenId
@@ -73,8 +73,7 @@ class Bench:
         clock = LoopClock()
         self.pool = Pool(self.model, clock)
         knowledge = Knowledge()
-        own = None if local is None else OwnDrafter(local, knowledge.drafting_pays)
-        self.engine = Engine(self.model, slots, own)
+        self.engine = Engine(self.model, slots, knowledge, local)
         answering = Answering(
             engine=self.engine,
             tokenizer=ByteTokenizer(),

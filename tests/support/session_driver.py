@@ -43,6 +43,7 @@ from wanspec_p2p.speculation.instructions import (
 )
 from wanspec_p2p.speculation.policy import Policy
 from wanspec_p2p.speculation.target_session import SessionSpec, TargetSession, TargetState
+from wanspec_p2p.target.engine import MAX_ROWS
 from wanspec_p2p.types import FinishReason, PeerId, Segment, TokenId
 
 __all__ = ["SMALL", "Drive", "Link", "Pick", "chosen", "drafters_first", "seeded"]
@@ -95,6 +96,16 @@ class Link:
     down: deque[Message] = field(default_factory=deque)
     up: deque[tuple[int, SendDraft]] = field(default_factory=deque)
     delivered: list[SendDraft] = field(default_factory=list)
+
+
+def turn_of_one(session: TargetSession, at: float) -> ModelFree:
+    """As the engine makes it up for a session that is alone."""
+    wish = session.wish()
+    [places] = session.knowledge.draft_places([wish], MAX_ROWS)
+    if places:
+        return ModelFree(at, drafting=True, share=places)
+    [rows] = session.knowledge.verification_rows([wish], MAX_ROWS - 1)
+    return ModelFree(at, share=rows)
 
 
 class Drive:
@@ -223,10 +234,8 @@ class Drive:
         return self._running is not None or self._local_running is not None
 
     def _grant(self) -> None:
-        """As the engine does it for a session that is alone."""
-        drafting = self.target.knowledge.drafting_pays(self.target.drafting_gain)
         self._wants_model = False
-        self.feed(ModelFree(self.now, drafting=drafting))
+        self.feed(turn_of_one(self.target, self.now))
         assert self._busy or self.finished is not None, "a turn was not taken"
 
     def _finish_pass(self) -> None:

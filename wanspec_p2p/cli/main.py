@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -96,10 +97,13 @@ def main(args: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM unwinds the stack as Ctrl-C does, so that what was begun is tidied up; services set their own."""
+    """SIGTERM does what Ctrl-C does, so that what was begun is tidied up; services set their own."""
 
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        handler = signal.getsignal(signal.SIGINT)  # while asyncio.run runs, its own: the main task is cancelled
+        if not callable(handler):
+            raise KeyboardInterrupt
+        handler(signal.SIGINT, frame)
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:

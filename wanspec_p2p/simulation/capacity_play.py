@@ -22,6 +22,7 @@ from wanspec_p2p.simulation.models import SimulatedDrafter, SimulatedTarget
 from wanspec_p2p.simulation.pacing import DeviceTime, Measured, Steps, flat
 from wanspec_p2p.simulation.site import Site, question
 from wanspec_p2p.simulation.wan import Wan
+from wanspec_p2p.speculation.allotment import Wish
 from wanspec_p2p.speculation.pace import Knowledge
 from wanspec_p2p.speculation.policy import LocalDrafting, Policy
 from wanspec_p2p.speculation.target_session import TargetSession
@@ -91,9 +92,8 @@ class Case:
 class _RowsAreFree(Knowledge):
     """For those held to a number of tokens."""
 
-    @property
-    def row_price(self) -> float:
-        return 0.0
+    def verification_rows(self, wishes: Sequence[Wish], most: int) -> list[int]:
+        return [len(wish.candidates) for wish in wishes]
 
 
 def per_token(case: Case, hardware: Hardware, clients: int, *, tokens: int, seed: int) -> list[float]:
@@ -116,9 +116,9 @@ async def _play(case: Case, hardware: Hardware, clients: int, tokens: int, seed:
         NodeSpec(SimulatedDrafter(law, DeviceTime(Steps(hardware.draft, NODE_ROWS))), wan.path(), wan.path())
         for _ in range(count)
     ]
-    async with Site(target, nodes, seed=seed, drafters=case.drafters, local=local, slots=clients) as site:
-        if case.held is not None:
-            site.knowledge = _RowsAreFree()
+    knowledge = Knowledge() if case.held is None else _RowsAreFree()
+    site = Site(target, nodes, seed=seed, drafters=case.drafters, local=local, slots=clients, knowledge=knowledge)
+    async with site:
         stretches = [_Stretch((client % 512, client // 512, 1), tokens) for client in range(clients)]
         plays = [
             asyncio.create_task(

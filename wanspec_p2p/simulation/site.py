@@ -28,7 +28,7 @@ from wanspec_p2p.speculation.policy import Policy
 from wanspec_p2p.speculation.stats import SessionStats
 from wanspec_p2p.speculation.target_session import SessionSpec, TargetSession
 from wanspec_p2p.target.drafters import DrafterPool
-from wanspec_p2p.target.engine import Engine, OwnDrafter
+from wanspec_p2p.target.engine import Engine
 from wanspec_p2p.target.runner import SessionRunner
 from wanspec_p2p.types import FinishReason, Role, Sampling, SessionId, TokenId
 
@@ -73,8 +73,9 @@ class Site(Watched):
         nodes: they are called node-0, node-1, ….
         drafters: how many each session gets, where there are so many.
         slots: sessions the target serves at once.
-        hedge: whether another drafter is opened beside one that has gone silent.
         local: the target's own drafter.
+        hedge: whether another drafter is opened beside one that has gone silent.
+        knowledge: what the target has learned before.
         trace: passes, frames, tokens and errors are noted there.
     """
 
@@ -88,16 +89,15 @@ class Site(Watched):
         slots: int = 1024,
         local: LanguageModel | None = None,
         hedge: bool = True,
+        knowledge: Knowledge | None = None,
         trace: Trace | None = None,
     ) -> None:
         super().__init__(trace)
         self.clock = SimulatedClock()
         self.model = MeteredModel(target, "target", trace)
-        self.knowledge = Knowledge()
-        own = None
-        if local is not None:
-            own = OwnDrafter(MeteredModel(local, "local", trace), lambda gain: self.knowledge.drafting_pays(gain))
-        self.engine = Engine(self.model, slots, own)
+        self.knowledge = knowledge or Knowledge()
+        own = None if local is None else MeteredModel(local, "local", trace)
+        self.engine = Engine(self.model, slots, self.knowledge, own)
         self.nodes: list[SimulatedNode] = []
         self._seed, self._specs = seed, nodes
         self._identity, self._coordinator = identity(seed, "target"), identity(seed, "coordinator")

@@ -63,11 +63,13 @@ class ModelFree:
     """A model can run a pass for this session now; `turn` names that pass, which other sessions may share.
 
     `drafting`: it is the target's own drafter. Who has nothing for it goes on waiting for the target's model.
+    `share`: so many of its candidates, or places to draft at, are to be in it; None: as many as it likes.
     """
 
     at: float
     turn: int = 0
     drafting: bool = False
+    share: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,19 +3,18 @@
 This is one half of the gate: a draft at the target is worth its time where the candidates on hand are unlikely to hold
 the next tokens. WANSpec (arXiv 2602.18931) asks the entropy of the remote drafts; here the chances that they are
 believed to have say it directly. The other half is whether the time is worth it for all sessions that have to wait
-meanwhile (`Knowledge.drafting_pays`), and its threshold is their own pace, so that nothing has to be tuned.
+meanwhile (`allotment.draft_places`), and its threshold is their own pace, so that nothing has to be tuned.
 """
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from wanspec_p2p.speculation.allotment import Place
 from wanspec_p2p.speculation.calibration import quantised
 from wanspec_p2p.speculation.pace import Knowledge
-from wanspec_p2p.speculation.policy import LocalDrafting, expansion
+from wanspec_p2p.speculation.policy import LocalDrafting, places
 from wanspec_p2p.speculation.sampling import Ranking, Row, Sampler
 from wanspec_p2p.speculation.tree import ROOT, DraftTree
 from wanspec_p2p.speculation.warm import WarmCache
@@ -50,48 +49,42 @@ class _Session(Protocol):
 class LocalDrafter:
     """Args:
     session: whose tree it drafts into.
-    width: candidates in one verification of that session.
     """
 
-    def __init__(self, session: _Session, drafting: LocalDrafting, width: int) -> None:
-        self._session, self._drafting, self._width = session, drafting, width
+    def __init__(self, session: _Session, drafting: LocalDrafting) -> None:
+        self._session, self._drafting = session, drafting
         self._warm = WarmCache(session.cache, session.tree.committed)
         self._expanded: dict[int, Ranking] = {}  # places it has run
         self._passes = 0  # since the last round
-        self._offered: tuple[int, ...] | None = None
+        self._offered: list[Place] = []
 
-    def gain(self) -> float:
-        """What a pass before the next verification would add to it, in tokens, less what a pass is held dearer for.
+    @property
+    def held(self) -> bool:
+        """So many passes are to be run, whatever they bring."""
+        return self._drafting.passes is not None
 
-        0 where there is nothing to run, infinite where a pass is to be run whatever it brings.
-        """
+    def places(self) -> list[Place]:
+        """Where it could go on before the next verification, best first."""
         session, drafting = self._session, self._drafting
-        self._offered = None
         self._expanded = {place: ranking for place, ranking in self._expanded.items() if place in session.tree}
-        if session.remaining <= 1 or (drafting.passes is not None and self._passes >= drafting.passes):
-            return 0.0
-        held = drafting.passes is not None
-        found = expansion(
-            session.tree,
-            session.belief,
-            rows=drafting.rows,
-            chances=session.knowledge.table.typical()[: drafting.candidates],
-            width=sys.maxsize if held else self._width,
-            row_price=0.0 if held else session.knowledge.row_price,
-            floor=0.0 if held else session.knowledge.local_row_price,
-            expanded=self._expanded,
-            warm=self._warm,
-            runnable=self._runnable,
-        )
-        if found.gain <= 0.0 or (not found.nodes and self._warm.root_is_run):
-            return 0.0
-        self._offered = found.nodes
-        return math.inf if held else found.gain / (1.0 + drafting.price)
+        self._offered = []
+        if session.remaining > 1 and (drafting.passes is None or self._passes < drafting.passes):
+            self._offered = places(
+                session.tree,
+                session.belief,
+                rows=drafting.rows,
+                chances=session.knowledge.table.typical()[: drafting.candidates],
+                expanded=self._expanded,
+                warm=self._warm,
+                runnable=self._runnable,
+            )
+        return self._offered
 
-    def segment(self) -> Segment | None:
-        """The pass whose gain was told last; None where there was none."""
-        offered, self._offered = self._offered, None
-        return None if offered is None else self._warm.segment(self._session.tree, offered)
+    def segment(self, count: int | None = None) -> Segment | None:
+        """The pass over the first `count` of the places that were told last; None where there are none."""
+        chosen, self._offered = self._offered[:count], []
+        nodes = sorted(node for place in chosen for node in place.nodes)
+        return self._warm.segment(self._session.tree, nodes) if chosen else None
 
     def drafted(self, rows: Sequence[Row]) -> None:
         """The pass is over: its candidates join the tree."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from wanspec_p2p.speculation.allotment import Wish, draft_places, verification_rows
 from wanspec_p2p.speculation.calibration import RankTable, Reliability
+from wanspec_p2p.speculation.passcost import PassCost
 from wanspec_p2p.types import PeerId, Segment
 
-__all__ = ["LONG_PROMPT", "SHORT_PROMPT", "Knowledge", "Pace", "PassCost", "SharedPass", "SharedPasses"]
+__all__ = ["LONG_PROMPT", "SHORT_PROMPT", "Knowledge", "Pace", "SharedPass", "SharedPasses"]
 
 MEMORY = 0.95
-ROW_PRIOR = 0.01
-"""Share of a pass that one more row costs, before widths have been compared: an accelerator's is less, a CPU's more."""
-PRIOR_WEIGHT = 128.0
-"""Of that prior, in squared rows: it has gone when widths have varied by some ten rows for a few rounds."""
 SHORT_PROMPT = 64
 """A pass that reads more tokens than this at once tells nothing of what a row costs."""
 SHORT_DRAFT_PROMPT = 16
@@ -19,40 +19,10 @@ SHORT_DRAFT_PROMPT = 16
 LONG_PROMPT = 512
 """More than this are read in a pass of their own: they are work for one, and what they may bring down is their own."""
 MAX_PEERS = 4096
+UNKNOWN = 1e9
+"""Tokens a second, before the first round: no time is spent on what could be dear."""
 RETRY_ROUNDS = 64
 """Verifications without a draft pass after which one is run to see what it takes by now."""
-
-
-class PassCost:
-    """Seconds of a pass as a line over its width, by least squares with fading memory."""
-
-    def __init__(self) -> None:
-        self._n = self._x = self._y = self._xx = self._xy = 0.0
-
-    @property
-    def known(self) -> bool:
-        return self._n > 0
-
-    def measured(self, width: int, seconds: float) -> None:
-        """A pass over `width` candidates took so long."""
-        self._n = MEMORY * self._n + 1.0
-        self._x = MEMORY * self._x + width
-        self._y = MEMORY * self._y + seconds
-        self._xx = MEMORY * self._xx + width**2
-        self._xy = MEMORY * self._xy + width * seconds
-
-    @property
-    def mean(self) -> float:
-        return self._y / self._n if self._n else 0.0
-
-    @property
-    def per_row(self) -> float:
-        """Seconds that one more candidate takes."""
-        if not self._n:
-            return 0.0
-        spread = self._xx - self._x**2 / self._n
-        slope = self._xy - self._x * self._y / self._n
-        return max(0.0, (slope + PRIOR_WEIGHT * ROW_PRIOR * self.mean) / (spread + PRIOR_WEIGHT))
 
 
 class Pace:
@@ -122,8 +92,7 @@ class Knowledge:
     """What one target has learned and all its sessions share: drafters' reliability, costs, its own drafter's ranks.
 
     A row that one session adds to a pass delays all that are in it. So its price is that of the whole pass, and what
-    its time would bring otherwise is what all of them make: `row_price` tokens. Each pass is counted once, whoever
-    shares it; for a session that is alone both are its own.
+    its time would bring otherwise is what all of them make (`allotment`). Each pass is counted once, whoever shares it.
     """
 
     def __init__(self) -> None:
@@ -135,26 +104,22 @@ class Knowledge:
         self._rounds_undrafted = 0  # in a row
         self._reliability: dict[PeerId, Reliability] = {}
 
-    @property
-    def row_price(self) -> float:
-        """Tokens that the target makes in the time of one more row."""
-        return self.pace.rate * self.verify.per_row
+    def verification_rows(self, wishes: Sequence[Wish], most: int) -> list[int]:
+        """How many of its candidates each waiting session is to verify, at most so many together."""
+        return verification_rows(wishes, self.verify, self._rate(len(wishes)), most)
 
-    @property
-    def local_row_price(self) -> float:
-        """The same of a pass of the target's own drafter."""
-        return self.pace.rate * self.local.per_row
+    def draft_places(self, wishes: Sequence[Wish], most: int) -> list[int]:
+        """At how many of its places each waiting session is to draft before that, in at most so many rows together."""
+        # What the last passes took may be long past, where only another one could tell.
+        retry = self._rounds_undrafted >= RETRY_ROUNDS
+        return draft_places(wishes, self.verify, self.local, self._rate(len(wishes)), most, retry=retry)
 
-    def drafting_pays(self, gain: float) -> bool:
-        """Whether a pass of the target's own drafter makes more of its time than all sessions do at their pace.
-
-        Args:
-            gain: tokens it would add to the next verification, summed over the sessions that wait for the model.
-        """
-        if self._rounds_undrafted >= RETRY_ROUNDS:  # what it was seen to take may be long past
-            return gain > 0.0
-        rate = self.pace.rate or 1.0 / max(self.verify.mean, 1e-9)  # before the first round: as if decoding plainly
-        return gain > self.local.mean * rate
+    def _rate(self, waiting: int) -> float:
+        """Tokens a second that time is worth: never less than these sessions would make by decoding plainly."""
+        seconds = self.verify.seconds(waiting)
+        if seconds > 0.0:
+            return max(self.pace.rate, waiting / seconds)
+        return self.pace.rate or UNKNOWN
 
     def verified(self, shared: SharedPass, tokens: int, at: float) -> None:
         """A session made so many tokens of a pass that is over."""

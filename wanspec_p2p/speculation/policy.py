@@ -13,11 +13,12 @@ import math
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
+from wanspec_p2p.speculation.allotment import Place
 from wanspec_p2p.speculation.events import Window
 from wanspec_p2p.speculation.tree import ROOT, DraftTree
 from wanspec_p2p.speculation.verify import Candidates
 
-__all__ = ["Expansion", "LocalDrafting", "Policy", "expansion", "select"]
+__all__ = ["LocalDrafting", "Policy", "places", "select"]
 
 MIN_POSITIONS = 2
 """Even a drafter that was always wrong gets so much, to show that it is right again."""
@@ -100,12 +101,13 @@ def select(
     Args:
         belief: the chance that a node is right if its parent is.
         width: at most so many.
-        floor: a candidate less likely than this to be walked is not worth its row.
-        retry: take one that is not, all the same.
+        floor: candidates less likely than this to be walked are left alone.
+        retry: but for one of them.
         positions: how many candidates deep a path may go; beyond it the answer is at its end anyway.
     """
     nodes: list[int] = []
     parents: list[int] = []
+    chances: list[float] = []
     index = {ROOT: -1}
     heap: list[tuple[float, int]] = []
 
@@ -125,83 +127,61 @@ def select(
         index[node_id] = len(nodes)
         nodes.append(node_id)
         parents.append(index[node.parent])
+        chances.append(-chance)
         if node.length - tree.committed_len < positions:
             offer_children(node_id, -chance)
-    return Candidates(tuple(nodes), tuple(tree[n].token for n in nodes), tuple(parents))
+    return Candidates(tuple(nodes), tuple(tree[n].token for n in nodes), tuple(parents), tuple(chances))
 
 
-@dataclass(frozen=True, slots=True)
-class Expansion:
-    """What one pass of the target's own drafter would run.
-
-    Attributes:
-        nodes: of the tree, parents first; those above the ones wanted that its cache lacks are among them.
-        gain: tokens that it is expected to add to the next round.
-    """
-
-    nodes: tuple[int, ...]
-    gain: float
-
-
-def expansion(
+def places(
     tree: DraftTree,
     belief: Callable[[int], float],
     *,
     rows: int,
     chances: Sequence[float],
-    width: int,
-    row_price: float,
-    floor: float,
     expanded: Container[int],
     warm: Container[int],
     runnable: Callable[[int], bool],
-) -> Expansion:
-    """The places where a local draft would add most.
+) -> list[Place]:
+    """Where a local draft would add most, best first, in at most `rows` rows.
 
-    A place whose candidates already hold what its ranks would gains nothing. Candidates gain what the best `width` of
-    all, which fit into the verification that follows, are worth more with them: each its chance, less a row there.
+    A place whose candidates already hold what its ranks would gains nothing.
 
     Args:
         chances: that the target's token is candidate number 1, 2, … of a place that is run.
-        width: candidates in the verification that follows.
-        row_price: tokens that a row of it costs.
-        floor: tokens that a row of the draft costs.
         expanded: places that the local drafter has run.
-        warm: those in its cache.
+        warm: those in its cache; a place below others that are not has them run too.
         runnable: whether anything may follow a node.
     """
-    heap: list[tuple[float, int, list[float]]] = []
+    heap: list[tuple[float, int, tuple[float, ...]]] = []
     mass = sum(chances)
-    drafted: list[float] = []
 
     def offer(of: int, chance: float) -> None:
         children = _shared(tree, of, belief)
         if of not in expanded:
             # Which of its ranks others have drafted is not known; what they leave open counts as one candidate.
-            ranks = [mass - sum(share for _, share in children)] if children else chances
-            worth = [chance * rank - row_price for rank in ranks if chance * rank > row_price]
+            ranks = (mass - sum(share for _, share in children),) if children else chances
+            worth = tuple(chance * rank for rank in ranks if rank > 0.0)
             heapq.heappush(heap, (-sum(worth), of, worth))
         for child, share in children:
-            drafted.append(max(0.0, chance * share - row_price))
             if chance * share > NEGLIGIBLE and runnable(child):
                 offer(child, chance * share)
 
     offer(ROOT, 1.0)
     room = rows
+    found: list[Place] = []
     chosen: dict[int, None] = {}
-    added: list[float] = []
     while heap and room > 0:
-        value, node, worth = heapq.heappop(heap)
-        if -value <= max(floor, NEGLIGIBLE):
+        worth, node, candidates = heapq.heappop(heap)
+        if -worth <= NEGLIGIBLE:
             break
-        above = _cold_path(tree, node, warm, chosen)
-        if len(above) > room:
+        place = Place(tuple(sorted(_cold_path(tree, node, warm, chosen))), candidates)
+        if place.rows > room:
             continue
-        room -= max(1, len(above))
-        chosen.update(dict.fromkeys(above))
-        added.extend(worth)
-    best = sum(heapq.nlargest(width, drafted))
-    return Expansion(tuple(sorted(chosen)), sum(heapq.nlargest(width, [*drafted, *added])) - best if added else 0.0)
+        room -= place.rows
+        chosen.update(dict.fromkeys(place.nodes))
+        found.append(place)
+    return found
 
 
 def _cold_path(tree: DraftTree, node: int, warm: Container[int], chosen: Container[int]) -> list[int]:

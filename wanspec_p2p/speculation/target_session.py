@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wanspec_p2p.errors import EngineError, LocalProtocolError
+from wanspec_p2p.speculation.allotment import Wish
 from wanspec_p2p.speculation.calibration import chance, quantised
 from wanspec_p2p.speculation.events import (
     Cancelled,
@@ -49,7 +50,7 @@ from wanspec_p2p.speculation.instructions import (
 )
 from wanspec_p2p.speculation.local import LOCAL, LocalDrafter
 from wanspec_p2p.speculation.pace import LONG_PROMPT, Knowledge, SharedPass
-from wanspec_p2p.speculation.policy import Policy, select
+from wanspec_p2p.speculation.policy import NEGLIGIBLE, Policy, select
 from wanspec_p2p.speculation.sampling import Row, Sampler, logprobs
 from wanspec_p2p.speculation.stats import SessionStats
 from wanspec_p2p.speculation.tree import DraftTree
@@ -128,10 +129,11 @@ class TargetSession:
         self._shared: SharedPass | None = None  # that pass, where it is one of many alike
         self._answer_len = len(spec.committed)
         self._candidates = Candidates((), (), ())
+        self._offered: Candidates | None = None  # of which the next pass may have a share
         self._cached = 0  # positions in the model's cache that belong to the committed prefix
         self._keep: tuple[int, ...] = ()  # candidates of the last pass to add to them
         self._pending: tuple[TokenId, ...] = (*spec.prompt, *spec.committed)  # committed, not in the cache
-        self._local = LocalDrafter(self, self.policy.local, self.policy.width) if local else None
+        self._local = LocalDrafter(self, self.policy.local) if local else None
 
     def handle(self, event: TargetEvent) -> list[TargetInstruction]:
         """The one door.
@@ -142,7 +144,9 @@ class TargetSession:
         handler = TRANSITIONS.get((self.state, type(event)))
         if handler is None:
             raise LocalProtocolError(f"{type(event).__name__} in state {self.state.name}")
-        return handler(self, event)
+        instructions = handler(self, event)
+        self._offered = None  # something has happened since
+        return instructions
 
     @property
     def answer_len(self) -> int:
@@ -165,16 +169,37 @@ class TargetSession:
         self.state = TargetState.WAITING
         return [RequestModel()]
 
+    def wish(self) -> Wish:
+        """What it could do with the pass that is made up now; nothing unless it waits for one."""
+        if self.state is not TargetState.WAITING:
+            return Wish()
+        self._offered = self._choose()
+        local, policy = self._local, self.policy
+        if local is None:
+            return Wish(self._offered.chances, policy.width)
+        return Wish(self._offered.chances, policy.width, local.places(), policy.local.price, local.held)
+
+    def _choose(self) -> Candidates:
+        # A pass emits one token more than it accepts: the last remaining one needs no candidate.
+        return select(
+            self.tree,
+            self.belief,
+            width=self.policy.width,
+            floor=NEGLIGIBLE,
+            retry=self._retries,
+            positions=self.remaining - 1,
+        )
+
     @property
-    def drafting_gain(self) -> float:
-        """Tokens that a pass of the target's own drafter would add to the next round. Asked when a turn is made up."""
-        return 0.0 if self._local is None or self.state is not TargetState.WAITING else self._local.gain()
+    def _retries(self) -> bool:
+        """One candidate that does not pay is to be verified all the same."""
+        return self.stats.rounds % self.policy.retry_rounds == 0
 
     def _take_turn(self, event: ModelFree) -> list[TargetInstruction]:
         """Verify what there is; in a turn of the target's own drafter, draft or go on waiting."""
         if not event.drafting:
             return self._verify(event)
-        segment = None if self._local is None else self._local.segment()
+        segment = None if self._local is None else self._local.segment(event.share)
         if segment is None:
             return []
         self.state = TargetState.DRAFTING
@@ -195,15 +220,8 @@ class TargetSession:
         return chance(claim) if peer == LOCAL else self.knowledge.reliability(peer).believed(claim)
 
     def _verify(self, event: ModelFree) -> list[TargetInstruction]:
-        # A pass emits one token more than it accepts: the last remaining one needs no candidate.
-        self._candidates = select(
-            self.tree,
-            self.belief,
-            width=self.policy.width,
-            floor=self.knowledge.row_price,
-            retry=self.stats.rounds % self.policy.retry_rounds == 0,
-            positions=self.remaining - 1,
-        )
+        offered = self._offered or self._choose()
+        self._candidates = offered if event.share is None else offered.first(event.share + self._retries)
         segment = Segment(
             cache=self.spec.session,
             length=self._cached,

@@ -8,7 +8,7 @@ Every emitted token is the target's own sample. The draft tree only decides how 
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from wanspec_p2p.speculation.sampling import Choice, Row
 from wanspec_p2p.types import TokenId
@@ -20,12 +20,17 @@ __all__ = ["Candidates", "Step", "walk"]
 class Candidates:
     """The part of a draft tree that one pass verifies: a snapshot, parents before children.
 
-    `nodes[i]` is the tree's id of candidate i; `parents[i]` is -1 (the root) or < i.
+    `nodes[i]` is the tree's id of candidate i; `parents[i]` is -1 (the root) or < i; `chances[i]`, where they were
+    weighed, how likely it is to be walked.
     """
 
     nodes: tuple[int, ...]
     tokens: tuple[TokenId, ...]
     parents: tuple[int, ...]
+    chances: tuple[float, ...] = field(default=(), compare=False)
+
+    def first(self, count: int) -> Candidates:
+        return Candidates(self.nodes[:count], self.tokens[:count], self.parents[:count], self.chances[:count])
 
 
 @dataclass(frozen=True, slots=True)

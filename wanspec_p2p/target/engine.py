@@ -4,26 +4,29 @@ What a session verifies is decided when the pass is about to begin, not when it 
 in. A model that is free begins at once; nobody is waited for (docs/decisions/0015-several-sessions-in-one-pass.md).
 
 A drafter beside the model has turns of its own, before verifications, while that makes more of the time of all who wait
-(docs/decisions/0023-the-target-drafts-for-all-or-nobody.md).
+(docs/decisions/0023-the-target-drafts-for-all-or-nobody.md). What each session has of a pass is decided for all of them
+at once (docs/decisions/0024-rows-are-allotted-to-all-sessions-at-once.md).
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 
 from wanspec_p2p.models.base import LanguageModel, Rows
 from wanspec_p2p.protocol import limits
+from wanspec_p2p.speculation.allotment import Wish
 from wanspec_p2p.speculation.pace import LONG_PROMPT
 from wanspec_p2p.types import Segment
 
-__all__ = ["Engine", "OwnDrafter", "Turn", "to_its_end"]
+__all__ = ["Engine", "Plan", "Turn", "to_its_end"]
 
 MAX_ROWS = 512
 """Tokens and tree nodes: a pass of so many takes no more sessions in. The logits of all are in memory at once."""
@@ -34,21 +37,27 @@ log = structlog.get_logger(__name__)
 
 
 class Turn(NamedTuple):
-    """A pass that is about to begin: of the target's model, or of its own drafter."""
+    """A pass that is about to begin: of the target's model, or of its own drafter.
+
+    Attributes:
+        share: how much of its wish a session has in it; None where nobody asked for one.
+    """
 
     number: int
     drafting: bool
+    share: int | None = None
 
 
-class OwnDrafter(NamedTuple):
-    """A drafter of the target's own, on the same machine.
+class Plan(Protocol):
+    """Who has how much of a pass, by what all who wait wish for: an answer for each wish, in their order."""
 
-    Attributes:
-        pays: whether a pass of it is worth the time of all who wait, given the tokens it would add for all of them.
-    """
+    def verification_rows(self, wishes: Sequence[Wish], most: int) -> list[int]:
+        """Candidates of each in the next verification, at most so many together."""
+        ...
 
-    model: LanguageModel
-    pays: Callable[[float], bool]
+    def draft_places(self, wishes: Sequence[Wish], most: int) -> list[int]:
+        """Places of each in a pass of the target's own drafter before it, in at most so many rows; all 0: none."""
+        ...
 
 
 @dataclass(eq=False, slots=True)
@@ -57,7 +66,7 @@ class _Request:
 
     begin: Callable[[Turn], Segment | None]
     meanwhile: Callable[[], None]
-    gain: Callable[[], float]
+    wish: Callable[[], Wish]
     rows: asyncio.Future[Rows | None]
     segment: Segment | None = None
     forward: asyncio.Future[list[Rows]] | None = None  # the pass it is in
@@ -75,8 +84,16 @@ class _Request:
 
 
 class Engine:
-    def __init__(self, model: LanguageModel, slots: int, drafter: OwnDrafter | None = None) -> None:
-        self.model, self.drafter = model, drafter
+    """Args:
+    slots: sessions served at once.
+    plan: shares passes out; without one, every session has all it could use.
+    drafter: the target's own, on the same machine; it is run as `plan` says.
+    """
+
+    def __init__(
+        self, model: LanguageModel, slots: int, plan: Plan | None = None, drafter: LanguageModel | None = None
+    ) -> None:
+        self.model, self.drafter, self._plan = model, drafter, plan
         self._asked: deque[_Request] = deque()
         self._passes: asyncio.Task[None] | None = None  # while there is something to run
         self._turn = 0  # names the pass that begins, or runs
@@ -112,7 +129,7 @@ class Engine:
         self,
         begin: Callable[[Turn], Segment | None],
         meanwhile: Callable[[], None] = lambda: None,
-        gain: Callable[[], float] = lambda: 0.0,
+        wish: Callable[[], Wish] = Wish,
     ) -> Rows | None:
         """Run one segment in the next pass. Cancelled while that runs, it ends only when the pass has.
 
@@ -120,8 +137,7 @@ class Engine:
             begin: called just before a pass begins; None leaves it to the others. If it was the drafter's, the session
                 waits for the next.
             meanwhile: called while it runs, unless it ends before.
-            gain: tokens that a pass of the drafter would add; called when a turn is made up. Those who gain nothing
-                are not in it.
+            wish: what it could do with a pass; called when one is made up, right before `begin`.
 
         Returns:
             The rows of the segment, None where there was none.
@@ -130,7 +146,7 @@ class Engine:
             EngineError: the pass failed, for everyone in it.
             Exception: whatever else the model, `begin` or `meanwhile` raised.
         """
-        request = _Request(begin, meanwhile, gain, asyncio.get_running_loop().create_future())
+        request = _Request(begin, meanwhile, wish, asyncio.get_running_loop().create_future())
         self._asked.append(request)
         if self._passes is None:
             self._passes = asyncio.create_task(self._run_passes(), name="passes")
@@ -147,15 +163,16 @@ class Engine:
         """What the model and its drafter hold for a session may go."""
         await self.model.release(cache)
         if self.drafter is not None:
-            await self.drafter.model.release(cache)
+            await self.drafter.release(cache)
 
     async def _run_passes(self) -> None:
         """Until nobody wants one any more."""
         try:
             while self._asked:
-                if self.drafter is not None and (batch := self._collect_drafts(self.drafter)):
-                    await self._run(batch, self.drafter.model)
-                elif batch := self._collect():
+                wishes = self._wishes()
+                if self.drafter is not None and (batch := self._collect_drafts(wishes)):
+                    await self._run(batch, self.drafter)
+                elif batch := self._collect(wishes):
                     await self._run(batch, self.model)
                 # Those who took part settle what they got, and ask again, before the next pass is made up.
                 await asyncio.sleep(0)
@@ -164,14 +181,27 @@ class Engine:
             for request in self._asked:  # none, but where this task was cancelled: nobody else would tell them
                 request.rows.cancel()
 
-    def _collect(self) -> list[_Request]:
+    def _wishes(self) -> dict[_Request, Wish]:
+        """Of those who may be in the next pass; who cannot say what it wishes fails alone."""
+        wishes: dict[_Request, Wish] = {}
+        for request in itertools.islice(self._asked, MAX_ROWS):
+            if request.segment is None and not request.rows.done():
+                try:
+                    wishes[request] = request.wish()
+                except Exception as error:  # its own trouble: the others go on
+                    request.fail(error)
+        return wishes
+
+    def _collect(self, wishes: Mapping[_Request, Wish]) -> list[_Request]:
         """Who is in the next pass: in order, until it is full. A long prompt is read in a pass of its own."""
         self._turn += 1
+        shares = self._shares(wishes, drafting=False)
         batch: list[_Request] = []
         width = 0
         while self._asked and width < MAX_ROWS:
             request = self._asked[0]
-            segment = request.segment or self._begun(request, Turn(self._turn, drafting=False))
+            turn = Turn(self._turn, False, shares.get(request))
+            segment = request.segment or self._begun(request, turn)
             if segment is not None:
                 long = len(segment.tokens) > LONG_PROMPT
                 if long and batch:
@@ -181,30 +211,33 @@ class Engine:
             self._asked.popleft()
         return batch
 
-    def _collect_drafts(self, drafter: OwnDrafter) -> list[_Request]:
+    def _collect_drafts(self, wishes: Mapping[_Request, Wish]) -> list[_Request]:
         """Who is in the drafter's pass, where one comes before the next verification."""
-        gains = {request: self._gain(request) for request in self._asked if request.segment is None}
-        if not drafter.pays(sum(gains.values())):
+        shares = self._shares(wishes, drafting=True)
+        if not any(shares.values()):
             return []
         self._turn += 1
         batch: list[_Request] = []
         width = 0
-        for request in (request for request, gain in gains.items() if gain > 0.0):
+        for request, share in shares.items():
             if width >= MAX_ROWS:
                 break
-            segment = self._begun(request, Turn(self._turn, drafting=True))
+            segment = self._begun(request, Turn(self._turn, True, share)) if share else None
             if segment is not None:
                 batch.append(request)
                 width += len(segment.tokens) + len(segment.tree)
                 self._asked.remove(request)
         return batch
 
-    def _gain(self, request: _Request) -> float:
-        try:
-            return 0.0 if request.rows.done() else request.gain()
-        except Exception as error:  # its own trouble: the others go on
-            request.fail(error)
-            return 0.0
+    def _shares(self, wishes: Mapping[_Request, Wish], *, drafting: bool) -> dict[_Request, int]:
+        if self._plan is None:
+            return {}
+        every = list(wishes.values())
+        if drafting:
+            counts = self._plan.draft_places(every, MAX_ROWS)
+        else:
+            counts = self._plan.verification_rows(every, MAX_ROWS - len(every))
+        return dict(zip(wishes, counts, strict=True))
 
     def _begun(self, request: _Request, turn: Turn) -> Segment | None:
         """Tell a session that its pass is about to begin; one without anything to verify has its answer at once."""

@@ -143,9 +143,7 @@ class SessionRunner:
             return next((i.segment for i in plan if isinstance(i, RunPass | RunLocalPass)), None)
 
         try:
-            rows = await self._engine.take_part(
-                begin, lambda: self._prepare(plan), lambda: 0.0 if self._over else self.session.drafting_gain
-            )
+            rows = await self._engine.take_part(begin, lambda: self._prepare(plan), self.session.wish)
         except EngineError as error:
             self.feed(self._failed(str(error), drafting))
             return

@@ -24,7 +24,7 @@ from wanspec_p2p.speculation.pace import Knowledge
 from wanspec_p2p.target.answering import Answering
 from wanspec_p2p.target.control import Control, Dial, Outbox, Sleep
 from wanspec_p2p.target.drafters import DrafterPool
-from wanspec_p2p.target.engine import Engine, OwnDrafter
+from wanspec_p2p.target.engine import Engine
 from wanspec_p2p.target.receipts import ReceiptBox
 from wanspec_p2p.target.recruiting import Recruiter
 from wanspec_p2p.target.requests import RequestDesk
@@ -82,8 +82,7 @@ class Target:
         self._recruiter = Recruiter(settings.drafters)
         self._receipts = ReceiptBox(self._outbox.say, new_id)
         knowledge = Knowledge()
-        own = None if local is None else OwnDrafter(local, knowledge.drafting_pays)
-        self.engine = Engine(model, settings.slots, own)
+        self.engine = Engine(model, settings.slots, knowledge, local)
         self.pool: DrafterPool | None = None
         if settings.network and settings.drafters:
             self.pool = DrafterPool(

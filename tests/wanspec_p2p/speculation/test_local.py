@@ -9,14 +9,14 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from tests.support.session_driver import Drive, seeded
+from tests.support.session_driver import Drive, seeded, turn_of_one
 from tests.support.session_peers import HonestPeer, JunkPeer, LyingPeer
 from tests.support.session_rows import PassModel, Row, Rows, decode_alone, scripted_rows
+from wanspec_p2p.speculation.allotment import Wish
 from wanspec_p2p.speculation.calibration import RankTable, chance, quantised
 from wanspec_p2p.speculation.events import (
     LocalDrafted,
     LocalFailed,
-    ModelFree,
     Started,
     TargetEvent,
     Verified,
@@ -33,10 +33,11 @@ from wanspec_p2p.speculation.instructions import (
 )
 from wanspec_p2p.speculation.local import LOCAL, LocalDrafter
 from wanspec_p2p.speculation.pace import Knowledge
-from wanspec_p2p.speculation.policy import LocalDrafting, Policy
+from wanspec_p2p.speculation.policy import LocalDrafting, Policy, select
 from wanspec_p2p.speculation.sampling import Sampler
 from wanspec_p2p.speculation.target_session import SessionSpec, TargetSession
 from wanspec_p2p.speculation.tree import ROOT, DraftTree
+from wanspec_p2p.target.engine import MAX_ROWS
 from wanspec_p2p.types import PeerId, Sampling, Segment, SessionId, TokenId
 
 VOCABULARY = 12
@@ -59,7 +60,8 @@ class Desk:
         self.stop_tokens: Sequence[TokenId] = (STOP,)
         self.cache = "c"
         self.model = PassModel(scripted_rows(3, VOCABULARY))
-        self.local = LocalDrafter(self, drafting or LocalDrafting(), width=63)
+        self.drafting = drafting or LocalDrafting()
+        self.local = LocalDrafter(self, self.drafting)
 
     def belief(self, node: int) -> float:
         confidence = self.tree[node].confidence
@@ -68,15 +70,19 @@ class Desk:
 
     def costs(self, local: float) -> None:
         """What passes are known to take; the target decodes plainly."""
-        self.knowledge.local.measured(0, local)
+        self.knowledge.local.measured(1, local)
+        self.knowledge.verify.measured(1, SECONDS)
         self.knowledge.pace.spent(SECONDS)
         self.knowledge.pace.made(1)
 
     def draft(self) -> Segment | None:
         """One pass, if it is worthwhile."""
-        if not self.knowledge.drafting_pays(self.local.gain()):
+        candidates = select(self.tree, self.belief, width=63, floor=0.0, retry=False, positions=self.remaining - 1)
+        wish = Wish(candidates.chances, 63, self.local.places(), self.drafting.price, self.local.held)
+        [count] = self.knowledge.draft_places([wish], MAX_ROWS)
+        if count == 0:
             return None
-        segment = self.local.segment()
+        segment = self.local.segment(count)
         assert segment is not None
         self.local.drafted(self.model.run(segment))
         assert self.model.cached == list(self.tree.committed)
@@ -91,7 +97,7 @@ class Desk:
 def test_before_anything_is_known_one_pass_is_tried_and_then_measured_against_a_verification() -> None:
     desk = Desk()
     assert desk.draft() == Segment("c", 0, (), PROMPT)
-    desk.knowledge.local.measured(0, LOCAL_SECONDS)
+    desk.knowledge.local.measured(1, LOCAL_SECONDS)
     assert desk.draft() is None
 
 
@@ -129,29 +135,17 @@ def test_the_dearer_a_pass_the_less_is_drafted() -> None:
     assert passes[0] > passes[1] > passes[2] == 0
 
 
-def test_what_does_not_fit_into_the_verification_is_no_gain() -> None:
-    gains = []
-    for width in (63, 3, 1):
-        desk = Desk()
-        desk.local = LocalDrafter(desk, LocalDrafting(), width)
-        desk.draft()
-        gains.append(desk.local.gain())
-    assert gains[0] > gains[1] > gains[2] == 0.0
-
-
-def test_where_a_row_of_the_verification_is_dear_little_is_gained() -> None:
-    """And in the draft only places whose candidates are worth theirs have rows."""
-    widths = []
-    for rate in (0.0, 200.0, 1e6):
-        desk = Desk()
-        desk.draft()
-        desk.knowledge.verify.measured(0, SECONDS)  # a row is a hundredth of it until more is known
-        desk.knowledge.pace.spent(1.0)
-        desk.knowledge.pace.made(int(rate))
-        gain, segment = desk.local.gain(), desk.local.segment()
-        widths.append(0 if segment is None else len(segment.tree))
-        assert (gain > 0.0) is (segment is not None)
-    assert widths[0] == 4 > widths[1] > widths[2] == 0
+def test_it_runs_as_many_of_its_places_as_it_is_told_to_the_best_first() -> None:
+    desk = Desk()
+    desk.draft()
+    told = desk.local.places()
+    assert len(told) > 2
+    segment = desk.local.segment(2)
+    assert segment is not None
+    assert segment.tree == tuple(desk.tree[node].token for place in told[:2] for node in place.nodes)
+    desk.local.places()
+    assert desk.local.segment(0) is None
+    assert desk.local.segment() is None, "what was told is told once"
 
 
 def test_a_drafter_as_slow_as_its_target_is_not_asked() -> None:
@@ -282,7 +276,7 @@ def answered(spec: SessionSpec, rows: Rows, local: Rows, *, fails_at: int | None
         for instruction in session.handle(event):
             match instruction:
                 case RequestModel():
-                    following = ModelFree(now, drafting=session.knowledge.drafting_pays(session.drafting_gain))
+                    following = turn_of_one(session, now)
                 case RunPass(segment):
                     now += SECONDS
                     following = Verified(model.run(segment), now)

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.session_driver import turn_of_one
 from tests.support.session_rows import check_tree, prefix_hash
 from wanspec_p2p.errors import LocalProtocolError
+from wanspec_p2p.speculation.allotment import Wish
 from wanspec_p2p.speculation.calibration import quantised
 from wanspec_p2p.speculation.events import (
     Cancelled,
@@ -418,7 +420,7 @@ def test_a_drafter_that_was_wrong_for_long_still_gets_its_chance() -> None:
     now = 0.0
     for _ in range(60):
         feed(session, drafts(A, session.tree.committed, 9))
-        [instruction] = feed(session, ModelFree(now))
+        [instruction] = feed(session, turn_of_one(session, now))
         assert isinstance(instruction, RunPass)
         candidates = len(instruction.segment.tree)
         tried.append(candidates)
@@ -464,8 +466,7 @@ def locally(**changes: Any) -> TargetSession:
     """A session whose target has a drafter of its own, in its first pass of it."""
     session = TargetSession(dataclasses.replace(SPEC, **changes), Policy(width=7, window=WINDOW), local=True)
     feed(session, Started(AT))
-    assert session.knowledge.drafting_pays(session.drafting_gain)
-    assert feed(session, ModelFree(AT, drafting=True)) == [RunLocalPass(Segment(SESSION, 0, (), PROMPT))]
+    assert feed(session, turn_of_one(session, AT)) == [RunLocalPass(Segment(SESSION, 0, (), PROMPT))]
     return session
 
 
@@ -473,10 +474,10 @@ def test_what_the_targets_own_drafter_drafts_is_verified_and_nobodys() -> None:
     session = locally()
     assert session.state is TargetState.DRAFTING
     assert feed(session, DrafterJoined(A, 0, AT)) == [OpenDraft(A, PROMPT, WINDOW, 0)]
-    assert session.drafting_gain == 0.0, "it runs already"
+    assert session.wish() == Wish(), "it runs already"
     assert feed(session, LocalDrafted(says(7).rows, AT + 1.0)) == [RequestModel()]
-    assert session.drafting_gain > 0.0
-    assert not session.knowledge.drafting_pays(session.drafting_gain), "nothing to weigh a second one against yet"
+    assert session.wish().places
+    assert not turn_of_one(session, AT).drafting, "nothing to weigh a second one against yet"
     [instruction] = feed(session, ModelFree(AT))
     assert isinstance(instruction, RunPass)
     assert instruction.segment.tree[0] == 7
@@ -490,7 +491,7 @@ def test_what_the_targets_own_drafter_drafts_is_verified_and_nobodys() -> None:
 def test_in_a_turn_of_the_drafter_who_has_nothing_for_it_goes_on_waiting() -> None:
     session = session_of()
     feed(session, Started(AT))
-    assert session.drafting_gain == 0.0, "there is no drafter"
+    assert session.wish().places == (), "there is no drafter"
     assert feed(session, ModelFree(AT, drafting=True)) == []
     assert session.state is TargetState.WAITING
     assert feed(session, ModelFree(AT)) == [run(0, PROMPT)]
@@ -505,7 +506,7 @@ def test_a_pass_that_was_offered_is_run_once() -> None:
 def test_a_target_whose_own_drafter_fails_goes_on_without_it() -> None:
     session = locally()
     assert feed(session, LocalFailed("out of memory", AT)) == [RequestModel()]
-    assert session.drafting_gain == 0.0
+    assert session.wish().places == ()
     assert feed(session, ModelFree(AT)) == [run(0, PROMPT)]
     feed(session, says(7))
     assert feed(session, ModelFree(AT)) == [run(3, (7,))]
@@ -515,7 +516,7 @@ def test_a_target_whose_own_drafter_fails_goes_on_without_it() -> None:
 def test_the_last_token_needs_no_draft_of_its_own() -> None:
     session = TargetSession(dataclasses.replace(SPEC, max_tokens=1), Policy(), local=True)
     feed(session, Started(AT))
-    assert session.drafting_gain == 0.0
+    assert session.wish() == Wish((), Policy().width, [], Policy().local.price)
     assert feed(session, ModelFree(AT)) == [run(0, PROMPT)]
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 from structlog.testing import capture_logs
@@ -11,8 +12,9 @@ from tests.support.virtual_time import in_virtual_time
 from wanspec_p2p.errors import EngineError
 from wanspec_p2p.models.base import Rows
 from wanspec_p2p.protocol import limits
+from wanspec_p2p.speculation.allotment import Place, Wish
 from wanspec_p2p.speculation.pace import LONG_PROMPT
-from wanspec_p2p.target.engine import MAX_ROWS, SLOW_PASS_SECONDS, Engine, OwnDrafter, Turn
+from wanspec_p2p.target.engine import MAX_ROWS, SLOW_PASS_SECONDS, Engine, Turn
 from wanspec_p2p.types import Segment
 
 
@@ -250,15 +252,32 @@ async def test_a_long_prompt_that_waits_for_its_pass_can_be_cancelled() -> None:
     assert bench.passes == ["a", "b"]
 
 
+def wish(*gains: float, candidates: Sequence[float] = ()) -> Wish:
+    return Wish(candidates, 63, [Place((), (gain,)) for gain in gains])
+
+
+class Planned:
+    """Draft passes are worth it where all together would gain more than a token; every candidate is worth its row."""
+
+    def verification_rows(self, wishes: Sequence[Wish], most: int) -> list[int]:
+        self.room = most
+        return [len(wish.candidates) for wish in wishes]
+
+    def draft_places(self, wishes: Sequence[Wish], most: int) -> list[int]:
+        gains = [sum(sum(place.chances) for place in wish.places) for wish in wishes]
+        return [int(gain > 0.0 and sum(gains) > 1.0) for gain in gains]
+
+
 class WithDrafter(Bench):
-    """Its drafter's passes take a tenth, and are worth it where all together would gain more than a token."""
+    """Its drafter's passes take a tenth."""
 
     def __init__(self) -> None:
         super().__init__()
         self.drafter = ScriptedModel(1, before_forward=self._draft)
         self.drafting_fails = False
         self.order: list[str] = []
-        self.engine = Engine(self.model, slots=4, drafter=OwnDrafter(self.drafter, lambda gain: gain > 1.0))
+        self.plan = Planned()
+        self.engine = Engine(self.model, 4, self.plan, self.drafter)
 
     async def _draft(self, batch: Sequence[Segment]) -> None:
         await asyncio.sleep(0.1)
@@ -283,7 +302,7 @@ class WithDrafter(Bench):
             return Segment(name, 0, (), (1,))
 
         while not verified:
-            assert await self.engine.take_part(begin, gain=lambda: left[0] if left else 0.0) is not None
+            assert await self.engine.take_part(begin, wish=lambda: wish(*left[:1])) is not None
             await self.engine.release(name)
 
 
@@ -318,13 +337,45 @@ async def test_a_drafter_that_fails_fails_those_in_its_pass_alone() -> None:
 
 
 @in_virtual_time
-async def test_who_cannot_say_what_it_would_gain_fails_alone() -> None:
+async def test_everyone_is_told_its_share_of_the_pass() -> None:
+    bench = WithDrafter()
+    turns: dict[str, Turn] = {}
+
+    def begin(name: str, turn: Turn) -> Segment:
+        turns[name] = turn
+        return Segment(name, 0, (), (1,))
+
+    await asyncio.gather(
+        bench.engine.take_part(partial(begin, "a"), wish=lambda: wish(candidates=(0.9, 0.5))),
+        bench.engine.take_part(partial(begin, "b")),
+        bench.engine.take_part(partial(begin, "c"), wish=lambda: wish(2.0)),
+    )
+    assert turns == {"c": Turn(1, True, 1), "a": Turn(2, False, 2), "b": Turn(2, False, 0)}
+    assert bench.plan.room == MAX_ROWS - 2, "everyone has a row for its last token"
+    await bench.idle()
+
+
+@in_virtual_time
+async def test_without_a_plan_everyone_has_what_it_likes() -> None:
+    bench, shares = Bench(), list[int | None]()
+
+    def begin(turn: Turn) -> Segment:
+        shares.append(turn.share)
+        return Segment("a", 0, (), (1,))
+
+    await bench.engine.take_part(begin, wish=lambda: wish(2.0, candidates=(0.9, 0.5)))
+    assert shares == [None]
+    await bench.idle()
+
+
+@in_virtual_time
+async def test_who_cannot_say_what_it_wishes_fails_alone() -> None:
     bench = WithDrafter()
 
-    def broken() -> float:
+    def broken() -> Wish:
         raise RuntimeError("a bug")
 
-    failing = asyncio.create_task(bench.engine.take_part(lambda turn: None, gain=broken))
+    failing = asyncio.create_task(bench.engine.take_part(lambda turn: None, wish=broken))
     await bench.session("a", 2.0)
     with pytest.raises(RuntimeError, match="a bug"):
         await failing

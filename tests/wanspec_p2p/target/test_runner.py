@@ -18,7 +18,7 @@ from wanspec_p2p.speculation.events import DraftArrived
 from wanspec_p2p.speculation.instructions import Emit, OpenDraft, SendVerdict
 from wanspec_p2p.speculation.pace import Knowledge
 from wanspec_p2p.speculation.target_session import SessionSpec, TargetSession
-from wanspec_p2p.target.engine import Engine, OwnDrafter
+from wanspec_p2p.target.engine import Engine
 from wanspec_p2p.target.runner import SessionRunner
 from wanspec_p2p.types import FinishReason, PeerId, Sampling, Segment, SessionId, TokenId
 
@@ -313,7 +313,7 @@ async def test_under_any_schedule_every_answer_is_that_of_the_rule(seed: int) ->
     bench = Bench(seconds=lambda: rng.choice((0.01, 0.02, 0.03)))
     drafter = ScriptedModel(1, drift=0.3, before_forward=lambda batch: asyncio.sleep(0.01))
     if seed % 2:
-        bench.engine = Engine(bench.model, slots=4, drafter=OwnDrafter(drafter, bench.knowledge.drafting_pays))
+        bench.engine = Engine(bench.model, 4, bench.knowledge, drafter)
     sampling = Sampling(temperature=rng.choice((0.0, 0.8)))
     expected = target_alone(bench.model, PROMPT, 24, sampling)
 

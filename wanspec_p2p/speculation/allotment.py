@@ -1,0 +1,146 @@
+"""Which rows a pass has: of all sessions that wait, those worth their time, whoever they belong to.
+
+A row that one session adds delays all that are in the pass, and where a pass is flat up to a bend no row has a price
+of its own: the 65th is dear because of the 64 before it. So sessions say what rows would bring them (`Wish`), and the
+rows of all are taken best first, as long as one brings more tokens than all sessions make in the time it adds. Passes
+of the target's own drafter are weighed in the same way, by what the verification after them is worth with it and
+without it (docs/decisions/0024-rows-are-allotted-to-all-sessions-at-once.md).
+
+Pure functions. Costs are convex (`PassCost`) and chances are taken best first, so that the first row that does not pay
+is followed by none that does.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from wanspec_p2p.speculation.passcost import PassCost
+
+__all__ = ["Place", "Wish", "draft_places", "verification_rows"]
+
+NOISE = 1e-9
+"""Tokens: a gain of less is the arithmetic's."""
+
+
+class Place(NamedTuple):
+    """Where the target's own drafter could go on.
+
+    Attributes:
+        nodes: of the draft tree, to be run, parents first; none for a root that is not in its cache.
+        chances: of each candidate that would come of it, that the answer passes through it.
+    """
+
+    nodes: tuple[int, ...]
+    chances: tuple[float, ...]
+
+    @property
+    def rows(self) -> int:
+        return max(1, len(self.nodes))
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a session could do with a pass.
+
+    Args:
+        candidates: chances of those it could verify, best first.
+        most: so many it could verify if it had them.
+        places: where its own drafter could go on, best first.
+        price: how much dearer than its time a pass of that drafter is held to be.
+        held: all places are to be run, whatever they bring.
+    """
+
+    candidates: Sequence[float] = ()
+    most: int = 0
+    places: Sequence[Place] = ()
+    price: float = 0.0
+    held: bool = False
+
+
+def verification_rows(wishes: Sequence[Wish], cost: PassCost, pace: float, most: int) -> list[int]:
+    """How many of its candidates each session is to verify.
+
+    Args:
+        cost: of a verification.
+        pace: tokens a second that all sessions make.
+        most: candidates there is room for.
+    """
+    # Among equals those of whoever has waited longest.
+    ranked = sorted((-chance, i) for i, wish in enumerate(wishes) for chance in wish.candidates)
+    paying = _paying([-chance for chance, _ in ranked[:most]], len(wishes), cost, pace)
+    counts = Counter(i for _, i in ranked[:paying])
+    return [counts[i] for i in range(len(wishes))]
+
+
+def draft_places(
+    wishes: Sequence[Wish], verification: PassCost, draft: PassCost, pace: float, most: int, *, retry: bool = False
+) -> list[int]:
+    """At how many of its places each session is to draft before the next verification; all 0: no such pass pays.
+
+    Args:
+        verification, draft: what passes cost.
+        pace: tokens a second that all sessions make.
+        most: rows there is room for.
+        retry: a pass is to be run to see what it takes by now, if it brings anything at all.
+    """
+    if any(wish.held for wish in wishes):
+        return [len(wish.places) if wish.held else 0 for wish in wishes]
+    width, room = len(wishes), sum(wish.most for wish in wishes)
+    have = sorted((chance for wish in wishes for chance in wish.candidates), reverse=True)[:room]
+    paying = _paying(have, width, verification, pace)
+    before = _net(have[:paying], width, verification, pace)
+    # What a candidate more must be better than: the row that it needs, or the candidate whose row it takes.
+    price = pace * verification.per_row(width + paying) if paying < room else math.inf
+    if paying:
+        price = min(price, have[paying - 1])
+    offers = _offers(wishes, price)
+    rows = list(itertools.accumulate(offer.place.rows for offer in offers))
+    del offers[bisect_right(rows, most) :]
+    dearer = 1.0 + max((wish.price for wish in wishes), default=0.0)
+    free = draft.seconds(1) if retry else 0.0
+    costs = [pace * dearer * max(0.0, draft.seconds(rows[k]) - free) for k in range(len(offers))]
+    gained = itertools.accumulate(offer.worth for offer in offers)
+    # Each offer was weighed as if it came alone. Together they are worth less, so fewer may pay where all do not.
+    count = 1 + max(range(len(offers)), key=[g - c for g, c in zip(gained, costs, strict=True)].__getitem__, default=-1)
+    while count:
+        chances = [chance for offer in offers[:count] for chance in offer.place.chances]
+        best = sorted([*have, *chances], reverse=True)[:room]
+        gain = _net(best[: _paying(best, width, verification, pace)], width, verification, pace) - before
+        if gain > max(costs[count - 1], NOISE):
+            break
+        count //= 2
+    counts = Counter(offer.session for offer in offers[:count])
+    return [counts[i] for i in range(len(wishes))]
+
+
+class _Offer(NamedTuple):
+    worth: float  # tokens
+    session: int
+    place: Place
+
+
+def _offers(wishes: Sequence[Wish], price: float) -> list[_Offer]:
+    """All places, best first; those of one session in the order it named them."""
+    offers: list[_Offer] = []
+    for i, wish in enumerate(wishes):
+        least = math.inf
+        for place in wish.places:
+            least = min(least, sum(chance - price for chance in place.chances if chance > price))
+            offers.append(_Offer(least, i, place))
+    return sorted(offers, key=lambda offer: -offer.worth)
+
+
+def _paying(chances: Sequence[float], width: int, cost: PassCost, pace: float) -> int:
+    """How many of `chances`, best first, are worth their rows in a pass that has `width` without them."""
+    return bisect_left(range(len(chances)), True, key=lambda k: chances[k] < pace * cost.per_row(width + k))
+
+
+def _net(chances: Sequence[float], width: int, cost: PassCost, pace: float) -> float:
+    """Tokens that such a pass makes beside those that all sessions make in its time otherwise."""
+    return sum(chances) - pace * cost.seconds(width + len(chances))
