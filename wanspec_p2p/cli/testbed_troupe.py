@@ -9,22 +9,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from coordinator.admin import issue_join_token
 from coordinator.settings import CoordinatorSettings
 from wanspec_p2p.cli.processes import Child, Fleet
 from wanspec_p2p.cli.testbed_watch import counts
 from wanspec_p2p.links.websocket import DRAFT_PATH
-from wanspec_p2p.simulation.cast import FLAP_SECONDS, HONEST, REPLACEMENT_ROUND_TRIPS, way
+from wanspec_p2p.simulation.cast import REPLACEMENT_ROUND_TRIPS, parts, way
 from wanspec_p2p.simulation.identities import chance
 from wanspec_p2p.simulation.reference import Setting
 from wanspec_p2p.simulation.relay import Relay, relaying
 from wanspec_p2p.simulation.scenario import Scenario
 from wanspec_p2p.simulation.testbed_peer import HONEST_PART, SLOTS, Part, peer_command
+from wanspec_p2p.simulation.troubles import Troubles
 from wanspec_p2p.simulation.wan import Wan
 from wanspec_p2p.types import Role
 
@@ -63,16 +63,13 @@ class Troupe:
         self._fleet, self._home, self._scenario, self._slow, self._seed = fleet, home, scenario, slow, seed
         self._relays = relays
         self._rng = random.Random(f"scenario {seed}")
-        kinds = scenario.adversaries.kinds
-        self._parts = [
-            (kinds[number] if number < len(kinds) else HONEST, wan) for number, wan in enumerate(scenario.ways)
-        ]
+        self._parts = parts(scenario)
         self._started = 0
         self._port = 0
         self._alive: list[_Node] = []
         self._standbys: list[_Node] = []
         self._asking = asyncio.Lock()
-        self._troubles: dict[asyncio.Task[None], None] = {}
+        self._troubles = Troubles(slow)
 
     @classmethod
     @asynccontextmanager
@@ -101,18 +98,11 @@ class Troupe:
     async def in_trouble(self) -> AsyncIterator[None]:
         """Things happen to the nodes while the body runs. What went wrong with that is raised at its end."""
         for node in self._alive:
-            self._beset(node)
+            self._troubles.beset(node.kind, node.relay)
         if self._scenario.churn.kill_share:
-            self._trouble(self._kill_share())
-        try:
+            self._troubles.begin(self._kill_share())
+        async with self._troubles.meanwhile():
             yield
-        finally:
-            for trouble in self._troubles:
-                trouble.cancel()
-            ended = await asyncio.gather(*self._troubles, return_exceptions=True)
-        for fault in ended:
-            if isinstance(fault, Exception):
-                raise fault
 
     def after_round(self) -> None:
         """Of one answer: the drafters that are lost now."""
@@ -120,7 +110,7 @@ class Troupe:
         if chance_of_loss:
             for _ in range(min(self._scenario.per_session, len(self._alive))):
                 if self._rng.random() < chance_of_loss:
-                    self._trouble(self._lose())
+                    self._troubles.begin(self._lose())
 
     @property
     def _reserve(self) -> list[tuple[str, Wan]]:
@@ -167,20 +157,6 @@ class Troupe:
         assert node.child.process.stdin is not None
         node.child.process.stdin.write(f"{self._token(Role.NODE)}\n".encode())
 
-    def _beset(self, node: _Node) -> None:
-        if node.kind in ("flapping", "stalling"):
-            self._trouble(self._flap(node.relay, cut=node.kind == "flapping"))
-
-    async def _flap(self, relay: Relay, *, cut: bool) -> None:
-        while True:
-            await asyncio.sleep(FLAP_SECONDS * self._slow)
-            if cut:
-                relay.disconnect()
-            else:
-                relay.partition()
-                await asyncio.sleep(FLAP_SECONDS * self._slow)
-                relay.heal()
-
     async def _lose(self) -> None:
         """One of those that draft, and what comes in its place."""
         async with self._asking:
@@ -206,7 +182,7 @@ class Troupe:
         self._join(node)
         await node.child.ready(READY_SECONDS)
         self._alive.append(node)
-        self._beset(node)
+        self._troubles.beset(node.kind, node.relay)
 
     async def _kill_share(self) -> None:
         churn = self._scenario.churn
@@ -219,7 +195,3 @@ class Troupe:
         self._alive.remove(node)
         self._fleet.forget(node.child)
         node.child.kill()
-
-    def _trouble(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, name="trouble of a scenario")
-        self._troubles[task] = None

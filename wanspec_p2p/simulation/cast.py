@@ -12,9 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
 
 from wanspec_p2p.simulation.drafting_node import NodeSpec, SimulatedNode
 from wanspec_p2p.simulation.laws import CalibratedLaw, Guess, IidLaw, Law, Place, RecordedLaw, Text, tempered
@@ -23,12 +22,12 @@ from wanspec_p2p.simulation.pacing import DeviceTime, Steps
 from wanspec_p2p.simulation.scenario import Scenario
 from wanspec_p2p.simulation.scenario_file import judged
 from wanspec_p2p.simulation.site import Site
+from wanspec_p2p.simulation.troubles import Troubles
 from wanspec_p2p.simulation.wan import Wan
 from wanspec_p2p.speculation.sampling import CONFIDENCE_MAX
 from wanspec_p2p.speculation.target_session import TargetSession
 
 __all__ = [
-    "FLAP_SECONDS",
     "HONEST",
     "REDIAL_SECONDS",
     "REPLACEMENT_ROUND_TRIPS",
@@ -36,6 +35,7 @@ __all__ = [
     "Lies",
     "drafting",
     "law",
+    "parts",
     "way",
 ]
 
@@ -44,7 +44,6 @@ FAR_RTT = 2.0
 SILENT_SECONDS = 60.0
 LYING_SECONDS = 0.0005
 """Of a pass. A liar has nothing to compute; a pass that takes no time at all would never let time go on."""
-FLAP_SECONDS = 0.1
 REDIAL_SECONDS = 0.01
 REPLACEMENT_ROUND_TRIPS = 4.0
 """Until a node that takes a lost one's place dials our handshake: one to find it, and TCP's, TLS's and WebSocket's."""
@@ -94,6 +93,12 @@ def way(kind: str, wan: Wan, slow: float = 1.0) -> Wan:
     return replace(wan, rtt=FAR_RTT * slow) if kind == "far" else wan
 
 
+def parts(scenario: Scenario) -> list[tuple[str, Wan]]:
+    """Of each node: its kind, and what would lie between it and the target if it were honest."""
+    kinds = scenario.adversaries.kinds
+    return [(kinds[number] if number < len(kinds) else HONEST, wan) for number, wan in enumerate(scenario.ways)]
+
+
 class Cast:
     """Args:
     seed: of who is lost when.
@@ -105,13 +110,10 @@ class Cast:
         self._slow = slow
         self._scenario, self._law = scenario, law(scenario, text)
         self._rng = random.Random(f"scenario {seed}")
-        kinds = scenario.adversaries.kinds
-        self._parts = [
-            (kinds[number] if number < len(kinds) else HONEST, wan) for number, wan in enumerate(scenario.ways)
-        ]
+        self._parts = parts(scenario)
         self._alive: dict[SimulatedNode, tuple[str, Wan]] = {}
         self._site: Site | None = None
-        self._troubles: dict[asyncio.Task[None], None] = {}
+        self._troubles = Troubles(slow)
 
     def drafter(self, kind: str = HONEST) -> SimulatedDrafter:
         """At the scenario's speed."""
@@ -136,21 +138,13 @@ class Cast:
         for node, part in zip(site.nodes, self._parts, strict=True):
             self._enter(node, *part)
         if self._scenario.churn.kill_share:
-            self._trouble(self._kill_share())
-        try:
+            self._troubles.begin(self._kill_share())
+        async with self._troubles.meanwhile():
             yield
-        finally:
-            for trouble in self._troubles:
-                trouble.cancel()
-            ended = await asyncio.gather(*self._troubles, return_exceptions=True)
-        for fault in ended:
-            if isinstance(fault, Exception):
-                raise fault
 
     def _enter(self, node: SimulatedNode, kind: str, wan: Wan) -> None:
         self._alive[node] = kind, wan
-        if kind in ("flapping", "stalling"):
-            self._trouble(self._flap(node, cut=kind == "flapping"))
+        self._troubles.beset(kind, node)
 
     def after_round(self, session: TargetSession) -> None:
         """The drafters that the session loses now."""
@@ -160,7 +154,7 @@ class Cast:
         drafting = session.drafters
         for node in [node for node in self._alive if node.peer in drafting]:
             if self._rng.random() < chance:
-                self._trouble(self._replace(node, *self._alive.pop(node)))
+                self._troubles.begin(self._replace(node, *self._alive.pop(node)))
 
     async def _replace(self, node: SimulatedNode, kind: str, wan: Wan) -> None:
         assert self._site is not None
@@ -181,17 +175,3 @@ class Cast:
         for node in doomed:
             del self._alive[node]
         await asyncio.gather(*(node.kill() for node in doomed))
-
-    async def _flap(self, node: SimulatedNode, *, cut: bool) -> None:
-        while True:
-            await asyncio.sleep(FLAP_SECONDS * self._slow)
-            if cut:
-                node.disconnect()
-            else:
-                node.partition()
-                await asyncio.sleep(FLAP_SECONDS * self._slow)
-                node.heal()
-
-    def _trouble(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, name="trouble of a scenario")
-        self._troubles[task] = None
