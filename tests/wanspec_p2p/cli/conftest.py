@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from wanspec_p2p.cli.main import main
@@ -33,3 +35,15 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         return code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No file, and no process, once the test is over."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    yield
+    assert list(temporary.iterdir()) == []
+    assert [child.pid for child in psutil.Process().children(recursive=True) if child.pid not in before] == []

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
-import psutil
 import pytest
 
 from wanspec_p2p.cli import testbed_run
@@ -23,17 +19,6 @@ pytestmark = [pytest.mark.system, pytest.mark.usefixtures("nothing_left")]
 TINY = Setting(
     drafters=2, wan=Wan(rtt=0.004, jitter=0.2), local=False, tokens=16, warm_up=8, answers=2, verify=0.02, draft=0.002
 )
-
-
-@pytest.fixture
-def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    temporary = tmp_path / "tmp"
-    temporary.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    before = {child.pid for child in psutil.Process().children(recursive=True)}
-    yield
-    assert list(temporary.iterdir()) == []
-    assert [child.pid for child in psutil.Process().children(recursive=True) if child.pid not in before] == []
 
 
 def test_answers_are_the_targets_own_and_drafts_from_afar_are_in_them() -> None:

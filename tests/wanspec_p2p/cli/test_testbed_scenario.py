@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-
-import psutil
 import pytest
 from msgspec.structs import replace
 
@@ -22,17 +17,6 @@ QUICK = Scenario(
     target=Target(pass_ms=20.0, local_drafter=False),
     drafter=Drafter(pass_ms=2.0),
 )
-
-
-@pytest.fixture
-def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    temporary = tmp_path / "tmp"
-    temporary.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    before = {child.pid for child in psutil.Process().children(recursive=True)}
-    yield
-    assert list(temporary.iterdir()) == []
-    assert [child.pid for child in psutil.Process().children(recursive=True) if child.pid not in before] == []
 
 
 def test_a_node_that_lies_one_that_is_silent_and_one_whose_link_breaks_change_no_token() -> None:
