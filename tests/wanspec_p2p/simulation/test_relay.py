@@ -131,10 +131,33 @@ async def ended(reader: asyncio.StreamReader) -> bool:
         return True
 
 
+async def connected(
+    relay: Relay, listener: Listener
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, asyncio.StreamReader, asyncio.StreamWriter]:
+    """The near end of a new connection, then its far one."""
+    near = await asyncio.open_connection("127.0.0.1", relay.port)
+    return *near, *await listener.accepted.get()
+
+
+async def parted(relay: Relay, listener: Listener) -> tuple[asyncio.StreamWriter, asyncio.StreamReader]:
+    """What the near end of a connection writes to and the far one reads from, parted after a first word."""
+    _, near_out, far, _ = await connected(relay, listener)
+    near_out.write(b"before")
+    assert await far.readexactly(6) == b"before"
+    relay.partition()
+    return near_out, far
+
+
+async def find_nobody(relay: Relay) -> None:
+    """Dial while nothing gets through."""
+    dialled, dialled_out = await asyncio.open_connection("127.0.0.1", relay.port)
+    assert await ended(dialled)
+    dialled_out.transport.abort()
+
+
 async def test_bytes_go_both_ways_in_order() -> None:
     async with relayed() as (relay, listener):
-        near, near_out = await asyncio.open_connection("127.0.0.1", relay.port)
-        far, far_out = await listener.accepted.get()
+        near, near_out, far, far_out = await connected(relay, listener)
         data = bytes(itertools.islice(itertools.cycle(range(251)), 3_000_000))  # more than the line holds
         near_out.write(data)
         far_out.write(b"answer")
@@ -145,8 +168,7 @@ async def test_bytes_go_both_ways_in_order() -> None:
 
 async def test_an_end_that_has_said_everything_can_still_be_answered() -> None:
     async with relayed() as (relay, listener):
-        near, near_out = await asyncio.open_connection("127.0.0.1", relay.port)
-        far, far_out = await listener.accepted.get()
+        near, near_out, far, far_out = await connected(relay, listener)
         near_out.write(b"question")
         near_out.write_eof()
         assert await far.read() == b"question"
@@ -159,8 +181,7 @@ async def test_an_end_that_has_said_everything_can_still_be_answered() -> None:
 @pytest.mark.parametrize("who", ["near", "far"])
 async def test_when_one_end_is_gone_the_other_learns_it(who: str) -> None:
     async with relayed() as (relay, listener):
-        near, near_out = await asyncio.open_connection("127.0.0.1", relay.port)
-        far, far_out = await listener.accepted.get()
+        near, near_out, far, far_out = await connected(relay, listener)
         gone, left = (near_out, far) if who == "near" else (far_out, near)
         gone.transport.abort()
         assert await ended(left)
@@ -169,13 +190,11 @@ async def test_when_one_end_is_gone_the_other_learns_it(who: str) -> None:
 
 async def test_a_broken_connection_is_broken_at_both_ends_and_another_can_be_made() -> None:
     async with relayed() as (relay, listener):
-        near, near_out = await asyncio.open_connection("127.0.0.1", relay.port)
-        far, far_out = await listener.accepted.get()
+        near, near_out, far, far_out = await connected(relay, listener)
         relay.disconnect()
         assert await ended(near) and await ended(far)
         near_out.transport.abort()
-        near, near_out = await asyncio.open_connection("127.0.0.1", relay.port)
-        far, far_out = await listener.accepted.get()
+        near, near_out, far, far_out = await connected(relay, listener)
         far_out.write(b"again")
         assert await near.readexactly(5) == b"again"
         near_out.transport.abort()
@@ -183,16 +202,10 @@ async def test_a_broken_connection_is_broken_at_both_ends_and_another_can_be_mad
 
 async def test_while_parted_nothing_gets_through_and_then_all_of_it() -> None:
     async with relayed() as (relay, listener):
-        near, near_out = await asyncio.open_connection("127.0.0.1", relay.port)
-        far, far_out = await listener.accepted.get()
-        near_out.write(b"before")
-        assert await far.readexactly(6) == b"before"
-        relay.partition()
+        near_out, far = await parted(relay, listener)
         near_out.write(b"meanwhile")
         arriving = asyncio.create_task(far.readexactly(9))
-        dialled, dialled_out = await asyncio.open_connection("127.0.0.1", relay.port)
-        assert await ended(dialled)  # nobody is there
-        dialled_out.transport.abort()
+        await find_nobody(relay)
         assert not arriving.done()
         relay.heal()
         assert await arriving == b"meanwhile"
@@ -202,17 +215,11 @@ async def test_while_parted_nothing_gets_through_and_then_all_of_it() -> None:
 @pytest.mark.parametrize("how", ["aborted", "closed"])
 async def test_an_end_that_goes_while_parted_is_not_missed_until_then(how: str) -> None:
     async with relayed() as (relay, listener):
-        near, near_out = await asyncio.open_connection("127.0.0.1", relay.port)
-        far, far_out = await listener.accepted.get()
-        near_out.write(b"before")
-        assert await far.readexactly(6) == b"before"
-        relay.partition()
+        near_out, far = await parted(relay, listener)
         near_out.transport.abort() if how == "aborted" else near_out.close()
         learning = asyncio.create_task(ended(far))
         for _ in range(3):  # its end reaches the relay, and no further
-            dialled, dialled_out = await asyncio.open_connection("127.0.0.1", relay.port)
-            assert await ended(dialled)
-            dialled_out.transport.abort()
+            await find_nobody(relay)
         assert not learning.done()
         relay.heal()
         assert await learning
