@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.processes import end
+
 __all__ = ["nginx_in_front", "shown_configuration"]
 
 PAGE = Path(__file__).parents[2] / "docs/how-to/run-a-coordinator.md"
-START_SECONDS, STOP_SECONDS = 20.0, 10.0
+START_SECONDS = 20.0
 AROUND = """
 daemon off;
 {user}
@@ -74,12 +76,7 @@ def nginx_in_front(directory: Path, *, certificate: Path, key: Path, listen: int
         _wait_until_it_listens(process, listen, log)
         yield
     finally:
-        process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(STOP_SECONDS)
+        end(process)
 
 
 def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from tests.support.processes import end
 from tests.support.scripted_models import ByteTokenizer, ScriptedModel
 from wanspec_p2p.cli.processes import wanspec_environment
 from wanspec_p2p.types import Segment
@@ -29,7 +30,7 @@ MODEL = "scripted"
 TARGET_PASS, DRAFTER_PASS = 0.010, 0.002
 """Seconds of one forward pass."""
 CONTEXT = 4096
-START_SECONDS, STOP_SECONDS = 60.0, 10.0
+START_SECONDS = 60.0
 ROOT = Path(__file__).parents[2]
 
 
@@ -160,12 +161,7 @@ def _process(
     try:
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(STOP_SECONDS)
+        end(process)
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 pipe.close()
