@@ -11,6 +11,7 @@ import typer
 
 from wanspec_p2p.cli.output import Json, console, emit, printable, progress_bars, say
 from wanspec_p2p.errors import ConfigError
+from wanspec_p2p.words import counted
 
 if TYPE_CHECKING:
     from wanspec_p2p.client.probe_plan import ProbePlan
@@ -117,7 +118,7 @@ def _show_run(series: Series, *, json: bool) -> None:
         return
     for name, count in counts.items():
         failed = ", ".join(f"{n} × {kind}" for kind, n in sorted(count.items()) if kind)
-        say(printable(f"{name}: {count.total()} measurements, {failed or 'none failed'}"))
+        say(printable(f"{name}: {counted(count.total(), 'measurement')}, {failed or 'none failed'}"))
     say(f"The series is in {series.path}; draw it: wanspec probe report {series.path}")
 
 

@@ -16,6 +16,7 @@ from wanspec_p2p.cli.peer_options import DtypeOption, Threads
 from wanspec_p2p.cli.settings import model_cache
 from wanspec_p2p.errors import ConfigError
 from wanspec_p2p.types import Dtype
+from wanspec_p2p.words import counted
 
 if TYPE_CHECKING:
     from wanspec_p2p.models.base import LanguageModel
@@ -115,7 +116,8 @@ def _show(recording: Recording, file: Path, *, json: bool) -> None:
         emit(report)
         return
     shares = " / ".join(f"{share:.3f}" for share in report["ranks"])
-    say(f"{report['positions']:,} positions of {report['answers']} answers at temperature {header.temperature:g}")
+    answers = counted(report["answers"], "answer")
+    say(f"{report['positions']:,} positions of {answers} at temperature {header.temperature:g}")
     say(f"The target's token has rank 1 / 2 / 3 / 4 / none at {shares} of them.")
     for name, model in (("target", header.target), ("drafter", header.drafter)):
         times = ", ".join(f"{rows}: {seconds * 1000:.3g}" for rows, seconds in model.seconds)

@@ -16,6 +16,7 @@ from wanspec_p2p.cli.sim_studies import adversity, paper
 from wanspec_p2p.cli.sim_swarm import swarm
 from wanspec_p2p.errors import ConfigError, EngineError
 from wanspec_p2p.protocol.limits import MAX_DRAFTERS
+from wanspec_p2p.words import counted
 
 if TYPE_CHECKING:
     from wanspec_p2p.simulation.experiment import Plan
@@ -97,12 +98,12 @@ def _play(plans: dict[str, Plan], seeds: int, processes: int) -> dict[str, dict[
 
 
 def _show(report: dict[str, Any], found: dict[str, dict[str, Any]]) -> None:
-    say(f"{report['command']}, {report['date']}: {report['seeds']} answers of each setting, in virtual time")
+    say(f"{report['command']}, {report['date']}: {counted(report['seeds'], 'answer')} of each setting, in virtual time")
     for name, own in found.items():
         say(f"\n{name}" if name else "")
         for kind, alone in own["baselines"].items():
             say(
-                f"{kind} at the target, {alone['passes']} passes a round: "
+                f"{kind} at the target, {counted(alone['passes'], 'pass', 'passes')} a round: "
                 f"{alone['ms_per_token']:.2f} ms and {alone['passes_per_token']:.2f} draft passes a token"
             )
         for kind, ratios in (("tree", own), ("chain", own["chain_baseline"])):
@@ -150,7 +151,8 @@ def faults(
     if json:
         emit(report)
     else:
-        say(f"{count} schedules from seed {seed}, {struck} faults in {seconds:.0f} virtual seconds: {len(wrong)} wrong")
+        schedules, found = counted(count, "schedule"), counted(struck, "fault")
+        say(f"{schedules} from seed {seed}, {found} in {counted(round(seconds), 'virtual second')}: {len(wrong)} wrong")
     if wrong:
         raise EngineError(f"the text was not the target's own with seeds {', '.join(map(str, wrong[:10]))}")
 

@@ -11,6 +11,7 @@ from wanspec_p2p import __version__
 from wanspec_p2p.cli.figures import check_svg, listed, numbers, today, whole, write_pictures
 from wanspec_p2p.cli.output import Json, emit, progress_bars, say
 from wanspec_p2p.protocol.limits import MAX_DRAFTERS
+from wanspec_p2p.words import counted
 
 __all__ = ["capacity"]
 
@@ -94,10 +95,14 @@ def _show(report: dict[str, Any]) -> None:
     say(f"{report['command']}, {report['date']}: the shipped code in virtual time")
     say(f"\nclients of one target at up to {report['limit_ms']:g} ms a token (p95)")
     rows, share = report["draft_rows"], report["share"]
-    say(f"a draft pass at the target is flat up to {rows} rows; {share} sessions share a node")
+    sharing = counted(share, "session shares", "sessions share")
+    say(f"a draft pass at the target is flat up to {counted(rows, 'row')}; {sharing} a node")
     say(f"plain decoding: {report['plain']}")
     for kind, found in report["against"].items():
-        tried = ", ".join(f"{count} passes: {clients}" for count, clients in report["baselines"][kind].items())
+        tried = ", ".join(
+            f"{counted(int(count), 'pass', 'passes')}: {clients}"
+            for count, clients in report["baselines"][kind].items()
+        )
         say(f"{kind} at the target: {found['clients']} ({tried}); closed form × {found['closed_form']:.2f}")
     gate = report["gate"]
     say(f"a drafter at the target that goes by its gate: {gate['clients']}")
@@ -109,7 +114,7 @@ def _show(report: dict[str, Any]) -> None:
             say(f"{drafters:>6}  {rtt:6g}  {clients[at]:7}  {'  '.join(map(_times, ratios))}  {beside:15}")
     for count, alike in report["held"].items():
         chain, form = alike["chain"], alike["closed_form"]
-        say(f"held to {count} drafted tokens a round (mean): chain {chain}; closed form × {form:.2f}")
+        say(f"held to {counted(int(count), 'drafted token')} a round (mean): chain {chain}; closed form × {form:.2f}")
         for drafters, clients in alike["clients"].items():
             for at, rtt in enumerate(report["rtt_ms"]):
                 say(f"{drafters:>6}  {rtt:6g}  {clients[at]:7}  {_times(alike['ratio'][drafters][at])}")

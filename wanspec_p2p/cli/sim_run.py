@@ -10,6 +10,7 @@ import typer
 from wanspec_p2p import __version__
 from wanspec_p2p.cli.figures import today
 from wanspec_p2p.cli.output import Json, emit, printable, progress_bars, say
+from wanspec_p2p.words import counted
 
 if TYPE_CHECKING:
     from wanspec_p2p.simulation.scenario_play import Outcome
@@ -35,7 +36,7 @@ def run(
     best = min(tried, key=lambda passes: total(results[tried[passes]]).per_token)
     rows = {
         "target alone": total(results[plain]),
-        f"tree at the target, {best} passes a round": total(results[tried[best]]),
+        f"tree at the target, {counted(best, 'pass', 'passes')} a round": total(results[tried[best]]),
         "scenario": total(results[own]),
     }
     without, tree, found = rows.values()

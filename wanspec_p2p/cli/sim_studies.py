@@ -10,6 +10,7 @@ import typer
 from wanspec_p2p import __version__
 from wanspec_p2p.cli.figures import check_svg, listed, numbers, today, write_pictures
 from wanspec_p2p.cli.output import Json, emit, progress_bars, say
+from wanspec_p2p.words import counted
 
 __all__ = ["adversity", "paper"]
 
@@ -70,7 +71,7 @@ def _killed(lines: list[dict[str, Any]]) -> None:
     for line in lines:
         say(
             f"{line['played']}: {line['complete_and_identical']} of {line['answers']} answers whole and identical,"
-            f" {line['lost']} nodes lost; {line['tokens_per_second']:.0f} tokens/s,"
+            f" {counted(line['lost'], 'node')} lost; {line['tokens_per_second']:.0f} tokens/s,"
             f" {line['unharmed_tokens_per_second']:.0f} with nobody killed: {_kept(line)}"
         )
 

@@ -13,6 +13,7 @@ from wanspec_p2p.cli.output import Json, emit, progress_bars, say
 from wanspec_p2p.clock import SystemClock
 from wanspec_p2p.errors import EngineError
 from wanspec_p2p.protocol.limits import MAX_DRAFTERS
+from wanspec_p2p.words import counted
 
 if TYPE_CHECKING:
     from wanspec_p2p.simulation.swarm_report import SwarmReport, Waits
@@ -82,10 +83,11 @@ def _show(report: SwarmReport) -> None:
     for words, count in report.faults.items():
         say(f"  not so      {count}: {words}")
     say(f"nodes         {churn.came} came, {churn.left} left, {churn.died} died, {churn.silent} of them silently")
-    say(f"              {report.here} here, {report.registered} registered, {report.ghosts} ghosts at the worst")
+    ghosts = counted(report.ghosts, "ghost")
+    say(f"              {report.here} here, {report.registered} registered, {ghosts} at the worst")
     if report.missing:
         say(f"              {report.missing} not registered at the worst")
-    say(f"matches       {report.matches} drafters attached")
+    say(f"matches       {counted(report.matches, 'drafter')} attached")
     say(f"leases        {report.leases_issued} issued, {report.leases_ended} ended, {report.leases_left} left")
     for how, waits in report.replaced.items():
         say(f"replaced      seconds after a drafter {_HOW[how]}: {_waits(waits)}")
@@ -93,7 +95,7 @@ def _show(report: SwarmReport) -> None:
     error = "nothing to compare" if report.rtt_error is None else f"{report.rtt_error:.0%} off in the median"
     say(f"round trips   {report.pairs_checked} predicted before they were measured: {error}")
     say(f"coordinator   {rates['received_per_second']} messages a second received, {rates['sent_per_second']} sent")
-    say(f"left behind   {report.tasks_left} tasks, {report.links_left} links")
+    say(f"left behind   {counted(report.tasks_left, 'task')}, {counted(report.links_left, 'link')}")
     say(f"trace         {report.trace}")
 
 

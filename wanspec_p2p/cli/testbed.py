@@ -13,6 +13,7 @@ from wanspec_p2p import __version__
 from wanspec_p2p.cli.figures import listed, numbers, today, whole
 from wanspec_p2p.cli.output import Json, emit, progress_bars, say
 from wanspec_p2p.errors import UsageError
+from wanspec_p2p.words import counted
 
 if TYPE_CHECKING:
     from wanspec_p2p.simulation.testbed import Bed
@@ -108,7 +109,7 @@ def _show(report: dict[str, Any]) -> None:
     tree = report["baseline"]
     say(f"{report['command']}, {report['date']}")
     say(
-        f"tree at the target, {tree['passes']} passes a round: {tree['ms_per_token']:.2f} ms and "
+        f"tree at the target, {counted(tree['passes'], 'pass', 'passes')} a round: {tree['ms_per_token']:.2f} ms and "
         f"{tree['passes_per_token']:.2f} draft passes a token\n"
     )
     say("RTT ms  drafters  jitter  testbed ms (offload)  simulator ms (offload)  ratio  difference  late ms  machine")
@@ -122,4 +123,5 @@ def _show(report: dict[str, Any]) -> None:
             f"  {cell['late_ms_per_pass']['target']:7.2f}  {cell['cores']['machine']:7.0%}"
             f"{'' if cell['within'] else '  apart'}"
         )
-    say(f"\n{report['within']} of {len(report['cells'])} cells within 10 % of latency and 10 points of offload")
+    cells = counted(len(report["cells"]), "cell")
+    say(f"\n{report['within']} of {cells} within 10 % of latency and 10 points of offload")

@@ -7,6 +7,7 @@ from typing import Any
 
 from wanspec_p2p.simulation.load_map import LoadMap, Percentiles
 from wanspec_p2p.simulation.pictures import pictures
+from wanspec_p2p.words import counted
 
 __all__ = ["draw"]
 
@@ -30,7 +31,7 @@ def draw(found: LoadMap) -> dict[str, bytes]:
         _bars(axes[1], [region.first_token for region in found.regions], "time to first token")
         _bars(axes[2], [region.per_token for region in found.regions], "time per output token")
         label = "SYNTHETIC delays, made up: " if found.synthetic else ""
-        figure.suptitle(f"{label}load of {len(names)} regions, {found.begun} to {found.ended}")
+        figure.suptitle(f"{label}load of {counted(len(names), 'region')}, {found.begun} to {found.ended}")
         return figure
 
     return pictures(plot)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from wanspec_p2p.simulation.pictures import pictures
+from wanspec_p2p.words import counted
 
 __all__ = ["draw"]
 
@@ -28,7 +29,7 @@ def draw(report: dict[str, Any]) -> dict[str, bytes]:
         for column, (baseline, found) in enumerate(baselines.items()):
             latency, offload = axes[0][column], axes[1][column]
             for color, drafters in enumerate(report["chain_baseline"]):
-                own, named = found[drafters], f"{drafters[1:]} drafters"
+                own, named = found[drafters], counted(int(drafters[1:]), "drafter")
                 for key, what, style in _LINES:
                     latency.plot(rtt, own[key], style, color=f"C{color}", marker=".", label=f"{named}, {what}")
                 spared = [share * 100.0 for share in own["offload_at_equal_latency"]]

@@ -63,7 +63,7 @@ def test_the_table_for_people(run: Run, plays: list[tuple[Setting, int]]) -> Non
     assert (code, err) == (ExitCode.OK, "")
     lines = out.splitlines()
     assert lines[0].startswith("wanspec sim reference --seeds 1 --rtt 0,12.5 --drafters 3, 2")
-    assert "tree at the target, 1 passes a round: 10.00 ms and 1.00 draft passes a token" in lines
+    assert "tree at the target, 1 pass a round: 10.00 ms and 1.00 draft passes a token" in lines
     rows = [line.split() for line in lines if line.strip().startswith("r3")]
     assert rows[0] == ["r3", "0", "1.00", "1.00", "100%", "1.00", "(0%)"]
     assert rows[1] == ["r3", "12.5", "2.25", "2.25", "0%", "2.25", "(0%)"]

@@ -48,7 +48,7 @@ def test_the_report_says_how_to_repeat_it() -> None:
 @pytest.mark.usefixtures("report")
 def test_people_see_a_table_and_a_dash_where_there_is_nothing_to_compare_with() -> None:
     result = CliRunner().invoke(app, SMALL)
-    assert "chain at the target: 40 (1 passes: 40); closed form × 1.17" in result.output
+    assert "chain at the target: 40 (1 pass: 40); closed form × 1.17" in result.output
     assert "goes by its gate: 45" in result.output
     assert any(line.split()[:3] == ["r1", "0", "60"] and line.endswith(" 66") for line in result.output.splitlines())
     assert "1.50 ×" in result.output and "–" in result.output

@@ -17,6 +17,7 @@ from wanspec_p2p.cli.processes import Child, Fleet, wanspec_command
 from wanspec_p2p.client import AsyncClient
 from wanspec_p2p.errors import WanspecError
 from wanspec_p2p.simulation.adversaries import Kind
+from wanspec_p2p.words import counted
 
 __all__ = ["Cluster"]
 
@@ -182,7 +183,8 @@ class Cluster:
                     drafters = sum(target["drafters"] for target in (await client.state())["targets"])
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
-            raise WanspecError(f"the target has {drafters} drafters after {ATTACH_SECONDS:g} s, not {count}") from None
+            found = counted(drafters, "drafter")
+            raise WanspecError(f"the target has {found} after {ATTACH_SECONDS:g} s, not {count}") from None
 
     async def stop_nodes(self) -> None:
         await asyncio.gather(*(child.stop() for child in self.nodes.values()))

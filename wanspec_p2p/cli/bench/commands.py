@@ -14,6 +14,7 @@ import typer
 from wanspec_p2p.cli.output import Json, Progress, emit, progress_bars, say
 from wanspec_p2p.cli.peer_options import DtypeOption, Threads
 from wanspec_p2p.errors import ConfigError, ExitCode
+from wanspec_p2p.words import counted
 
 if TYPE_CHECKING:
     from wanspec_p2p.cli.bench.exactness import Condition, Outcome
@@ -67,7 +68,7 @@ def exactness(
         say("| condition | temperature | answers | tokens | rounds | accepted per round | identical |")
         say("|---|---|---|---|---|---|---|")
         for o in outcomes:
-            said = "yes" if o.identical else f"no: {len(o.differences)} answers differ"
+            said = "yes" if o.identical else f"no: {counted(len(o.differences), 'answer differs', 'answers differ')}"
             per_round = f"{o.accepted / o.rounds:.2f}" if o.rounds else "-"
             say(f"| {o.condition} | {o.temperature:g} | {o.answers} | {o.tokens} | {o.rounds} | {per_round} | {said} |")
     if not all(outcome.identical for outcome in outcomes):

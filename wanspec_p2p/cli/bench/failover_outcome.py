@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from wanspec_p2p.errors import ConfigError
+from wanspec_p2p.words import counted
 
 __all__ = ["Outcome", "Victim", "markdown", "victim_of"]
 
@@ -57,7 +58,7 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for o in outcomes:
-        said = "yes" if not o.different else f"no: {o.different} answers differ"
+        said = "yes" if not o.different else f"no: {counted(o.different, 'answer differs', 'answers differ')}"
         lines.append(f"| {o.victim} | {o.signal} | {o.points} | {said} | {_spread(o.waits)} | {_spread(o.back)} |")
     return "\n".join(lines)
 

@@ -14,7 +14,7 @@ def test_a_row_for_each_process_and_signal() -> None:
     target.count(False, 0.75, None)
     assert markdown([coordinator, target]).splitlines()[2:] == [
         "| coordinator | SIGKILL | 3 | yes | 2.00 (1.00–3.00) | 1.50 (0.50–2.50) |",
-        "| target | SIGSTOP | 2 | no: 1 answers differ | 0.50 (0.25–0.75) | - |",
+        "| target | SIGSTOP | 2 | no: 1 answer differs | 0.50 (0.25–0.75) | - |",
     ]
 
 
