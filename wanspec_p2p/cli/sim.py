@@ -11,6 +11,7 @@ from wanspec_p2p import __version__
 from wanspec_p2p.cli.figures import check_svg, listed, numbers, today, whole, write_pictures
 from wanspec_p2p.cli.output import Json, emit, progress_bars, say
 from wanspec_p2p.cli.sim_capacity import capacity
+from wanspec_p2p.cli.sim_clients import clients
 from wanspec_p2p.cli.sim_run import run
 from wanspec_p2p.cli.sim_studies import adversity, paper
 from wanspec_p2p.cli.sim_swarm import swarm
@@ -158,6 +159,7 @@ def faults(
 
 
 app.command()(capacity)
+app.command()(clients)
 app.command()(run)
 app.command()(adversity)
 app.command()(paper)

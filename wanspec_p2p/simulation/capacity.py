@@ -11,14 +11,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from wanspec_p2p.simulation.capacity_play import WIDTH, Case, Hardware, per_token
+from wanspec_p2p.simulation.capacity_play import TREE_ROWS, Case, Hardware, per_token
 
 __all__ = ["capacity", "closed_form", "study"]
 
 SHARE = 0.95
 """Of the answers that must be fast enough."""
-TREE_ROWS = (1, 2, 8)
-"""Places of one session in a draft pass, tried for a tree: many clients with many rows each make a slow pass."""
 _Found: TypeAlias = Callable[[Case, int], int]
 
 
@@ -80,8 +78,8 @@ def study(
     def found(case: Case, guess: int) -> int:
         return capacity(case, hardware, limit=limit, tokens=tokens, seed=seed, guess=max(1, guess), played=played)
 
-    plain = found(Case(), int(WIDTH * limit / hardware.verify))
-    start = plain or WIDTH // 2
+    plain = found(Case(), int(hardware.verify_rows * limit / hardware.verify))
+    start = plain or hardware.verify_rows // 2
     chain, trees = _chain(found, passes, start), _trees(found, passes, start)
     tree = {count: max(own.values()) for count, own in trees.items()}
     baselines = {"chain": chain, "tree": tree}

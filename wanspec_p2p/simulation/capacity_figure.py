@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from wanspec_p2p.simulation.pictures import pictures
+from wanspec_p2p.words import counted
 
 __all__ = ["draw"]
 
@@ -20,9 +21,9 @@ def draw(report: dict[str, Any]) -> dict[str, bytes]:
     def plot(plt: Any) -> Any:
         figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
         for color, (drafters, clients) in enumerate(report["clients"].items()):
-            axes.plot(rtt, clients, "-", color=f"C{color}", marker=".", label=f"{drafters[1:]} remote drafters")
+            axes.plot(rtt, clients, "-", color=f"C{color}", marker=".", label=_remote(drafters))
         for color, (baseline, found) in enumerate(report["against"].items(), start=len(report["clients"])):
-            what = f"{baseline} at the target, {found['passes']} passes"
+            what = f"{baseline} at the target, {counted(found['passes'], 'pass', 'passes')}"
             axes.axhline(found["clients"], color=f"C{color}", linestyle="--", label=what)
             expected = found["clients"] * found["closed_form"]
             axes.axhline(expected, color=f"C{color}", linestyle=":", label=f"closed form over that {baseline}")
@@ -30,8 +31,7 @@ def draw(report: dict[str, Any]) -> dict[str, bytes]:
         gate = report["gate"]
         axes.axhline(gate["clients"], color="gray", linestyle="-.", label="a drafter at the target by its gate")
         for color, (drafters, clients) in enumerate(gate["remote"].items()):
-            label = f"{drafters[1:]} remote drafters beside it"
-            axes.plot(rtt, clients, "-.", color=f"C{color}", marker="x", label=label)
+            axes.plot(rtt, clients, "-.", color=f"C{color}", marker="x", label=f"{_remote(drafters)} beside it")
         axes.set(xlabel="round trip (ms)", ylim=(0, None))
         axes.set_ylabel(f"clients at up to {report['limit_ms']:g} ms a token (p95)")
         axes.grid(alpha=0.3)
@@ -42,3 +42,7 @@ def draw(report: dict[str, Any]) -> dict[str, bytes]:
         return figure
 
     return pictures(plot)
+
+
+def _remote(name: str) -> str:
+    return counted(int(name.removeprefix("r")), "remote drafter")

@@ -29,9 +29,10 @@ from wanspec_p2p.speculation.target_session import TargetSession
 from wanspec_p2p.target.engine import MAX_ROWS
 from wanspec_p2p.types import Segment, TokenId
 
-__all__ = ["WIDTH", "Case", "Hardware", "per_token"]
+__all__ = ["TREE_ROWS", "Case", "Hardware", "per_token"]
 
-WIDTH = 64
+TREE_ROWS = (1, 2, 8)
+"""Places of one session in a draft pass, tried for a tree: many clients with many rows each make a slow pass."""
 WITHOUT_END = 4096
 """Tokens of an answer that is broken off when everybody's stretch is over."""
 NODE_ROWS = 8
@@ -46,7 +47,7 @@ class Hardware:
     """What passes take.
 
     Args:
-        verify: seconds of a verification of up to 64 nodes, in proportion beyond.
+        verify: seconds of a verification of up to `verify_rows` nodes, in proportion beyond.
         draft: seconds of a draft pass at the target of up to `draft_rows` rows, in proportion beyond; a node's takes as
             long for each 8 rows.
         share: sessions that a node drafts for at once, which have its passes in common.
@@ -56,6 +57,7 @@ class Hardware:
     draft: float = 0.005
     draft_rows: int = 64
     share: int = 8
+    verify_rows: int = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ def per_token(case: Case, hardware: Hardware, clients: int, *, tokens: int, seed
 async def _play(case: Case, hardware: Hardware, clients: int, tokens: int, seed: int) -> list[float]:
     text, policy = Text(seed), case.policy(clients)
     law, wan, device = IidLaw(text), Wan(rtt=case.rtt), asyncio.Lock()
-    target = _OnDevice(SimulatedTarget(text, DeviceTime(flat(hardware.verify, WIDTH))), device)
+    target = _OnDevice(SimulatedTarget(text, DeviceTime(flat(hardware.verify, hardware.verify_rows))), device)
     drafting = DeviceTime(Measured(((hardware.draft_rows, hardware.draft),)))
     local = _OnDevice(SimulatedDrafter(law, drafting), device) if case.passes or case.gate else None
     count = max(case.drafters, math.ceil(clients * case.drafters / hardware.share))
