@@ -73,7 +73,7 @@ def verification_rows(wishes: Sequence[Wish], cost: PassCost, pace: float, most:
     """
     # Among equals those of whoever has waited longest.
     ranked = sorted((-chance, i) for i, wish in enumerate(wishes) for chance in wish.candidates)
-    paying = _paying([-chance for chance, _ in ranked[:most]], len(wishes), cost, pace)
+    paying = _Verification(len(wishes), most, cost, pace).paying([-chance for chance, _ in ranked])
     counts = Counter(i for _, i in ranked[:paying])
     return [counts[i] for i in range(len(wishes))]
 
@@ -91,36 +91,66 @@ def draft_places(
     """
     if any(wish.held for wish in wishes):
         return [len(wish.places) if wish.held else 0 for wish in wishes]
-    width, room = len(wishes), sum(wish.most for wish in wishes)
-    have = sorted((chance for wish in wishes for chance in wish.candidates), reverse=True)[:room]
-    paying = _paying(have, width, verification, pace)
-    before = _net(have[:paying], width, verification, pace)
-    # What a candidate more must be better than: the row that it needs, or the candidate whose row it takes.
-    price = pace * verification.per_row(width + paying) if paying < room else math.inf
-    if paying:
-        price = min(price, have[paying - 1])
-    offers = _offers(wishes, price)
+    following = _Verification(len(wishes), sum(wish.most for wish in wishes), verification, pace)
+    have = sorted((chance for wish in wishes for chance in wish.candidates), reverse=True)
+    offers = _offers(wishes, following.price(have))
     rows = list(itertools.accumulate(offer.place.rows for offer in offers))
-    del offers[bisect_right(rows, most) :]
+    del rows[bisect_right(rows, most) :]
     dearer = 1.0 + max((wish.price for wish in wishes), default=0.0)
     free = draft.seconds(1) if retry else 0.0
-    costs = [pace * dearer * max(0.0, draft.seconds(rows[k]) - free) for k in range(len(offers))]
-    gained = itertools.accumulate(offer.worth for offer in offers)
-    # Each offer was weighed as if it came alone. Together they are worth less, so fewer may pay where all do not.
-    count = 1 + max(range(len(offers)), key=[g - c for g, c in zip(gained, costs, strict=True)].__getitem__, default=-1)
+    costs = [pace * dearer * max(0.0, draft.seconds(width) - free) for width in rows]
+    gains = list(itertools.accumulate(offer.worth for offer in offers[: len(rows)]))
+    count = 1 + max(range(len(rows)), key=lambda k: gains[k] - costs[k], default=-1)
+    # Each was weighed as if it came alone. Together they are worth less, so that fewer may pay where all do not.
+    before = following.net(have)
     while count:
-        chances = [chance for offer in offers[:count] for chance in offer.place.chances]
-        best = sorted([*have, *chances], reverse=True)[:room]
-        gain = _net(best[: _paying(best, width, verification, pace)], width, verification, pace) - before
-        if gain > max(costs[count - 1], NOISE):
+        drafted = [chance for offer in offers[:count] for chance in offer.place.chances]
+        if following.net(sorted([*have, *drafted], reverse=True)) - before > max(costs[count - 1], NOISE):
             break
         count //= 2
     counts = Counter(offer.session for offer in offers[:count])
     return [counts[i] for i in range(len(wishes))]
 
 
+class _Verification(NamedTuple):
+    """One that is to come. Chances are those of all candidates there are, best first.
+
+    Attributes:
+        width: its rows without any candidate.
+        room: candidates it can have.
+        pace: tokens a second that all sessions make.
+    """
+
+    width: int
+    room: int
+    cost: PassCost
+    pace: float
+
+    def row(self, taken: int) -> float:
+        """What a row more costs, in tokens, where so many candidates are in."""
+        return self.pace * self.cost.per_row(self.width + taken)
+
+    def paying(self, chances: Sequence[float]) -> int:
+        """How many are worth their rows: candidates are ever less likely, and rows ever dearer."""
+        every = range(min(len(chances), self.room))
+        return bisect_left(every, True, key=lambda k: chances[k] < self.row(k))
+
+    def price(self, chances: Sequence[float]) -> float:
+        """What a candidate more must be better than: the row that it needs, or the candidate whose row it takes."""
+        taken = self.paying(chances)
+        row = self.row(taken) if taken < self.room else math.inf
+        return min(row, chances[taken - 1]) if taken else row
+
+    def net(self, chances: Sequence[float]) -> float:
+        """Tokens that it makes beside those that all sessions make in its time otherwise."""
+        taken = self.paying(chances)
+        return sum(chances[:taken]) - self.pace * self.cost.seconds(self.width + taken)
+
+
 class _Offer(NamedTuple):
-    worth: float  # tokens
+    """A place of a session, and the tokens it would add if no other did."""
+
+    worth: float
     session: int
     place: Place
 
@@ -134,13 +164,3 @@ def _offers(wishes: Sequence[Wish], price: float) -> list[_Offer]:
             least = min(least, sum(chance - price for chance in place.chances if chance > price))
             offers.append(_Offer(least, i, place))
     return sorted(offers, key=lambda offer: -offer.worth)
-
-
-def _paying(chances: Sequence[float], width: int, cost: PassCost, pace: float) -> int:
-    """How many of `chances`, best first, are worth their rows in a pass that has `width` without them."""
-    return bisect_left(range(len(chances)), True, key=lambda k: chances[k] < pace * cost.per_row(width + k))
-
-
-def _net(chances: Sequence[float], width: int, cost: PassCost, pace: float) -> float:
-    """Tokens that such a pass makes beside those that all sessions make in its time otherwise."""
-    return sum(chances) - pace * cost.seconds(width + len(chances))
