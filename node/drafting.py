@@ -14,6 +14,7 @@ from typing import Protocol
 
 import structlog
 
+from node.row_shares import RowShares
 from wanspec_p2p.clock import Clock
 from wanspec_p2p.errors import EngineError, LocalProtocolError
 from wanspec_p2p.models.base import LanguageModel
@@ -149,6 +150,8 @@ class DraftingEngine:
         self._stopping = False
         self._failures = 0
         self._paused_until = 0.0
+        # A CPU takes rows by fours: fewer cost as much.
+        self._shares = RowShares(self.batch, CPU_ROWS if model.info.device is Device.CPU else 1)
 
     @property
     def sessions(self) -> int:
@@ -156,7 +159,7 @@ class DraftingEngine:
 
     @property
     def batch(self) -> int:
-        """Nodes one session runs in a pass: as many rows as cost no more than one."""
+        """Nodes that a session runs in a pass if it is alone: as many rows as cost no more than one."""
         return CPU_ROWS if self.model.info.device is Device.CPU else ROWS
 
     @property
@@ -211,18 +214,22 @@ class DraftingEngine:
         self._wake.set()
 
     def _collect(self) -> list[_Pass]:
+        shares = iter(self._shares.of(min(len(self._waiting), MAX_BATCH)))
         while self._waiting and len(self._next_pass) < MAX_BATCH:
-            self._waiting.popleft().feed(ModelFree(self.now()))
+            # One after those who were counted takes the place of one that had nothing to run after all.
+            self._waiting.popleft().feed(ModelFree(self.now(), share=next(shares, 1)))
         batch, self._next_pass = self._next_pass, []
         return batch
 
     async def _run(self, batch: list[_Pass]) -> None:
+        segments, begun = [item.segment for item in batch], self.now()
         try:
-            rows = await self.model.forward([item.segment for item in batch])
+            rows = await self.model.forward(segments)
         except (EngineError, LocalProtocolError) as error:
             self._failed(batch, error)
             return
         self._failures = 0
+        self._shares.measured(segments, self.now() - begun)
         for item, row in zip(batch, rows, strict=True):
             item.seat.feed(Drafted(list(row), self.now()))
 

@@ -167,7 +167,8 @@ class DrafterSession:
             return [*self._flush(), StartPause(pause)]
         nodes: list[int] = []
         if self.credit:
-            room = self.spec.batch - (0 if self._growth.root_known else 1)  # its own row
+            rows = self.spec.batch if event.share is None else min(event.share, self.spec.batch)
+            room = rows - (0 if self._growth.root_known else 1)  # its own row
             nodes = self._growth.take(room, self._may_run)
         if not nodes and (self._growth.root_known or not self.credit or not self._runs_something()):
             self.state = DrafterState.IDLE  # a verdict took the credit back meanwhile, or nothing may be run

@@ -63,7 +63,8 @@ class ModelFree:
     """A model can run a pass for this session now; `turn` names that pass, which other sessions may share.
 
     `drafting`: it is the target's own drafter. Who has nothing for it goes on waiting for the target's model.
-    `share`: so many of its candidates, or places to draft at, are to be in it; None: as many as it likes.
+    `share`: so much of what it could run is to be in it: candidates, places to draft at, rows of a node's drafter. None
+    is as much as it likes.
     """
 
     at: float

@@ -16,7 +16,7 @@ BENDS = (0, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384)
 """Rows at which the bend is looked for; one that lies between two of them is taken for the nearer one."""
 ROW_PRIOR = 0.01
 """Share of a pass that a row beyond the bend costs, before any were seen: an accelerator's is less, a CPU's more."""
-PRIOR_WEIGHT = 128.0
+DOUBT = 128.0
 """Of that prior, in squared rows: it has gone when widths have varied by some ten rows for a few passes."""
 
 SAME = 0.001
@@ -26,8 +26,8 @@ SAME = 0.001
 class _Fit:
     """Least squares with fading memory, of seconds over the rows beyond one bend."""
 
-    def __init__(self, bend: int) -> None:
-        self.bend = bend
+    def __init__(self, bend: int, doubt: float) -> None:
+        self.bend, self._doubt = bend, doubt
         self._x = self._xx = self._xy = 0.0
 
     def measured(self, width: int, seconds: float) -> None:
@@ -46,17 +46,21 @@ class _Fit:
         mean = y / n
         prior = ROW_PRIOR * mean
         spread, shared = self._xx - self._x**2 / n, self._xy - self._x * mean
-        slope = max(0.0, (shared + PRIOR_WEIGHT * prior) / (spread + PRIOR_WEIGHT))
-        unexplained = slope**2 * spread - 2.0 * slope * shared + PRIOR_WEIGHT * (slope - prior) ** 2
+        slope = max(0.0, (shared + self._doubt * prior) / (spread + self._doubt))
+        unexplained = slope**2 * spread - 2.0 * slope * shared + self._doubt * (slope - prior) ** 2
         return max(0.0, mean - slope * self._x / n), slope, unexplained
 
 
 class PassCost:
-    """Of the passes of one model, fading. Before the first one everything is free."""
+    """Of the passes of one model, fading. Before the first one everything is free.
 
-    def __init__(self) -> None:
+    Args:
+        doubt: of a slope that few rows tell of: with less it is believed sooner, and noise is, too.
+    """
+
+    def __init__(self, doubt: float = DOUBT) -> None:
         self._n = self._y = 0.0
-        self._fits = [_Fit(bend) for bend in BENDS]
+        self._fits = [_Fit(bend, doubt) for bend in BENDS]
         self._bend = 0
         self._flat = self._per_row = 0.0
 
@@ -90,3 +94,9 @@ class PassCost:
     def seconds(self, width: int) -> float:
         """Of a pass of so many rows."""
         return self._flat + self._per_row * max(0, width - self._bend)
+
+    def widest(self, seconds: float) -> float:
+        """Rows of the widest pass that takes no longer; infinite where rows cost nothing."""
+        if self._per_row <= 0.0:
+            return math.inf
+        return max(0.0, self._bend + (seconds - self._flat) / self._per_row)

@@ -430,13 +430,14 @@ def test_a_verdict_that_takes_a_branch_finds_it_warm() -> None:
     assert feed(session, ModelFree(AT)) == [run(4, 15, keep=(1,))]
 
 
-def test_a_pass_runs_no_more_than_the_batch_the_likeliest_first() -> None:
-    session = branching(batch=2, window=Window(positions=6, tokens=30))
-    feed(session, ModelFree(AT))
+@pytest.mark.parametrize(("batch", "share"), [(2, None), (8, 2), (2, 8)])
+def test_a_pass_runs_no_more_than_the_batch_or_its_share_the_likeliest_first(batch: int, share: int | None) -> None:
+    session, free = branching(batch=batch, window=Window(positions=6, tokens=30)), ModelFree(AT, share=share)
+    feed(session, free)
     feed(session, say((6, 7), (8, 9)))  # 6 has 0.36, 7 and 8 have 0.18, 9 has 0.09
-    assert feed(session, ModelFree(AT)) == [grow(3, 6, 7, parents=(0, 0), held=(0, 1))]
+    assert feed(session, free) == [grow(3, 6, 7, parents=(0, 0), held=(0, 1))]
     feed(session, say((10,), (11,)))  # 10 has 0.216, 8 has 0.18
-    assert feed(session, ModelFree(AT)) == [grow(3, 8, 10, parents=(1, 2), held=(0, 1, 2, 3))]
+    assert feed(session, free) == [grow(3, 8, 10, parents=(1, 2), held=(0, 1, 2, 3))]
 
 
 def test_branches_of_another_lane_are_sent_and_not_run() -> None:

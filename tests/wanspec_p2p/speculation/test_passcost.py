@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable
 
@@ -89,3 +90,11 @@ def test_any_measurements_give_costs_that_rise_ever_faster(measured: list[tuple[
     assert rows == sorted(rows) and rows[0] >= 0.0
     for width in range(0, 511, 10):
         assert cost.seconds(width + 1) - cost.seconds(width) == pytest.approx(cost.per_row(width), abs=1e-9)
+
+
+@pytest.mark.parametrize("seconds", [0.02, 0.03, 0.05, 0.2])
+def test_the_widest_pass_that_takes_no_longer(seconds: float) -> None:
+    cost = learned(bent(16, 0.03, 0.001), some(1, 60))
+    widest = cost.widest(seconds)
+    assert widest == pytest.approx(max(0.0, 16 + (seconds - 0.03) / 0.001), rel=0.02, abs=1.0)
+    assert PassCost().widest(seconds) == math.inf
