@@ -54,6 +54,7 @@ class Wish:
         places: where its own drafter could go on, best first.
         price: how much dearer than its time a pass of that drafter is held to be.
         held: all places are to be run, whatever they bring.
+        progress: tokens it has made of a pass lately, at least 1.
     """
 
     candidates: Sequence[float] = ()
@@ -61,19 +62,27 @@ class Wish:
     places: Sequence[Place] = ()
     price: float = 0.0
     held: bool = False
+    progress: float = 1.0
 
 
 def verification_rows(wishes: Sequence[Wish], cost: PassCost, pace: float, most: int) -> list[int]:
     """How many of its candidates each session is to verify.
+
+    As many rows as pay by the chances alone. Who has them, where there are more candidates than that, goes by chance
+    over progress, so that no session stays behind for long (proportional fairness: Kelly, Maulloo and Tan, J. Oper.
+    Res. Soc. 49, 1998).
 
     Args:
         cost: of a verification.
         pace: tokens a second that all sessions make.
         most: candidates there is room for.
     """
-    # Among equals those of whoever has waited longest.
-    ranked = sorted((-chance, i) for i, wish in enumerate(wishes) for chance in wish.candidates)
-    paying = _Verification(len(wishes), most, cost, pace).paying([-chance for chance, _ in ranked])
+    verification = _Verification(len(wishes), most, cost, pace)
+    paying = verification.paying(sorted((chance for wish in wishes for chance in wish.candidates), reverse=True))
+    least = verification.row(paying - 1)
+    ranked = sorted(
+        (-chance / wish.progress, i) for i, wish in enumerate(wishes) for chance in wish.candidates if chance >= least
+    )
     counts = Counter(i for _, i in ranked[:paying])
     return [counts[i] for i in range(len(wishes))]
 

@@ -17,6 +17,8 @@ NEAR_TIE_MARGIN = 1e-4
 """Below this gap of the two best scores, an engine of class near-tie might have chosen the other."""
 DECAY = 0.95
 """Weight that past decisions keep at each new one: acceptance is judged on about the last twenty."""
+TRUST = 2.0
+"""Right decisions that each drafter is given: one that went wrong is not yet a reason to wait for the next."""
 
 
 @dataclass(slots=True)
@@ -37,10 +39,19 @@ class DrafterStats:
         self.hits = DECAY * self.hits + hit
         self.decisions = DECAY * self.decisions + 1.0
 
+    def undecided(self) -> None:
+        """A round told nothing of it: what was known counts for less."""
+        self.hits *= DECAY
+        self.decisions *= DECAY
+
     @property
     def acceptance(self) -> float:
-        """Recent share of positions, below a right token, where one of its candidates was right; 0.5 at first."""
-        return (self.hits + 0.25) / (self.decisions + 0.5)
+        """Recent share of positions, below a right token, where one of its candidates was right; 1.0 at first.
+
+        Whoever is not heard of is trusted again by and by. From far away, less credit than what is settled meanwhile
+        lets nothing arrive in time, so that nothing would be decided, for ever.
+        """
+        return (self.hits + TRUST) / (self.decisions + TRUST)
 
     def judged(self, depth: int, right: bool) -> None:
         """Count a position that lay `depth` tokens beyond the committed prefix (1: the very next) when it was decided.
@@ -134,6 +145,8 @@ class SessionStats:
         for (drafter, depth), hit in positions.items():
             self.of(drafter).judged(depth, hit)
             self.of(drafter).decided(hit)
+        for drafter in self.drafters.keys() - {drafter for drafter, _ in positions}:
+            self.drafters[drafter].undecided()
 
 
 def _deepest(candidates: Candidates) -> int:

@@ -59,6 +59,7 @@ from wanspec_p2p.types import FinishReason, PeerId, Sampling, Segment, SessionId
 
 __all__ = ["TRANSITIONS", "SessionSpec", "TargetSession", "TargetState"]
 
+PROGRESS_MEMORY = 0.95
 UNSURE = quantised(0.5)
 """What a token counts for whose drafter says nothing about it."""
 
@@ -130,6 +131,7 @@ class TargetSession:
         self._answer_len = len(spec.committed)
         self._candidates = Candidates((), (), ())
         self._offered: Candidates | None = None  # of which the next pass may have a share
+        self._progress = 1.0  # tokens of a pass, lately
         self._cached = 0  # positions in the model's cache that belong to the committed prefix
         self._keep: tuple[int, ...] = ()  # candidates of the last pass to add to them
         self._pending: tuple[TokenId, ...] = (*spec.prompt, *spec.committed)  # committed, not in the cache
@@ -175,9 +177,10 @@ class TargetSession:
             return Wish()
         self._offered = self._choose()
         local, policy = self._local, self.policy
+        chances, progress = self._offered.chances, self._progress
         if local is None:
-            return Wish(self._offered.chances, policy.width)
-        return Wish(self._offered.chances, policy.width, local.places(), policy.local.price, local.held)
+            return Wish(chances, policy.width, progress=progress)
+        return Wish(chances, policy.width, local.places(), policy.local.price, local.held, progress)
 
     def _choose(self) -> Candidates:
         # A pass emits one token more than it accepts: the last remaining one needs no candidate.
@@ -251,6 +254,7 @@ class TargetSession:
         emit = Emit(self._answer_len, committed)
         self.stats.verified_round(self.tree, candidates, steps)
         self._learn(candidates, steps, event.at)
+        self._progress = PROGRESS_MEMORY * self._progress + (1.0 - PROGRESS_MEMORY) * len(steps)
         tails = {drafter: self._tail(drafter, tokens) for drafter in self.drafters}
         if self._local is not None:
             self._local.settle(tokens)
@@ -344,9 +348,7 @@ class TargetSession:
         return [OpenDraft(event.drafter, tuple(self.tree.committed), self._credit(event.drafter), event.lane)]
 
     def _credit(self, drafter: PeerId) -> Window:
-        own = self.stats.of(drafter)
-        # Before anything is known of it, all of it: from far away, less would be settled before it arrives, for ever.
-        return self.policy.credit(own.acceptance if own.decisions >= 1.0 else 1.0)
+        return self.policy.credit(self.stats.of(drafter).acceptance)
 
     def _leave(self, event: DrafterLeft) -> list[TargetInstruction]:
         self.drafters.pop(event.drafter, None)

@@ -53,7 +53,18 @@ def test_beyond_the_bend_a_candidate_must_be_worth_its_row() -> None:
 
 def test_the_best_of_all_sessions_are_taken_whoever_they_belong_to() -> None:
     assert rows([0.9] * 12, [0.8] * 2 + [0.15] * 9, []) == [12, 2, 0]
-    assert rows([0.15] * 9, [0.15] * 9) == [9, 5], "of equals those of whoever has waited longest"
+    assert rows([0.15] * 9, [0.15] * 9) == [9, 5], "of equals those of whoever asked first"
+
+
+def test_where_rows_are_scarce_who_has_made_less_comes_first() -> None:
+    """But never with a candidate that is not worth its row."""
+    chances = [0.15] * 9
+    fast, slow = Wish(chances, 63, progress=4.0), Wish([*chances, 0.1], 63, progress=2.0)
+    assert verification_rows([fast, slow], VERIFICATION, PACE, 500) == [4, 10]
+    paying = Wish([0.5] * 12, 63, progress=4.0)
+    assert verification_rows([paying, Wish(chances, 63)], VERIFICATION, PACE, 500) == [5, 9]
+    every = Wish([0.5] * 20, 63, progress=4.0)
+    assert verification_rows([every, Wish(chances, 63)], VERIFICATION, PACE, 500) == [20, 0]
 
 
 def test_no_more_than_there_is_room_for() -> None:
@@ -122,8 +133,8 @@ def test_no_other_number_of_rows_would_bring_more(sessions: list[list[float]], p
     taken = rows(*sessions, pace=pace, most=most)
     assert all(count <= len(chances) for count, chances in zip(taken, sessions, strict=True))
     assert net(sum(taken)) == pytest.approx(max(net(count) for count in range(len(ranked) + 1)), abs=1e-9)
-    best = sum(sum(chances[:count]) for count, chances in zip(taken, sessions, strict=True))
-    assert best == pytest.approx(sum(ranked[: sum(taken)]))
+    brought = sum(sum(chances[:count]) for count, chances in zip(taken, sessions, strict=True))
+    assert brought == pytest.approx(sum(ranked[: sum(taken)])), "all have made as much: the best are taken"
 
 
 WISHES = st.builds(

@@ -145,16 +145,29 @@ def test_the_targets_own_drafter_is_in_no_race() -> None:
     assert set(stats.peers) == {A}
 
 
-def test_acceptance_begins_undecided_and_follows_what_happens() -> None:
+def test_acceptance_begins_with_trust_and_follows_what_happens() -> None:
     figures = DrafterStats()
-    assert figures.acceptance == 0.5
+    assert figures.acceptance == 1.0
+    figures.decided(False)
+    assert figures.acceptance > 0.6, "one that went wrong is not yet a reason to wait for the next"
     for _ in range(200):
         figures.decided(True)
     assert figures.acceptance > 0.98
     for _ in range(30):
         figures.decided(False)
-    assert figures.acceptance < 0.25
+    assert figures.acceptance < 0.3
     assert figures.decisions == pytest.approx(20.0, rel=0.01), "about the last twenty count"
+
+
+def test_whoever_is_not_heard_of_is_trusted_again(tree: DraftTree) -> None:
+    """Or credit that is too small for its distance would stay so: nothing would arrive in time to be decided."""
+    stats = SessionStats()
+    for _ in range(30):
+        stats.of(A).decided(False)
+    assert stats.of(A).acceptance < 0.2
+    for _ in range(60):
+        stats.verified_round(tree, Candidates((), (), ()), [step(9, 0, None)])
+    assert stats.of(A).acceptance > 0.6
 
 
 def test_arrivals_add_up() -> None:

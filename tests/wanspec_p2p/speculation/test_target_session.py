@@ -156,11 +156,19 @@ def test_all_accepted_brings_a_bonus_token() -> None:
 def test_rejected_drafts_cost_a_row_each_and_nothing_else() -> None:
     session = session_of()
     feed(session, Started(AT), DrafterJoined(A, 0, AT), drafts(A, PROMPT, 7, 8), ModelFree(AT))
-    # Wrong once, of once: it may run ahead less far from now on.
-    told = verdict(A, (*PROMPT, 5), 5, window=Window(positions=3, tokens=5))
-    assert feed(session, says(5, 19, 19)) == [emits(0, (5, None)), RequestModel(), told]
+    assert feed(session, says(5, 19, 19)) == [emits(0, (5, None)), RequestModel(), verdict(A, (*PROMPT, 5), 5)]
     assert feed(session, ModelFree(AT)) == [run(3, (5,))]
     assert len(session.tree) == 0
+
+
+def test_a_drafter_that_keeps_being_wrong_may_run_ahead_less_far() -> None:
+    session = session_of()
+    feed(session, Started(AT), DrafterJoined(A, 0, AT))
+    for _ in range(10):
+        session.stats.of(A).decided(False)
+    feed(session, ModelFree(AT))
+    told = verdict(A, (*PROMPT, 5), 5, window=Window(positions=3, tokens=5))
+    assert feed(session, says(5)) == [emits(0, (5, None)), RequestModel(), told]
 
 
 def outlooks(instructions: list[TargetInstruction]) -> dict[PeerId, Outlook | None]:
@@ -516,7 +524,7 @@ def test_a_target_whose_own_drafter_fails_goes_on_without_it() -> None:
 def test_the_last_token_needs_no_draft_of_its_own() -> None:
     session = TargetSession(dataclasses.replace(SPEC, max_tokens=1), Policy(), local=True)
     feed(session, Started(AT))
-    assert session.wish() == Wish((), Policy().width, [], Policy().local.price)
+    assert session.wish() == Wish((), Policy().width, price=Policy().local.price, places=[])
     assert feed(session, ModelFree(AT)) == [run(0, PROMPT)]
 
 
