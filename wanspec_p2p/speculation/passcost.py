@@ -7,6 +7,7 @@ and what rows beyond it take, is learned from passes as they come.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 __all__ = ["PassCost"]
@@ -35,6 +36,11 @@ class _Fit:
         self._x = MEMORY * self._x + beyond
         self._xx = MEMORY * self._xx + beyond**2
         self._xy = MEMORY * self._xy + beyond * seconds
+
+    @property
+    def untried(self) -> bool:
+        """No pass was wider than the bend lately."""
+        return self._xx < 1.0
 
     def solved(self, n: float, y: float) -> tuple[float, float, float]:
         """Seconds before the bend, seconds a row beyond it, and how much of the variance that leaves unexplained: less
@@ -82,10 +88,12 @@ class PassCost:
         best = math.inf
         # Of fits that explain the same the one with the first bend: it holds narrower passes cheaper and wider ones
         # dearer than the others do, so that the former are tried, and the latter with care.
-        for fit in self._fits:
+        for fit, after in itertools.zip_longest(self._fits, self._fits[1:]):
             flat, per_row, unexplained = fit.solved(self._n, self._y)
             if unexplained < best - (SAME * self.mean) ** 2:
-                best, self._flat, self._per_row, self._bend = unexplained, flat, per_row, fit.bend
+                best, self._flat, self._per_row = unexplained, flat, per_row
+                # Where nothing was seen beyond the bend, it may as well lie a step further: else nothing ever would be.
+                self._bend = after.bend if fit.untried and after is not None else fit.bend
 
     def per_row(self, width: int) -> float:
         """Seconds that one more row adds to a pass of `width`; never less for a wider pass."""

@@ -55,7 +55,14 @@ def test_rows_below_the_bend_are_free_and_those_beyond_what_was_seen_are_not() -
     cost = learned(bent(64, 0.03, 0.0005), some(10, 54))
     assert cost.per_row(0) == cost.per_row(54) == 0.0
     assert cost.seconds(54) == pytest.approx(0.03)
-    assert cost.per_row(64) == pytest.approx(0.01 * 0.03), "not seen"
+    assert cost.per_row(64) == 0.0, "nothing says that the bend is not a step further"
+    assert cost.per_row(96) == pytest.approx(0.01 * 0.03), "not seen"
+
+
+def test_what_was_found_beyond_the_bend_is_remembered_for_a_hundred_passes() -> None:
+    cost = learned(bent(64, 0.03, 0.0005), [*some(10, 64), 96, *some(10, 64, 100)])
+    assert cost.per_row(63) == 0.0
+    assert cost.per_row(64) == pytest.approx(0.0005, rel=0.4)
 
 
 def test_passes_of_one_width_say_nothing_of_a_row() -> None:
