@@ -46,7 +46,7 @@ from wanspec_p2p.speculation.target_session import SessionSpec, TargetSession, T
 from wanspec_p2p.target.engine import MAX_ROWS
 from wanspec_p2p.types import FinishReason, PeerId, Segment, TokenId
 
-__all__ = ["SMALL", "Drive", "Link", "Pick", "chosen", "drafters_first", "seeded"]
+__all__ = ["SMALL", "Drive", "Link", "Pick", "chosen", "drafters_first", "seeded", "turn_of_one"]
 
 Pick: TypeAlias = Callable[[int], int]
 """Which of so many things happens next."""

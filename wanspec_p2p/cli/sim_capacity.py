@@ -23,14 +23,14 @@ MOST_SHARING = 64
 
 
 Verify: TypeAlias = Annotated[float, typer.Option(help="Milliseconds of a verification.", min=0.1, max=LONGEST_MS)]
-VerifyRows: TypeAlias = Annotated[
-    int, typer.Option(help="Drafted tokens up to which it takes no longer.", min=1, max=MOST_ROWS)
-]
 Draft: TypeAlias = Annotated[float, typer.Option(help="Milliseconds of a draft pass.", min=0.1, max=LONGEST_MS)]
 DraftRows: TypeAlias = Annotated[
     int, typer.Option(help="Rows up to which a draft pass at the target takes no longer.", min=1, max=MOST_ROWS)
 ]
 Share: TypeAlias = Annotated[int, typer.Option(help="Sessions a node drafts for at once.", min=1, max=MOST_SHARING)]
+Rtt: TypeAlias = Annotated[str, typer.Option(help="Round trips in milliseconds, with commas.")]
+Drafters: TypeAlias = Annotated[str, typer.Option(help="Drafters of an answer, with commas.")]
+Passes: TypeAlias = Annotated[str, typer.Option(help="Draft passes a round at the target to try, with commas.")]
 Tokens: TypeAlias = Annotated[int, typer.Option(help="Of each answer that count.", min=8, max=4096)]
 Seed: TypeAlias = Annotated[int, typer.Option(help="Of the text.", min=0)]
 
@@ -41,9 +41,9 @@ def capacity(
     draft: Draft = 5.0,
     draft_rows: DraftRows = 64,
     share: Share = 8,
-    rtt: Annotated[str, typer.Option(help="Round trips in milliseconds, with commas.")] = "0,30,70,150",
-    drafters: Annotated[str, typer.Option(help="Drafters of an answer, with commas.")] = "1,2,4",
-    passes: Annotated[str, typer.Option(help="Draft passes a round at the target to try, with commas.")] = "1,2,3,5",
+    rtt: Rtt = "0,30,70,150",
+    drafters: Drafters = "1,2,4",
+    passes: Passes = "1,2,3,5",
     held: Annotated[
         str, typer.Option(help="Tokens a round for both a chain and remote drafting, with commas; empty for none.")
     ] = "",

@@ -12,13 +12,16 @@ from wanspec_p2p.cli.output import Json, emit, progress_bars, say
 from wanspec_p2p.cli.sim_capacity import (
     LONGEST_RTT_MS,
     MOST_PASSES,
+    MOST_ROWS,
     Draft,
+    Drafters,
     DraftRows,
+    Passes,
+    Rtt,
     Seed,
     Share,
     Tokens,
     Verify,
-    VerifyRows,
 )
 from wanspec_p2p.protocol.limits import MAX_DRAFTERS
 
@@ -30,13 +33,15 @@ MOST_CLIENTS = 256
 def clients(
     counts: Annotated[str, typer.Option("--clients", help="Numbers of clients, with commas.")] = "1,2,4,8,16,32,64",
     verify: Verify = 30.0,
-    verify_rows: VerifyRows = 64,
+    verify_rows: Annotated[
+        int, typer.Option(help="Drafted tokens up to which it takes no longer.", min=1, max=MOST_ROWS)
+    ] = 64,
     draft: Draft = 5.0,
     draft_rows: DraftRows = 64,
     share: Share = 8,
-    passes: Annotated[str, typer.Option(help="Draft passes a round at the target to try, with commas.")] = "1,2,3,5",
-    rtt: Annotated[str, typer.Option(help="Round trips in milliseconds, with commas.")] = "0,30",
-    drafters: Annotated[str, typer.Option(help="Drafters of an answer, with commas.")] = "2",
+    passes: Passes = "1,2,3,5",
+    rtt: Rtt = "0,30",
+    drafters: Drafters = "2",
     tokens: Tokens = 64,
     seed: Seed = 0,
     json: Json = False,
