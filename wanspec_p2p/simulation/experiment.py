@@ -97,6 +97,7 @@ def ablations(base: Setting) -> dict[str, Variant]:
         "gate off: five local passes a round": Variant(
             replace(base, policy=local(LocalDrafting(passes=5))), policies=(NO_LOCAL, SHIPPED)
         ),
+        "the gate does not rely on nodes": Variant(replace(base, policy=local(LocalDrafting(reliance=0.0)))),
         "lanes off": Variant(replace(base, lanes=False)),
         "verdicts say nothing of what others drafted": Variant(replace(base, policy=replace(base.policy, outlook=0))),
         "drafters do not rest for verdicts": Variant(replace(base, rests=False)),

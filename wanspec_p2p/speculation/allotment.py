@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ class Place(NamedTuple):
     """Where the target's own drafter could go on.
 
     Attributes:
-        nodes: of the draft tree, to be run, parents first; none for a root that is not in its cache.
+        nodes: of the draft tree, to be run, and its root if that is not in the drafter's cache.
         chances: of each candidate that would come of it, that the answer passes through it.
     """
 
@@ -41,7 +42,7 @@ class Place(NamedTuple):
 
     @property
     def rows(self) -> int:
-        return max(1, len(self.nodes))
+        return len(self.nodes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Wish:
         candidates: chances of those it could verify, best first.
         most: so many it could verify if it had them.
         places: where its own drafter could go on, best first.
-        price: how much dearer than its time a pass of that drafter is held to be.
+        dearer: than its time a pass of that drafter is held to be, by so much.
         held: all places are to be run, whatever they bring.
         progress: tokens it has made of a pass lately, at least 1.
     """
@@ -60,7 +61,7 @@ class Wish:
     candidates: Sequence[float] = ()
     most: int = 0
     places: Sequence[Place] = ()
-    price: float = 0.0
+    dearer: float = 0.0
     held: bool = False
     progress: float = 1.0
 
@@ -105,7 +106,7 @@ def draft_places(
     offers = _offers(wishes, following.price(have))
     rows = list(itertools.accumulate(offer.place.rows for offer in offers))
     del rows[bisect_right(rows, most) :]
-    dearer = 1.0 + max((wish.price for wish in wishes), default=0.0)
+    dearer = statistics.fmean(1.0 + wish.dearer for wish in wishes) if wishes else 1.0
     free = draft.seconds(1) if retry else 0.0
     costs = [pace * dearer * max(0.0, draft.seconds(width) - free) for width in rows]
     gains = list(itertools.accumulate(offer.worth for offer in offers[: len(rows)]))

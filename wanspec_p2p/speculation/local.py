@@ -69,7 +69,7 @@ class LocalDrafter:
         self._expanded = {place: ranking for place, ranking in self._expanded.items() if place in session.tree}
         self._offered = []
         if session.remaining > 1 and (drafting.passes is None or self._passes < drafting.passes):
-            found = places(
+            self._offered = places(
                 session.tree,
                 session.belief,
                 rows=drafting.rows,
@@ -78,14 +78,12 @@ class LocalDrafter:
                 warm=self._warm,
                 runnable=self._runnable,
             )
-            # A pass has a row at least: one without nodes runs the root, unless the cache has it.
-            self._offered = [place for place in found if place.nodes or not self._warm.root_is_run]
         return self._offered
 
     def segment(self, count: int | None = None) -> Segment | None:
         """The pass over the first `count` of the places that were told last; None where there are none."""
         chosen, self._offered = self._offered[:count], []
-        nodes = sorted(node for place in chosen for node in place.nodes)
+        nodes = sorted(node for place in chosen for node in place.nodes if node != ROOT)
         return self._warm.segment(self._session.tree, nodes) if chosen else None
 
     def drafted(self, rows: Sequence[Row]) -> None:

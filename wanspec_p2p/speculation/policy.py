@@ -35,13 +35,23 @@ class LocalDrafting:
         rows: nodes in one pass of it.
         candidates: kept of each node's; 1 drafts a chain.
         price: how much dearer than its time a pass is held to be, where passes at the target are to be spared.
+        reliance: how much dearer still, where nodes bring all that is accepted: they will bring much of what it would.
         passes: exactly so many before each verification, whatever it brings; None lets the gate decide.
     """
 
     rows: int = 8
     candidates: int = 4
     price: float = 0.25
+    reliance: float = 0.5
     passes: int | None = None
+
+    def dearer(self, share: float) -> float:
+        """Than its time, where nodes brought this share of what was accepted lately.
+
+        Squared, because a few tokens from afar say nothing of the next verification
+        (docs/decisions/0027-nodes-that-bring-much-are-relied-on.md).
+        """
+        return (1.0 + self.price) * (1.0 + self.reliance * share * share) - 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +160,7 @@ def places(
     Args:
         chances: that the target's token is candidate number 1, 2, … of a place that is run.
         expanded: places that the local drafter has run.
-        warm: those in its cache; a place below others that are not has them run too.
+        warm: those in its cache, maybe the root; a place below others that are not has them run too.
         runnable: whether anything may follow a node.
     """
     heap: list[tuple[float, int, tuple[float, ...]]] = []
@@ -175,6 +185,8 @@ def places(
         worth, node, candidates = heapq.heappop(heap)
         if -worth <= NEGLIGIBLE:
             break
+        if node in warm or node in chosen:
+            continue  # no pass returns a row again whose keys the cache has; or it is run already, for one below it
         place = Place(tuple(sorted(_cold_path(tree, node, warm, chosen))), candidates)
         if place.rows > room:
             continue
@@ -185,9 +197,11 @@ def places(
 
 
 def _cold_path(tree: DraftTree, node: int, warm: Container[int], chosen: Container[int]) -> list[int]:
-    """`node` and what lies above it that would have to be run for it."""
+    """`node` and what lies above it, the root included, that would have to be run for it."""
     path: list[int] = []
-    while node != ROOT and node not in warm and node not in chosen:
+    while node not in warm and node not in chosen:
         path.append(node)
+        if node == ROOT:
+            break
         node = tree[node].parent
     return path

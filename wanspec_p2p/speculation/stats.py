@@ -27,6 +27,7 @@ class DrafterStats:
     verified: int = 0  # of these, tokens that entered a pass
     accepted: int = 0  # of these, tokens of the answer
     won: int = 0  # of these, tokens nobody brought earlier
+    winning: float = 0.0  # of these, by rounds since: what it brings of late
     late: int = 0
     unknown: int = 0
     surplus: int = 0
@@ -61,6 +62,10 @@ class DrafterStats:
         self.reached[depth] += 1
         self.right[depth] += right
 
+    def passed(self) -> None:
+        """A round is over."""
+        self.winning *= DECAY
+
     @property
     def by_depth(self) -> tuple[tuple[int, int], ...]:
         """(reached, right) for depths 1, 2, … down to the deepest that was reached."""
@@ -84,6 +89,12 @@ class SessionStats:
     def peers(self) -> dict[PeerId, DrafterStats]:
         """Of nodes: the target's own drafter is in no race with them, and is owed nothing."""
         return {drafter: own for drafter, own in self.drafters.items() if drafter != LOCAL}
+
+    @property
+    def remote_share(self) -> float:
+        """Of the tokens accepted lately, those that nodes brought first; 0 before the first."""
+        brought = sum(own.winning for own in self.peers.values())
+        return brought / (1.0 + sum(own.winning for own in self.drafters.values()))
 
     @property
     def late(self) -> int:
@@ -130,6 +141,8 @@ class SessionStats:
         self.accepted += len(right)
         self.by_length[_deepest(candidates), len(right)] += 1
         self.near_ties += sum(step.margin < NEAR_TIE_MARGIN for step in steps)
+        for own in self.drafters.values():
+            own.passed()
         depths = {step.row - 1: depth for depth, step in enumerate(steps, 1)}  # of what hangs below that candidate
         positions: dict[tuple[PeerId, int], bool] = {}  # one, however many candidates a drafter had for it
         for i, (node_id, parent) in enumerate(zip(candidates.nodes, candidates.parents, strict=True)):
@@ -142,6 +155,7 @@ class SessionStats:
                     positions[drafter, depth] = i in right or positions.get((drafter, depth), False)
             if i in right:
                 self.of(node.origin).won += 1
+                self.of(node.origin).winning += 1.0
         for (drafter, depth), hit in positions.items():
             self.of(drafter).judged(depth, hit)
             self.of(drafter).decided(hit)

@@ -180,7 +180,8 @@ class TargetSession:
         chances, progress = self._offered.chances, self._progress
         if local is None:
             return Wish(chances, policy.width, progress=progress)
-        return Wish(chances, policy.width, local.places(), policy.local.price, local.held, progress)
+        dearer = policy.local.dearer(self.stats.remote_share)
+        return Wish(chances, policy.width, local.places(), dearer, local.held, progress)
 
     def _choose(self) -> Candidates:
         # A pass emits one token more than it accepts: the last remaining one needs no candidate.

@@ -41,8 +41,8 @@ class WarmCache:
         self._running: _Running | None = None
 
     def __contains__(self, node: object) -> bool:
-        """Whether this node of the tree need not be run again."""
-        return node in self._index
+        """Whether this node of the tree, or its root, need not be run again."""
+        return self.root_is_run if node == ROOT else node in self._index
 
     @property
     def root_is_run(self) -> bool:

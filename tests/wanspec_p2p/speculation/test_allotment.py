@@ -76,7 +76,9 @@ def test_a_draft_pass_must_bring_more_than_its_time_is_worth() -> None:
     assert places(Wish(most=63, places=[worth(0.6)])) == [1]
     assert places(Wish(most=63, places=[worth(0.4)])) == [0]
     assert places(Wish(most=63, places=[worth(0.4)]), Wish(most=63, places=[worth(0.4)])) == [1, 1], "for both"
-    assert places(Wish(most=63, places=[worth(0.6)], price=0.25)) == [0], "held dearer than it is"
+    assert places(Wish(most=63, places=[worth(0.6)], dearer=0.25)) == [0], "held dearer than it is"
+    shared = [Wish(most=63, places=[worth(0.32)], dearer=dearer) for dearer in (0.3, 0.0)]
+    assert places(*shared) == [1, 1], "a pass of several sessions is as dear as they hold it to be in the mean"
     assert places(Wish(), Wish()) == [0, 0]
     assert places() == []
 
@@ -142,7 +144,7 @@ WISHES = st.builds(
     candidates=CHANCES,
     most=st.integers(12, 63),
     places=st.lists(st.builds(worth, st.floats(0.0, 0.9), st.floats(0.0, 0.1), nodes=st.integers(0, 3)), max_size=8),
-    price=st.sampled_from([0.0, 0.25]),
+    dearer=st.sampled_from([0.0, 0.25]),
 )
 
 

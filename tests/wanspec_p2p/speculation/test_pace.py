@@ -14,6 +14,7 @@ from wanspec_p2p.speculation.pace import (
     Pace,
     SharedPass,
 )
+from wanspec_p2p.speculation.tree import ROOT
 from wanspec_p2p.types import PeerId, Segment
 
 
@@ -138,7 +139,7 @@ def verified(knowledge: Knowledge, turn: int) -> None:
 
 def drafts(knowledge: Knowledge, gain: float) -> bool:
     """Whether a session that gains so much by a draft pass has one."""
-    return knowledge.draft_places([Wish(most=63, places=[Place((), (gain,))])], 512) == [1]
+    return knowledge.draft_places([Wish(most=63, places=[Place((ROOT,), (gain,))])], 512) == [1]
 
 
 def test_a_draft_pass_is_worth_the_time_of_all_who_wait_for_it() -> None:

@@ -62,22 +62,23 @@ def check(found: list[Place], nodes: tuple[int, ...], worth: float) -> None:
 
 
 def test_with_nothing_drafted_the_root_gains_all_there_is_to_gain() -> None:
-    check(Grown().found(), (), MASS)
+    check(Grown().found(), (ROOT,), MASS)
 
 
 def test_a_place_is_worth_what_its_candidates_leave_open() -> None:
     grown = Grown()
     node = grown.add(ROOT, 4, 0.5)
-    check(grown.found(rows=1), (node,), 0.5 * MASS)  # 0.45; the root leaves 0.4 open
-    check(grown.found(rows=2), (node,), 0.5 * MASS + MASS - 0.5)
+    check(grown.found(rows=1, warm={ROOT}), (node,), 0.5 * MASS)  # 0.45; the root leaves 0.4 open
+    check(grown.found(rows=2, expanded={node}, warm={node}), (ROOT,), MASS - 0.5)
 
 
 def test_what_comes_of_a_place_is_told_by_candidate() -> None:
     grown = Grown()
     node = grown.add(ROOT, 4, 0.5)
-    below, root = grown.found()
-    assert below == ((node,), pytest.approx((0.5 * 0.6, 0.5 * 0.2, 0.5 * 0.1)))
-    assert root == ((), pytest.approx((MASS - 0.5,))), "which of its ranks were drafted is not known"
+    [below] = grown.found()
+    assert below == ((ROOT, node), pytest.approx((0.5 * 0.6, 0.5 * 0.2, 0.5 * 0.1)))
+    grown.chances[node] = 0.1
+    assert grown.found()[0] == ((ROOT,), pytest.approx((MASS - 0.1,))), "which of its ranks were drafted is not known"
 
 
 def test_candidates_that_hold_the_mass_leave_nothing() -> None:
@@ -115,6 +116,19 @@ def test_what_lies_above_and_is_not_in_the_cache_is_run_too() -> None:
     below = grown.add(above, 5, 0.9)
     check(grown.found(expanded={ROOT}), (above, below), 0.81 * MASS)
     check(grown.found(expanded={ROOT, above}), (below,), 0.81 * MASS)
+
+
+def test_a_root_that_is_not_in_the_cache_has_a_row_of_the_pass() -> None:
+    grown = Grown()
+    nodes = [grown.add(ROOT, token, 0.2) for token in (4, 5, 6)]
+    assert sorted(nodes_of(grown.found(rows=3))) == [ROOT, *nodes[:2]]
+    assert nodes_of(grown.found(rows=1)) == (ROOT,)
+
+
+def test_a_row_that_is_gone_is_not_asked_for_again() -> None:
+    grown = Grown()
+    node = grown.add(ROOT, 4, 0.5)
+    assert grown.found(expanded=(), warm={ROOT, node}) == []
 
 
 def test_what_needs_more_rows_than_are_left_is_passed_over() -> None:
@@ -159,12 +173,12 @@ def test_any_places_can_be_run_in_their_order_and_promise_no_more_than_is_open(
     run_so_far = set(warm)
     for place in found:
         for node in place.nodes:
-            parent = grown.tree[node].parent
-            assert parent == ROOT or parent in run_so_far
             assert node not in run_so_far
-            assert ends.isdisjoint(ancestry(grown.tree, node))
+            if node != ROOT:
+                assert grown.tree[node].parent in run_so_far
+                assert ends.isdisjoint(ancestry(grown.tree, node))
             run_so_far.add(node)
-        assert sum(place.chances) <= open_chance(grown.tree, grown.chances, (ROOT, *place.nodes)[-1]) + 1e-9
+        assert sum(place.chances) <= open_chance(grown.tree, grown.chances, place.nodes[-1]) + 1e-9
     worth = [sum(place.chances) for place in found]
     assert worth == sorted(worth, reverse=True)
 
@@ -173,7 +187,7 @@ def closed(tree: DraftTree, run: set[int]) -> set[int]:
     """Those of `run` that a cache can hold: nothing without what lies above it."""
     warm = run & {ROOT}
     for node in tree:
-        if node in run and (tree[node].parent == ROOT or tree[node].parent in warm):
+        if node in run and tree[node].parent in warm:
             warm.add(node)
     return warm
 

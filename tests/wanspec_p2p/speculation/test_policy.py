@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wanspec_p2p.speculation.events import Window
-from wanspec_p2p.speculation.policy import Policy, select
+from wanspec_p2p.speculation.policy import LocalDrafting, Policy, select
 from wanspec_p2p.speculation.tree import ROOT, DraftTree
 from wanspec_p2p.speculation.verify import Candidates
 from wanspec_p2p.types import PeerId, SessionId
@@ -146,3 +146,8 @@ def test_credit_stays_within_the_window_of_the_operator() -> None:
     assert Policy(window=Window(positions=1, tokens=1)).credit(0.5) == Window(1, 1)
     assert Policy(window=Window(positions=0, tokens=0)).credit(0.5) == Window(0, 0)
     assert Policy(window=Window(positions=3, tokens=2)).credit(0.9) == Window(3, 2)
+
+
+def test_a_local_pass_is_held_the_dearer_the_more_nodes_bring() -> None:
+    drafting = LocalDrafting(price=0.2, reliance=0.5)
+    assert [drafting.dearer(share) for share in (0.0, 0.5, 1.0)] == pytest.approx([0.2, 0.35, 0.8])

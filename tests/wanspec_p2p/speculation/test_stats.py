@@ -187,3 +187,22 @@ def test_near_ties_are_counted(tree: DraftTree) -> None:
 
 def test_before_the_first_round_nothing_is_divided() -> None:
     assert SessionStats().accepted_per_round == 0.0
+
+
+def test_what_nodes_bring_of_late_is_their_share() -> None:
+    tree = DraftTree(SessionId("s"), (1,))
+    four, _ = tree.add(ROOT, 4, A)
+    five, _ = tree.add(four, 5, LOCAL)
+    candidates = Candidates((four, five), (4, 5), (-1, 0))
+    stats = SessionStats()
+    assert stats.remote_share == 0.0, "nobody is relied on before the first token"
+    stats.verified_round(tree, candidates, [step(4, 0, 0), step(5, 1, 1), step(9, 2, None)])
+    assert stats.remote_share == pytest.approx(1 / 3), "half of it, were there more than two"
+    for _ in range(100):
+        stats.verified_round(tree, candidates, [step(4, 0, 0), step(8, 1, None)])
+    assert 0.9 < stats.remote_share < 1.0
+    own = DraftTree(SessionId("s"), (1,))
+    six, _ = own.add(ROOT, 6, LOCAL)
+    for _ in range(40):
+        stats.verified_round(own, Candidates((six,), (6,), (-1,)), [step(6, 0, 0), step(9, 1, None)])
+    assert stats.remote_share < 0.15, "who brings nothing any more is not relied on"

@@ -524,7 +524,7 @@ def test_a_target_whose_own_drafter_fails_goes_on_without_it() -> None:
 def test_the_last_token_needs_no_draft_of_its_own() -> None:
     session = TargetSession(dataclasses.replace(SPEC, max_tokens=1), Policy(), local=True)
     feed(session, Started(AT))
-    assert session.wish() == Wish((), Policy().width, price=Policy().local.price, places=[])
+    assert session.wish() == Wish((), Policy().width, dearer=Policy().local.price, places=[])
     assert feed(session, ModelFree(AT)) == [run(0, PROMPT)]
 
 

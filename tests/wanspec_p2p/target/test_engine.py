@@ -14,6 +14,7 @@ from wanspec_p2p.models.base import Rows
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.speculation.allotment import Place, Wish
 from wanspec_p2p.speculation.pace import LONG_PROMPT
+from wanspec_p2p.speculation.tree import ROOT
 from wanspec_p2p.target.engine import MAX_ROWS, SLOW_PASS_SECONDS, Engine, Turn
 from wanspec_p2p.types import Segment
 
@@ -253,7 +254,7 @@ async def test_a_long_prompt_that_waits_for_its_pass_can_be_cancelled() -> None:
 
 
 def wish(*gains: float, candidates: Sequence[float] = ()) -> Wish:
-    return Wish(candidates, 63, [Place((), (gain,)) for gain in gains])
+    return Wish(candidates, 63, [Place((ROOT,), (gain,)) for gain in gains])
 
 
 class Planned:
