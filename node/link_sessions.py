@@ -11,11 +11,11 @@ from node.drafting import DraftingEngine, Seat
 from node.limits import LendingLimits, Load
 from wanspec_p2p.errors import RemoteProtocolError
 from wanspec_p2p.protocol.node_to_target import Decline, Draft
-from wanspec_p2p.protocol.target_to_node import Close, Open, TargetToNode, Verdict
+from wanspec_p2p.protocol.target_to_node import Close, Open, TargetToNode, Verdict, Verifying
 from wanspec_p2p.protocol.target_to_node import Outlook as WireOutlook
 from wanspec_p2p.protocol.target_to_node import Window as WireWindow
 from wanspec_p2p.speculation.drafter_session import DrafterSession, DrafterSpec
-from wanspec_p2p.speculation.events import Outlook, VerdictArrived, Window
+from wanspec_p2p.speculation.events import Outlook, VerdictAnnounced, VerdictArrived, Window
 from wanspec_p2p.speculation.instructions import SendDraft
 from wanspec_p2p.speculation.tree import chain_end
 from wanspec_p2p.types import SessionId
@@ -70,6 +70,9 @@ class LinkSessions:
                         None if message.outlook is None else _outlook(message.outlook),
                     )
                     seat.feed(event)
+            case Verifying():
+                if (seat := self._seat(message.session)) is not None:
+                    seat.feed(VerdictAnnounced(message.microseconds / 1e6, self._engine.now()))
             case Close():
                 if (seat := self._seat(message.session)) is not None:
                     del self._seats[message.session], self._wire[message.session]

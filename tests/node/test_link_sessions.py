@@ -14,7 +14,7 @@ from tests.support.session_rows import SureTable, prefix_hash
 from wanspec_p2p.clock import ManualClock
 from wanspec_p2p.errors import RemoteProtocolError
 from wanspec_p2p.protocol.node_to_target import Decline, Draft
-from wanspec_p2p.protocol.target_to_node import Close, Outlook
+from wanspec_p2p.protocol.target_to_node import Close, Outlook, Verifying
 from wanspec_p2p.speculation.calibration import RankTable
 
 opened = FakeDraftTarget.open
@@ -104,7 +104,9 @@ def test_a_session_beyond_the_slots_is_declined_until_one_closes(desk: Desk) -> 
     assert desk.declines() == [(3, "all 2 slots are busy")]
 
 
-@pytest.mark.parametrize("message", [verdict(5, (1, 2), 1), Close(session=5)])
+@pytest.mark.parametrize(
+    "message", [verdict(5, (1, 2), 1), Verifying(session=5, microseconds=30_000), Close(session=5)]
+)
 def test_a_session_nobody_opened_is_the_targets_fault(desk: Desk, message: Close) -> None:
     with pytest.raises(RemoteProtocolError, match="session 5 is not open"):
         desk.sessions.handle(message)
@@ -123,6 +125,7 @@ def test_a_prompt_longer_than_the_prefix_is_the_targets_fault(desk: Desk) -> Non
 
 def test_what_crosses_our_decline_is_nobodys_fault(desk: Desk) -> None:
     desk.sessions.handle(opened(5, tuple(range(11))))
+    desk.sessions.handle(Verifying(session=5, microseconds=30_000))
     desk.sessions.handle(verdict(5, (1, 2), 1))
     desk.sessions.handle(Close(session=5))
     assert len(desk.said) == 1

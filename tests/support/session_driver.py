@@ -29,6 +29,7 @@ from wanspec_p2p.speculation.events import (
     Window,
 )
 from wanspec_p2p.speculation.instructions import (
+    AnnounceVerdict,
     CloseDraft,
     Emit,
     Fail,
@@ -190,7 +191,7 @@ class Drive:
                     self._local_running = segment
                 case PrepareNoise(positions):
                     self.target.sampler.noise.prepare(positions)
-                case OpenDraft(drafter) | SendVerdict(drafter) | CloseDraft(drafter):
+                case OpenDraft(drafter) | AnnounceVerdict(drafter) | SendVerdict(drafter) | CloseDraft(drafter):
                     self.links[drafter].down.append(instruction)
                 case Emit(position, committed):
                     assert position == len(self.tokens), "the answer has a gap"

@@ -21,11 +21,13 @@ from wanspec_p2p.speculation.events import (
     PauseOver,
     SessionClosed,
     Started,
+    VerdictAnnounced,
     VerdictArrived,
     Window,
 )
 from wanspec_p2p.speculation.instructions import (
     Abandon,
+    AnnounceVerdict,
     CloseDraft,
     OpenDraft,
     Release,
@@ -42,7 +44,7 @@ from wanspec_p2p.types import Segment, SessionId, TokenId
 
 __all__ = ["CreditAudit", "HonestPeer", "JunkPeer", "LyingPeer", "Message", "Peer", "SilentPeer"]
 
-Message: TypeAlias = OpenDraft | SendVerdict | CloseDraft
+Message: TypeAlias = OpenDraft | AnnounceVerdict | SendVerdict | CloseDraft
 
 
 class CreditAudit:
@@ -156,6 +158,8 @@ class HonestPeer:
                         message.committed_len, message.tail, message.hash, message.window, self._at(), message.outlook
                     )
                 )
+            case AnnounceVerdict(_, seconds):
+                self._feed(VerdictAnnounced(seconds, self._at()))
             case CloseDraft():
                 self._feed(SessionClosed(self._at()))
 

@@ -34,6 +34,8 @@ MAX_DRAFT_TOKENS = 64
 """Tokens in one Draft frame."""
 MAX_OUTLOOK = 16
 """Draft tokens of others that one Verdict tells of."""
+MAX_VERIFYING_MICROSECONDS = 3_600_000_000
+"""An hour: what takes longer is announced as if it took as long."""
 MAX_WINDOW = 1024
 """Positions a drafter may run ahead, and tokens it may have outstanding."""
 MAX_DRAFTED = MAX_PROMPT_TOKENS * MAX_WINDOW

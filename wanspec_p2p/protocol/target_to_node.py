@@ -11,7 +11,7 @@ from wanspec_p2p.protocol.common_messages import Count, DraftLinkMessage, Name, 
 from wanspec_p2p.protocol.node_to_target import PrefixHash, SessionHandle
 from wanspec_p2p.types import Sampling
 
-__all__ = ["Close", "Open", "Outlook", "TargetToNode", "Verdict", "Window"]
+__all__ = ["Close", "Open", "Outlook", "TargetToNode", "Verdict", "Verifying", "Window"]
 
 
 class Window(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -71,4 +71,15 @@ class Close(DraftLinkMessage, frozen=True, tag=3):
     reason: Reason = ""
 
 
-TargetToNode: TypeAlias = Open | Verdict | Close
+class Verifying(DraftLinkMessage, frozen=True, tag=4):
+    """A verification has begun: its verdict is to be expected `microseconds` after this.
+
+    A drafter may let its model rest for the moment before. Nothing else depends on it, and a target whose verdicts come
+    at an even pace need not say it.
+    """
+
+    session: SessionHandle
+    microseconds: Annotated[int, msgspec.Meta(ge=0, le=limits.MAX_VERIFYING_MICROSECONDS)]
+
+
+TargetToNode: TypeAlias = Open | Verdict | Close | Verifying

@@ -28,6 +28,7 @@ from wanspec_p2p.speculation.events import (
     PauseOver,
     SessionClosed,
     Started,
+    VerdictAnnounced,
     VerdictArrived,
     Window,
 )
@@ -207,6 +208,10 @@ class DrafterSession:
             return [*self._flush(), *self._proceed()]
         return [*self._start_timer(), *self._proceed()]
 
+    def _expect(self, event: VerdictAnnounced) -> list[DrafterInstruction]:
+        self._rhythm.announced(event.at + event.seconds)
+        return []
+
     def _learn(self, event: VerdictArrived) -> list[DrafterInstruction]:
         fork = self._locate(event)
         if fork is None:
@@ -308,6 +313,7 @@ DRAFTER_TRANSITIONS: dict[tuple[DrafterState, type[DrafterEvent]], _Handler] = {
     (DrafterState.DRAFTING, ModelFailed): DrafterSession._fail,
     (DrafterState.PAUSING, PauseOver): DrafterSession._resume,
     **{(state, PauseOver): DrafterSession._ignore for state in _OPEN if state is not DrafterState.PAUSING},
+    **{(state, VerdictAnnounced): DrafterSession._expect for state in _OPEN},
     **{(state, VerdictArrived): DrafterSession._learn for state in _OPEN},
     **{(state, FlushDue): DrafterSession._flush_due for state in _OPEN},
     **{(state, SessionClosed): DrafterSession._close for state in _OPEN},
@@ -315,6 +321,7 @@ DRAFTER_TRANSITIONS: dict[tuple[DrafterState, type[DrafterEvent]], _Handler] = {
     (DrafterState.CLOSED, ModelFree): DrafterSession._ignore,
     (DrafterState.CLOSED, Drafted): DrafterSession._ignore,
     (DrafterState.CLOSED, ModelFailed): DrafterSession._ignore,
+    (DrafterState.CLOSED, VerdictAnnounced): DrafterSession._ignore,
     (DrafterState.CLOSED, VerdictArrived): DrafterSession._ignore,
     (DrafterState.CLOSED, FlushDue): DrafterSession._ignore,
     (DrafterState.CLOSED, PauseOver): DrafterSession._ignore,

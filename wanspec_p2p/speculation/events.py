@@ -26,6 +26,7 @@ __all__ = [
     "SessionClosed",
     "Started",
     "TargetEvent",
+    "VerdictAnnounced",
     "VerdictArrived",
     "Verified",
     "Window",
@@ -162,6 +163,14 @@ class VerdictArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class VerdictAnnounced:
+    """A verification has begun that should take so many seconds."""
+
+    seconds: float
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class FlushDue:
     at: float
 
@@ -191,5 +200,13 @@ TargetEvent: TypeAlias = (
     | Cancelled
 )
 DrafterEvent: TypeAlias = (
-    Started | ModelFree | ModelFailed | Drafted | VerdictArrived | FlushDue | PauseOver | SessionClosed
+    Started
+    | ModelFree
+    | ModelFailed
+    | Drafted
+    | VerdictAnnounced
+    | VerdictArrived
+    | FlushDue
+    | PauseOver
+    | SessionClosed
 )

@@ -9,6 +9,7 @@ from wanspec_p2p.speculation.events import Outlook, Window
 from wanspec_p2p.types import FinishReason, PeerId, Segment, TokenId, TokenOrigin
 
 __all__ = [
+    "AnnounceVerdict",
     "Abandon",
     "CloseDraft",
     "Committed",
@@ -62,6 +63,14 @@ class OpenDraft:
     prefix: tuple[TokenId, ...]
     window: Window
     lane: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceVerdict:
+    """The pass that begins should take so many seconds."""
+
+    drafter: PeerId
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +174,16 @@ class Abandon:
 
 
 TargetInstruction: TypeAlias = (
-    RequestModel | RunPass | RunLocalPass | OpenDraft | SendVerdict | CloseDraft | Emit | PrepareNoise | Finish | Fail
+    RequestModel
+    | RunPass
+    | RunLocalPass
+    | OpenDraft
+    | AnnounceVerdict
+    | SendVerdict
+    | CloseDraft
+    | Emit
+    | PrepareNoise
+    | Finish
+    | Fail
 )
 DrafterInstruction: TypeAlias = RequestModel | RunPass | SendDraft | StartFlushTimer | StartPause | Release | Abandon

@@ -56,6 +56,7 @@ class SharedPass:
     def __init__(self, turn: int, begun: float) -> None:
         self.turn, self._begun = turn, begun
         self.width = 0  # rows of logits
+        self.sessions = 0
         self.reading = False  # a prompt that is not short
         self.over = False
 
@@ -78,14 +79,21 @@ class SharedPasses:
         self._short = short
         self._latest = SharedPass(0, 0.0)
         self._latest.over = True
+        self._company = 0
 
     def join(self, turn: int, at: float, segment: Segment) -> SharedPass:
         """A session has this segment in this turn's pass, which begins."""
         if self._latest.over or self._latest.turn != turn:
+            self._company = self._latest.width if self._latest.sessions > 1 else 0
             self._latest = SharedPass(turn, at)
+        self._latest.sessions += 1
         self._latest.width += segment.rows
         self._latest.reading |= len(segment.tokens) > self._short
         return self._latest
+
+    def rows(self, joined: SharedPass) -> int:
+        """Of a pass that is being made up, as far as they are known: others may join it, as they did the last one."""
+        return max(joined.width, self._company)
 
 
 class Knowledge:
@@ -120,6 +128,10 @@ class Knowledge:
         if seconds > 0.0:
             return max(self.pace.rate, waiting / seconds)
         return self.pace.rate or UNKNOWN
+
+    def verifying_takes(self, shared: SharedPass) -> float:
+        """Seconds that a verification which begins should take; 0 where nobody knows."""
+        return 0.0 if shared.reading else self.verify.seconds(self.verifying.rows(shared))
 
     def verified(self, shared: SharedPass, tokens: int, at: float) -> None:
         """A session made so many tokens of a pass that is over."""

@@ -34,6 +34,7 @@ from wanspec_p2p.speculation.events import (
     Window,
 )
 from wanspec_p2p.speculation.instructions import (
+    AnnounceVerdict,
     CloseDraft,
     Committed,
     Emit,
@@ -242,7 +243,14 @@ class TargetSession:
             first = self.tree.committed_len
             deepest = max((self.tree[n].length for n in self._candidates.nodes), default=first)
             instructions.append(PrepareNoise(range(first, deepest + 1)))
-        return instructions
+        return [*instructions, *self._announcements()]
+
+    def _announcements(self) -> list[TargetInstruction]:
+        """Rounds of a target that drafts as well are uneven; others need not be told when theirs end."""
+        if self._local is None or self._shared is None:
+            return []
+        seconds = self.knowledge.verifying_takes(self._shared)
+        return [AnnounceVerdict(drafter, seconds) for drafter in self.drafters] if seconds > 0.0 else []
 
     def _settle(self, event: Verified) -> list[TargetInstruction]:
         candidates = self._candidates

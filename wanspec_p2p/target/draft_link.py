@@ -19,13 +19,13 @@ from wanspec_p2p.errors import CloseCode, LinkClosed, PeerRefused, RemoteProtoco
 from wanspec_p2p.links.base import Link
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.node_to_target import Attach, Decline, Detach, Draft, NodeToTarget
-from wanspec_p2p.protocol.target_to_node import Close, Open, TargetToNode, Verdict
+from wanspec_p2p.protocol.target_to_node import Close, Open, TargetToNode, Verdict, Verifying
 from wanspec_p2p.protocol.target_to_node import Outlook as WireOutlook
 from wanspec_p2p.protocol.target_to_node import Window as WireWindow
 from wanspec_p2p.security.leases import LeaseClaims
 from wanspec_p2p.speculation.events import DraftArrived, Outlook, Window
 from wanspec_p2p.speculation.hedging import Gaps
-from wanspec_p2p.speculation.instructions import OpenDraft, SendVerdict
+from wanspec_p2p.speculation.instructions import AnnounceVerdict, OpenDraft, SendVerdict
 from wanspec_p2p.speculation.tree import chain_end
 from wanspec_p2p.target.runner import SessionRunner
 from wanspec_p2p.types import PeerId
@@ -180,6 +180,12 @@ class DraftLink:
         )
         if handle == limits.MAX_SESSIONS - 1:
             self.end(CloseCode.GOING_AWAY, "all session numbers of this link are used: dial again")
+
+    def announce(self, runner: SessionRunner, instruction: AnnounceVerdict) -> None:
+        handle = self._by_runner.get(runner)
+        if handle is not None:
+            microseconds = min(round(instruction.seconds * 1e6), limits.MAX_VERIFYING_MICROSECONDS)
+            self._say(Verifying(session=handle, microseconds=microseconds))
 
     def verdict(self, runner: SessionRunner, instruction: SendVerdict) -> None:
         handle = self._by_runner.get(runner)

@@ -13,7 +13,7 @@ from wanspec_p2p.protocol.node_to_target import NodeToTarget
 from wanspec_p2p.protocol.target_to_node import TargetToNode
 from wanspec_p2p.security.leases import LEEWAY_SECONDS, LeaseClaims, check
 from wanspec_p2p.speculation.hedging import Lead
-from wanspec_p2p.speculation.instructions import OpenDraft, SendVerdict
+from wanspec_p2p.speculation.instructions import AnnounceVerdict, OpenDraft, SendVerdict
 from wanspec_p2p.target.draft_link import DraftLink, attach
 from wanspec_p2p.target.runner import SessionRunner
 from wanspec_p2p.types import PeerId
@@ -155,6 +155,10 @@ class DrafterPool:
     def open(self, runner: SessionRunner, instruction: OpenDraft) -> None:
         if (link := self._links.get(instruction.drafter)) is not None:
             link.open(runner, instruction, self._per_session)
+
+    def announce(self, runner: SessionRunner, instruction: AnnounceVerdict) -> None:
+        if (link := self._links.get(instruction.drafter)) is not None:
+            link.announce(runner, instruction)
 
     def verdict(self, runner: SessionRunner, instruction: SendVerdict) -> None:
         if (link := self._links.get(instruction.drafter)) is not None:

@@ -27,6 +27,7 @@ from wanspec_p2p.speculation.events import (
     Verified,
 )
 from wanspec_p2p.speculation.instructions import (
+    AnnounceVerdict,
     CloseDraft,
     Emit,
     Fail,
@@ -58,6 +59,8 @@ class DraftChannel(Protocol):
     def end(self, runner: SessionRunner) -> None: ...
 
     def open(self, runner: SessionRunner, instruction: OpenDraft) -> None: ...
+
+    def announce(self, runner: SessionRunner, instruction: AnnounceVerdict) -> None: ...
 
     def verdict(self, runner: SessionRunner, instruction: SendVerdict) -> None: ...
 
@@ -139,7 +142,11 @@ class SessionRunner:
             nonlocal drafting
             drafting = turn.drafting
             if not self._over:
-                plan.extend(self.session.handle(ModelFree(self._clock.monotonic(), *turn)))
+                for instruction in self.session.handle(ModelFree(self._clock.monotonic(), *turn)):
+                    if isinstance(instruction, AnnounceVerdict):
+                        self._say(instruction)
+                    else:
+                        plan.append(instruction)
             return next((i.segment for i in plan if isinstance(i, RunPass | RunLocalPass)), None)
 
         try:
@@ -169,7 +176,7 @@ class SessionRunner:
                 self._wake.set()
             case Emit():
                 self._emit(instruction)
-            case OpenDraft() | SendVerdict() | CloseDraft():
+            case OpenDraft() | AnnounceVerdict() | SendVerdict() | CloseDraft():
                 self._say(instruction)
             case Finish(reason):
                 self._reason = reason
@@ -182,12 +189,14 @@ class SessionRunner:
             ):  # only a ModelFree brings these, and _round carries them out
                 raise LocalProtocolError(f"{type(instruction).__name__} without a turn at the model")
 
-    def _say(self, instruction: OpenDraft | SendVerdict | CloseDraft) -> None:
+    def _say(self, instruction: OpenDraft | AnnounceVerdict | SendVerdict | CloseDraft) -> None:
         if self._channel is None:  # nobody joined, so a session has nothing to say
             raise LocalProtocolError(f"{type(instruction).__name__} in a session without drafters")
         match instruction:
             case OpenDraft():
                 self._channel.open(self, instruction)
+            case AnnounceVerdict():
+                self._channel.announce(self, instruction)
             case SendVerdict():
                 self._channel.verdict(self, instruction)
             case CloseDraft(drafter):

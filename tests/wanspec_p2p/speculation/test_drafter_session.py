@@ -30,6 +30,7 @@ from wanspec_p2p.speculation.events import (
     PauseOver,
     SessionClosed,
     Started,
+    VerdictAnnounced,
     VerdictArrived,
     Window,
 )
@@ -538,6 +539,17 @@ def test_a_pass_waits_once_and_not_for_long() -> None:
     assert session.state is DrafterState.DRAFTING
 
 
+def test_a_verdict_that_was_announced_is_waited_for_without_a_rhythm() -> None:
+    session = session_of()
+    feed(session, Started(0.0), ModelFree(0.0), dataclasses.replace(says(5), at=1.0))
+    feed(session, VerdictAnnounced(4.5, 1.0), ModelFree(5.1))
+    assert session.state is DrafterState.PAUSING
+    feed(session, dataclasses.replace(verdict((*PROMPT, 9), 9), at=5.5), ModelFree(5.5))
+    assert session.state is DrafterState.DRAFTING
+    feed(session, dataclasses.replace(says(5), at=6.5), ModelFree(9.9))
+    assert session.state is DrafterState.DRAFTING, "nothing is due before the next is announced"
+
+
 # What others drafted is run as what was drafted here.
 
 
@@ -572,6 +584,7 @@ EVENTS: list[DrafterEvent] = [
     says(4),
     verdict((*PROMPT, 9), 9),
     FlushDue(AT),
+    VerdictAnnounced(1.0, AT),
     PauseOver(AT),
     SessionClosed(AT),
 ]

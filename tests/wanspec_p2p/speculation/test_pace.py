@@ -119,6 +119,23 @@ def test_a_pass_that_reads_a_prompt_says_nothing_of_rows_but_takes_its_time() ->
     assert knowledge.pace.rate == pytest.approx(1.0)
 
 
+def test_what_a_verification_will_take_is_told_by_its_rows_and_by_last_times_company() -> None:
+    knowledge = Knowledge()
+    (first,) = shared(knowledge, 0, 0.0, [segment()])
+    assert knowledge.verifying_takes(first) == 0.0, "nobody knows yet"
+    for turn in range(60):
+        segments = [segment(tree=turn % 12)] * (1 + turn % 2)
+        for one in shared(knowledge, turn, 0.0, segments):
+            knowledge.verified(one, 2, 0.02 + 0.001 * sum(each.rows for each in segments))
+    (reading,) = shared(knowledge, 100, 0.0, [segment(tokens=SHORT_PROMPT + 1)])
+    assert knowledge.verifying_takes(reading) == 0.0, "who knows how long a prompt takes"
+    (alone,) = shared(knowledge, 101, 0.0, [segment(tree=9)])
+    assert knowledge.verifying_takes(alone) == pytest.approx(0.030, rel=0.05)
+    shared(knowledge, 102, 0.0, [segment(tree=9)] * 2)
+    (one,) = shared(knowledge, 103, 0.0, [segment(tree=9)])
+    assert knowledge.verifying_takes(one) == pytest.approx(0.040, rel=0.05), "as if the other joined again"
+
+
 def test_the_time_of_a_shared_draft_pass_is_counted_once() -> None:
     knowledge = Knowledge()
     for one in [knowledge.drafting.join(1, 0.0, segment()) for _ in range(4)]:

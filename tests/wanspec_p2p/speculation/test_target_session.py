@@ -31,6 +31,7 @@ from wanspec_p2p.speculation.events import (
     Window,
 )
 from wanspec_p2p.speculation.instructions import (
+    AnnounceVerdict,
     CloseDraft,
     Committed,
     Emit,
@@ -509,6 +510,25 @@ def test_a_pass_that_was_offered_is_run_once() -> None:
     session = locally()
     feed(session, LocalDrafted(says(7).rows, AT))
     assert feed(session, ModelFree(AT, drafting=True)) == []  # it was not asked again what it would gain
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_a_target_that_drafts_as_well_announces_its_verdicts(local: bool) -> None:
+    """Its rounds are uneven; without a drafter at the target nodes know the rhythm."""
+    knowledge = Knowledge()
+    session = TargetSession(SPEC, Policy(width=7, window=WINDOW), knowledge, local=local)
+    feed(session, Started(AT))
+    for drafter in (A, B):
+        feed(session, DrafterJoined(drafter, 0, AT))
+    announced: list[list[AnnounceVerdict]] = []
+    for token in (7, 8, 9):
+        begun = feed(session, ModelFree(AT))
+        announced.append([i for i in begun if isinstance(i, AnnounceVerdict)])
+        feed(session, Verified(says(token).rows, AT + 0.25))
+    first, *others = announced
+    assert first == [], "nobody knows yet how long a verification takes"
+    expected = [AnnounceVerdict(A, pytest.approx(0.25)), AnnounceVerdict(B, pytest.approx(0.25))]
+    assert others == ([expected] * 2 if local else [[], []])
 
 
 def test_a_target_whose_own_drafter_fails_goes_on_without_it() -> None:

@@ -5,6 +5,7 @@ import gc
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.support.virtual_time import LoopClock, in_virtual_time
 from wanspec_p2p.clock import ManualClock
 from wanspec_p2p.errors import EngineError, LocalProtocolError
 from wanspec_p2p.speculation.events import DraftArrived
-from wanspec_p2p.speculation.instructions import Emit, OpenDraft, SendVerdict
+from wanspec_p2p.speculation.instructions import AnnounceVerdict, Emit, OpenDraft, SendVerdict
 from wanspec_p2p.speculation.pace import Knowledge
 from wanspec_p2p.speculation.target_session import SessionSpec, TargetSession
 from wanspec_p2p.target.engine import Engine
@@ -41,6 +42,9 @@ class Channel:
         self.present.remove(runner)
 
     def open(self, runner: SessionRunner, instruction: OpenDraft) -> None:
+        self.said.append(instruction)
+
+    def announce(self, runner: SessionRunner, instruction: AnnounceVerdict) -> None:
         self.said.append(instruction)
 
     def verdict(self, runner: SessionRunner, instruction: SendVerdict) -> None:
@@ -120,6 +124,20 @@ async def test_drafters_are_opened_told_and_closed_and_drafts_settle_several_tok
     assert sum(isinstance(word, SendVerdict) for word in bench.channel.said) == len(emits) - 1
     assert runner.leases == {NODE: "lease-1"}
     await bench.nothing_is_left()
+
+
+@in_virtual_time
+async def test_a_verdict_is_announced_when_its_pass_begins() -> None:
+    bench = Bench(seconds=lambda: 0.25)
+    engine = Engine(bench.model, 4, bench.knowledge, ScriptedModel(seed=2))
+    spec = SessionSpec(SessionId("s"), PROMPT, SEED, Sampling(), 256, 8)
+    session = TargetSession(spec, knowledge=bench.knowledge, local=True)
+    runner = SessionRunner(session, engine, bench.channel, lambda emit: None, LoopClock())
+    assert await runner.run() is FinishReason.LENGTH
+    said = [word for word in bench.channel.said if isinstance(word, AnnounceVerdict | SendVerdict)]
+    announced = [word for word in said if isinstance(word, AnnounceVerdict)]
+    assert announced[-1] == AnnounceVerdict(NODE, pytest.approx(0.25))
+    assert all(isinstance(after, SendVerdict) for word, after in pairwise(said) if isinstance(word, AnnounceVerdict))
 
 
 @in_virtual_time
