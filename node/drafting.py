@@ -47,7 +47,7 @@ MAX_BATCH = 32
 """Segments in one pass: beyond it a small model gains nothing from company and every session waits longer."""
 MAX_PAUSE_SECONDS = 60.0
 ROWS = 8
-FLOOR, CPU_FLOOR = 0.002, 0.02
+FLOOR, CPU_FLOOR = 0.0005, 0.02
 """An accelerator's next pass costs its owner next to nothing; a CPU's takes time from everything else on it."""
 CPU_ROWS = 4
 """The exact attention computes rows by fours (models.torch_attention.ROW_MULTIPLE)."""

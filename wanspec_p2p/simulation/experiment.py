@@ -1,14 +1,14 @@
 """The reference experiment: remote drafting at every distance, beside both baselines, and with one thing changed.
 
-The policies differ in the price of a draft pass at the target alone; "shipped" is the one that nobody has to choose.
-Saved passes are never told without the latency they were saved at.
+The policies differ in how dear a draft pass at the target is held to be; "shipped" is the one that nobody has to
+choose. Saved passes are never told without the latency they were saved at.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,14 +23,16 @@ __all__ = ["ABLATION_RTT_MS", "RTT_MS", "Plan", "Variant", "ablations", "compare
 RTT_MS = (0.0, 10.0, 20.0, 30.0, 50.0, 70.0, 100.0, 150.0)
 ABLATION_RTT_MS = (10.0, 50.0)
 NO_LOCAL = "no local drafter"
-SHIPPED = "price 0.25"
-POLICIES: Mapping[str, float | None] = {
+SHIPPED = "shipped"
+POLICIES: Mapping[str, Callable[[LocalDrafting], LocalDrafting] | None] = {
     NO_LOCAL: None,
-    SHIPPED: LocalDrafting().price,
-    "price 0.5": 0.5,
-    "price 0.7": 0.7,
-    "price 1": 1.0,
+    SHIPPED: lambda own: own,
+    "no reliance": lambda own: replace(own, reliance=0.0),
+    "price 0.5": lambda own: replace(own, price=0.5),
+    "price 1": lambda own: replace(own, price=1.0),
+    "price 2": lambda own: replace(own, price=2.0),
 }
+"""What each makes of the target's own drafting; None: there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class Plan:
     def cell(self, drafters: int, rtt_ms: float) -> dict[str, Setting]:
         """By policy."""
         base = replace(self.variant.base, drafters=drafters, wan=replace(self.variant.base.wan, rtt=rtt_ms / 1000.0))
-        return {name: _priced(base, POLICIES[name]) for name in self.variant.policies}
+        return {name: _changed(base, POLICIES[name]) for name in self.variant.policies}
 
     @property
     def _alone(self) -> Setting:
@@ -133,10 +135,10 @@ def compared(plan: Plan, results: Played) -> dict[str, Any]:
     }
 
 
-def _priced(base: Setting, price: float | None) -> Setting:
-    if price is None:
+def _changed(base: Setting, change: Callable[[LocalDrafting], LocalDrafting] | None) -> Setting:
+    if change is None:
         return replace(base, local=False)
-    return replace(base, policy=replace(base.policy, local=replace(base.policy.local, price=price)))
+    return replace(base, policy=replace(base.policy, local=change(base.policy.local)))
 
 
 def _ranks(alpha: float) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ import pytest
 from wanspec_p2p.simulation.experiment import NO_LOCAL, POLICIES, SHIPPED, Plan, Variant, ablations, compared
 from wanspec_p2p.simulation.reference import PASSES, Figures, Setting
 from wanspec_p2p.simulation.wan import Wan
-from wanspec_p2p.speculation.policy import Policy
+from wanspec_p2p.speculation.policy import LocalDrafting, Policy
 
 BASE = Setting(tokens=8, warm_up=0)
 PLAN = Plan(Variant(BASE), (0.0, 30.0), (2, 4))
@@ -36,8 +36,10 @@ def test_a_plan_holds_every_policy_at_every_distance_beside_both_baselines() -> 
     assert {setting.drafters for setting in cell.values()} == {4}
     assert {setting.wan.rtt for setting in cell.values()} == {0.03}
     assert not cell[NO_LOCAL].local
-    assert {n: s.policy.local.price for n, s in cell.items() if s.local} == {
-        n: p for n, p in POLICIES.items() if p is not None
+    assert {n: (s.policy.local.price, s.policy.local.reliance) for n, s in cell.items() if s.local} == {
+        SHIPPED: (LocalDrafting().price, LocalDrafting().reliance),
+        "no reliance": (LocalDrafting().price, 0.0),
+        **{f"price {price:g}": (price, LocalDrafting().reliance) for price in (0.5, 1.0, 2.0)},
     }
 
 
