@@ -43,6 +43,9 @@ def reference(
     drafters: Annotated[str, typer.Option(help="Drafters of an answer, with commas.")] = "2,4",
     jobs: Annotated[int, typer.Option(help="Processes that play at the same time.", min=1, max=256)] = 2,
     ablate: Annotated[bool, typer.Option("--ablate", help="With one thing changed at a time.")] = False,
+    ideal: Annotated[
+        bool, typer.Option("--ideal", help="Calculate what drafters without a fault would reach instead.")
+    ] = False,
     figure: Annotated[Path | None, typer.Option(help="SVG file to draw into; needs matplotlib.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="One short answer, few distances: a look.")] = False,
     json: Json = False,
@@ -51,6 +54,8 @@ def reference(
     from wanspec_p2p.simulation.experiment import ABLATION_RTT_MS, RTT_MS, Plan, Variant, ablations
     from wanspec_p2p.simulation.reference import Setting
 
+    if ideal and ablate:
+        raise ConfigError("--ideal knows the reference only: leave --ablate away")
     if figure is not None:
         _check_figure(figure, ablate=ablate)
     usual = ABLATION_RTT_MS if ablate else QUICK_RTT_MS if quick else RTT_MS
@@ -60,10 +65,12 @@ def reference(
     variants = ablations(base) if ablate else {"": Variant(base)}
     plans = {name: Plan(variant, distances, counts) for name, variant in variants.items()}
     chosen = seeds or (1 if quick else SEEDS)
-    found = _play(plans, chosen, jobs)
-    words = ["wanspec sim reference", *(["--ablate"] if ablate else []), *(["--quick"] if quick else [])]
+    found = _play(plans, chosen, jobs, ideal=ideal)
+    flags = {"--ablate": ablate, "--ideal": ideal, "--quick": quick}
+    words = ["wanspec sim reference", *(flag for flag, given in flags.items() if given)]
     words += [f"--seeds {chosen}", f"--rtt {listed(distances)}", f"--drafters {listed(counts)}"]
     report: dict[str, Any] = {"version": __version__, "date": today(), "command": " ".join(words), "seeds": chosen}
+    report |= {"ideal": True} if ideal else {}
     report |= {"variants": found} if ablate else found[""]
     if figure is not None:
         _draw(report, figure)
@@ -86,20 +93,25 @@ def _draw(report: dict[str, Any], figure: Path) -> None:
     write_pictures(figure, draw(report))
 
 
-def _play(plans: dict[str, Plan], seeds: int, processes: int) -> dict[str, dict[str, Any]]:
+def _play(plans: dict[str, Plan], seeds: int, processes: int, *, ideal: bool) -> dict[str, dict[str, Any]]:
     from wanspec_p2p.simulation.experiment import compared
     from wanspec_p2p.simulation.plays import played
 
     settings = dict.fromkeys(setting for plan in plans.values() for setting in plan.settings)
     with progress_bars() as progress:
         results = played(
-            tuple(settings), seeds, processes=processes, progress=lambda done, of: progress("play", done, of)
+            tuple(settings),
+            seeds,
+            processes=processes,
+            progress=lambda done, of: progress("play", done, of),
+            ideal=ideal,
         )
     return {name: compared(plan, results) for name, plan in plans.items()}
 
 
 def _show(report: dict[str, Any], found: dict[str, dict[str, Any]]) -> None:
-    say(f"{report['command']}, {report['date']}: {counted(report['seeds'], 'answer')} of each setting, in virtual time")
+    how = "calculated for ideal drafters" if report.get("ideal") else "in virtual time"
+    say(f"{report['command']}, {report['date']}: {counted(report['seeds'], 'answer')} of each setting, {how}")
     for name, own in found.items():
         say(f"\n{name}" if name else "")
         for kind, alone in own["baselines"].items():

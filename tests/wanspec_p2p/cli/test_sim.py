@@ -70,6 +70,15 @@ def test_the_table_for_people(run: Run, plays: list[tuple[Setting, int]]) -> Non
     assert len(rows) == 4  # against the tree, and against the chain
 
 
+def test_ideal_drafters_are_told_as_such(run: Run) -> None:
+    arguments = ("sim", "reference", "--ideal", "--quick", "--rtt", "20", "--drafters", "2", "--jobs", "1")
+    report = json.loads(run(*arguments, "--json")[1])
+    assert report["ideal"] is True and set(report["r2"]) == LISTS
+    assert "1 answer of each setting, calculated for ideal drafters" in run(*arguments)[1]
+    code, _, err = run("sim", "reference", "--ideal", "--ablate")
+    assert code == ExitCode.USAGE and "leave --ablate away" in err
+
+
 def test_ablations_are_told_by_name(run: Run, plays: list[tuple[Setting, int]]) -> None:
     arguments = ("sim", "reference", "--ablate", "--seeds", "1", "--drafters", "2", "--jobs", "1")
     report = json.loads(run(*arguments, "--json")[1])
