@@ -29,8 +29,8 @@ POLICIES: Mapping[str, Callable[[LocalDrafting], LocalDrafting] | None] = {
     SHIPPED: lambda own: own,
     "no reliance": lambda own: replace(own, reliance=0.0),
     "price 0.5": lambda own: replace(own, price=0.5),
+    "price 0.7": lambda own: replace(own, price=0.7),
     "price 1": lambda own: replace(own, price=1.0),
-    "price 2": lambda own: replace(own, price=2.0),
 }
 """What each makes of the target's own drafting; None: there is none."""
 
