@@ -10,7 +10,7 @@ whether it was enough.
 
 from __future__ import annotations
 
-import platform
+import os
 from collections.abc import MutableMapping
 from pathlib import Path
 
@@ -29,8 +29,11 @@ def ask_for(environment: MutableMapping[str, str], *, intel: bool) -> None:
 
 
 def is_intel(cpuinfo: Path = CPUINFO, processor: str | None = None) -> bool:
-    """Of this machine; Windows names the maker in `platform.processor`, Linux in a file of its own."""
-    named = platform.processor() if processor is None else processor
+    """Of this machine; Windows names the maker in the environment, Linux in a file of its own.
+
+    `platform.processor` would start a program to find out, at every start of ours.
+    """
+    named = os.environ.get("PROCESSOR_IDENTIFIER", "") if processor is None else processor
     try:
         with cpuinfo.open(encoding="utf-8", errors="replace") as lines:
             named += next((line for line in lines if line.startswith("vendor_id")), "")

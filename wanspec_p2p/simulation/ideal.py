@@ -13,7 +13,7 @@ import heapq
 import math
 import random
 from collections.abc import Iterator, Sequence
-from itertools import count
+from itertools import count, islice
 
 from wanspec_p2p.simulation.reference import Figures, Setting
 from wanspec_p2p.speculation.policy import NEGLIGIBLE
@@ -61,6 +61,7 @@ class _Answer:
         self.root = _Place()
         self.remote = _Remote(setting, self.root)
         self._rng = random.Random(seed)
+        self._ranks = list(enumerate(setting.ranks[: setting.policy.local.candidates]))  # that are verified
 
     def play(self) -> Figures:
         setting = self.setting
@@ -108,7 +109,7 @@ class _Answer:
 
     def _likeliest(self) -> list[tuple[_Place, float]]:
         """The candidates of a verification that begins now."""
-        return [found for found, _ in zip(self._walk(), range(self.setting.width - 1), strict=False)]
+        return list(islice(self._walk(), self.setting.width - 1))
 
     def _walk(self) -> Iterator[tuple[_Place, float]]:
         """Drafted candidates, likeliest first."""
@@ -126,10 +127,6 @@ class _Answer:
         """Places that are not drafted, below those that are."""
         places = [(self.root, 1.0), *self._likeliest()]
         return [(place, chance) for place, chance in places if place.drafted > self.now + MOMENT]
-
-    @property
-    def _ranks(self) -> list[tuple[int, float]]:
-        return list(enumerate(self.setting.ranks[: self.setting.policy.local.candidates]))
 
     def _rank(self) -> int:
         """Of the answer's next token; one beyond all ranks if it is no candidate."""

@@ -19,8 +19,8 @@ def ideal(setting: Setting, seeds: range = SEEDS) -> Figures:
     return summed([play_ideal(setting, seed) for seed in seeds])
 
 
-def at(rtt_ms: float, **changes: object) -> Setting:
-    return replace(REMOTE, wan=Wan(rtt=rtt_ms / 1000.0), **changes)  # type: ignore[arg-type]
+def at(rtt_ms: float, base: Setting = REMOTE) -> Setting:
+    return replace(base, wan=Wan(rtt=rtt_ms / 1000.0))
 
 
 def test_without_drafts_each_verification_makes_a_token() -> None:
@@ -37,12 +37,12 @@ def test_a_tree_at_the_target_takes_its_passes_before_each_verification() -> Non
 
 def test_a_drafter_that_is_always_right_is_as_fast_as_its_passes() -> None:
     """Each token needs one, however many rows that has; the first verification has nothing to go by."""
-    found = play_ideal(at(0.0, drafters=1, ranks=(1.0,)), 0)
+    found = play_ideal(at(0.0, replace(REMOTE, drafters=1, ranks=(1.0,))), 0)
     assert 0.0050 <= found.per_token <= 0.0052
 
 
 def test_more_drafters_and_shorter_ways_are_faster() -> None:
-    by_count = [ideal(at(10.0, drafters=count)).per_token for count in (1, 2, 4, 8)]
+    by_count = [ideal(at(10.0, replace(REMOTE, drafters=count))).per_token for count in (1, 2, 4, 8)]
     by_distance = [ideal(at(rtt)).per_token for rtt in (0.0, 20.0, 50.0, 500.0)]
     assert by_count == sorted(by_count, reverse=True)
     assert by_distance == sorted(by_distance) and by_distance[-1] <= 0.030
@@ -50,7 +50,7 @@ def test_more_drafters_and_shorter_ways_are_faster() -> None:
 
 def test_a_pass_at_the_target_is_run_only_if_it_pays() -> None:
     def priced(price: float) -> Figures:
-        return ideal(at(30.0, local=True, policy=Policy(local=LocalDrafting(price=price))))
+        return ideal(at(30.0, Setting(policy=Policy(local=LocalDrafting(price=price)))))
 
     remote = ideal(at(30.0))
     assert priced(1e9) == remote, "weighing one leaves no trace"
@@ -59,7 +59,7 @@ def test_a_pass_at_the_target_is_run_only_if_it_pays() -> None:
 
 
 def test_the_shipped_code_is_not_ahead_of_it() -> None:
-    for setting in (at(20.0), at(20.0, local=True)):
+    for setting in (at(20.0), at(20.0, Setting())):
         assert summed([play(setting, seed) for seed in range(6)]).per_token > ideal(setting, range(24)).per_token
 
 
