@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,6 +40,10 @@ def sim() -> None:
 @app.command()
 def reference(
     seeds: Annotated[int | None, typer.Option(help="Answers of each setting; 8 by default.", min=1, max=1000)] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(help="Of an answer; 256 by default. A start counts for less in a long one.", min=8, max=4096),
+    ] = None,
     rtt: Annotated[str | None, typer.Option(help="Round trips in milliseconds, with commas.")] = None,
     drafters: Annotated[str, typer.Option(help="Drafters of an answer, with commas.")] = "2,4",
     jobs: Annotated[int, typer.Option(help="Processes that play at the same time.", min=1, max=256)] = 2,
@@ -62,13 +67,15 @@ def reference(
     distances = usual if rtt is None else numbers("--rtt", rtt, 0.0, LONGEST_RTT_MS)
     counts = whole("--drafters", drafters, MAX_DRAFTERS)
     base = Setting(tokens=64, warm_up=32) if quick else Setting()
+    base = base if tokens is None else replace(base, tokens=tokens)
     variants = ablations(base) if ablate else {"": Variant(base)}
     plans = {name: Plan(variant, distances, counts) for name, variant in variants.items()}
     chosen = seeds or (1 if quick else SEEDS)
     found = _play(plans, chosen, jobs, ideal=ideal)
     flags = {"--ablate": ablate, "--ideal": ideal, "--quick": quick}
     words = ["wanspec sim reference", *(flag for flag, given in flags.items() if given)]
-    words += [f"--seeds {chosen}", f"--rtt {listed(distances)}", f"--drafters {listed(counts)}"]
+    words += [f"--seeds {chosen}", *([] if tokens is None else [f"--tokens {tokens}"])]
+    words += [f"--rtt {listed(distances)}", f"--drafters {listed(counts)}"]
     report: dict[str, Any] = {"version": __version__, "date": today(), "command": " ".join(words), "seeds": chosen}
     report |= {"ideal": True} if ideal else {}
     report |= {"variants": found} if ablate else found[""]

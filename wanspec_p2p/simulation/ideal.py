@@ -4,18 +4,19 @@ None of the shipped code runs here. All drafters of an answer are one with the r
 without a loss; they draft best first by the true chances of every candidate; the target's own drafter has all it needs
 in its cache; messages take half a round trip and nothing else takes any time. What is kept is what nobody can do away
 with: passes take their time and have their rows, a verdict is heeded by the next pass, and an answer begins with
-nothing drafted. It says how far from there the shipped code is, and which aims no better code would reach.
+nothing drafted. The text and the drafter's luck with it are those of the shipped plays of the same seed. It says how
+far from there the shipped code is, and which aims no better code would reach.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-import random
 from collections.abc import Iterator, Sequence
 from itertools import count, islice
 
-from wanspec_p2p.simulation.reference import Figures, Setting
+from wanspec_p2p.simulation.laws import Text
+from wanspec_p2p.simulation.reference import PROMPT, Figures, Setting, law_of
 from wanspec_p2p.speculation.policy import NEGLIGIBLE
 
 __all__ = ["play_ideal"]
@@ -60,7 +61,8 @@ class _Answer:
         self.rounds = self.passes = 0
         self.root = _Place()
         self.remote = _Remote(setting, self.root)
-        self._rng = random.Random(seed)
+        text = Text(seed)
+        self._law, self._at = law_of(setting, text), text.after(PROMPT)
         self._ranks = list(enumerate(setting.ranks[: setting.policy.local.candidates]))  # that are verified
 
     def play(self) -> Figures:
@@ -71,7 +73,7 @@ class _Answer:
             self.now += setting.verify
             self.remote.run_until(self.now)
             place, tokens = self.root, 0
-            while True:
+            while self.made + tokens < setting.tokens:
                 place, tokens = place.at(self._rank()), tokens + 1
                 if id(place) not in verified:
                     break
@@ -130,12 +132,9 @@ class _Answer:
 
     def _rank(self) -> int:
         """Of the answer's next token; one beyond all ranks if it is no candidate."""
-        drawn = self._rng.random()
-        for rank, share in enumerate(self.setting.ranks):
-            drawn -= share
-            if drawn < 0.0:
-                return rank
-        return len(self.setting.ranks)
+        at, candidates = self._at, self._law.guess(self._at).tokens
+        self._at = self._law.text.step(at, at.truth)
+        return candidates.index(at.truth) if at.truth in candidates else len(self.setting.ranks)
 
 
 class _Remote:

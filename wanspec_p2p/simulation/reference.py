@@ -35,9 +35,10 @@ from wanspec_p2p.speculation.drafter_session import DrafterSession
 from wanspec_p2p.speculation.policy import LocalDrafting, Policy
 
 __all__ = [
+    "PASSES",
+    "PROMPT",
     "WARM_UP_PROMPT",
     "Figures",
-    "PASSES",
     "LawName",
     "Setting",
     "chain_alone",

@@ -71,7 +71,7 @@ class Policy:
     width: int = 63
     window: Window = Window(positions=64, tokens=1024)
     outlook: int = 16
-    floor: float = 0.02
+    floor: float = 0.001
     retry_rounds: int = 16
     local: LocalDrafting = LocalDrafting()
 

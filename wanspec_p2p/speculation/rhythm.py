@@ -44,7 +44,10 @@ class Rhythm:
         if self._since is not None:
             gap = at - self._since
             if self._known == 0:
-                self._mean, self._deviation = gap, gap / 2.0
+                self._mean = gap
+            elif self._known == 1:
+                self._deviation = abs(gap - self._mean) / 2.0
+                self._mean = (gap + self._mean) / 2.0
             else:
                 self._deviation += DEVIATION_GAIN * (abs(gap - self._mean) - self._deviation)
                 self._mean += MEAN_GAIN * (gap - self._mean)

@@ -36,6 +36,10 @@ def test_a_verdict_that_is_due_is_waited_for_and_a_moment_more() -> None:
     assert rhythm.pause(ROUND, PASS) == pytest.approx(PASS / 8, abs=0.01)
 
 
+def test_two_rounds_of_one_length_are_a_rhythm() -> None:
+    assert even(3).pause(ROUND, PASS) == pytest.approx(PASS / 8)
+
+
 @pytest.mark.parametrize("now", [0.0, 5.0, ROUND - WORTH * PASS - 0.1, ROUND + PASS, 10 * ROUND])
 def test_what_is_too_far_off_or_long_overdue_is_not(now: float) -> None:
     assert even(40).pause(now, PASS) == 0.0

@@ -168,7 +168,7 @@ def test_a_drafter_that_keeps_being_wrong_may_run_ahead_less_far() -> None:
     for _ in range(10):
         session.stats.of(A).decided(False)
     feed(session, ModelFree(AT))
-    told = verdict(A, (*PROMPT, 5), 5, window=Window(positions=3, tokens=5))
+    told = verdict(A, (*PROMPT, 5), 5, window=Window(positions=5, tokens=8))
     assert feed(session, says(5)) == [emits(0, (5, None)), RequestModel(), told]
 
 
