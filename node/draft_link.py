@@ -20,6 +20,7 @@ from wanspec_p2p.links.base import Link
 from wanspec_p2p.protocol.limits import SILENCE_SECONDS
 from wanspec_p2p.protocol.node_to_target import Attach, Detach, NodeToTarget
 from wanspec_p2p.protocol.target_to_node import TargetToNode
+from wanspec_p2p.speculation.calibration import RankTable
 
 __all__ = ["DialTarget", "DraftLink"]
 
@@ -45,6 +46,9 @@ class DraftLink:
     """Args:
     dial: how a target is reached.
     backoff: delays between attempts at this target.
+
+    Attributes:
+        table: what is known of the model's candidates at this target, whenever it is dialled again.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class DraftLink:
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self.lease = lease
+        self.table = RankTable()
         self._engine, self._limits = engine, limits
         self._dial, self._backoff, self._clock, self._sleep = dial, backoff, clock, sleep
         self._outbox: Outbox[NodeToTarget] | None = None  # None while there is no link
@@ -104,7 +109,7 @@ class DraftLink:
         link = await self._dial(self.lease, address)
         self._outbox = outbox = Outbox(link)
         outbox.put(Attach(lease=self.lease.text))
-        sessions = LinkSessions(self._engine, self._limits, outbox.put)
+        sessions = LinkSessions(self._engine, self._limits, outbox.put, self.table)
         begun = self._clock.monotonic()
         log.info("drafting for target", target=link.peer, address=address)
         try:

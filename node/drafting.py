@@ -18,7 +18,6 @@ from node.row_shares import RowShares
 from wanspec_p2p.clock import Clock
 from wanspec_p2p.errors import EngineError, LocalProtocolError
 from wanspec_p2p.models.base import LanguageModel
-from wanspec_p2p.speculation.calibration import RankTable
 from wanspec_p2p.speculation.events import (
     Drafted,
     DrafterEvent,
@@ -131,15 +130,10 @@ class _Pass:
 
 
 class DraftingEngine:
-    """Batches sessions onto one model. `run` is its only task and the only place that calls the model.
-
-    Attributes:
-        table: what its sessions have learned of the model's candidates.
-    """
+    """Batches sessions onto one model. `run` is its only task and the only place that calls the model."""
 
     def __init__(self, model: LanguageModel, *, clock: Clock) -> None:
         self.model = model
-        self.table = RankTable()
         self._clock = clock
         self._names = (f"draft-{number}" for number in itertools.count())
         self._seats: dict[Seat, None] = {}  # in order, unlike a set

@@ -14,6 +14,7 @@ from wanspec_p2p.protocol.node_to_target import Decline, Draft
 from wanspec_p2p.protocol.target_to_node import Close, Open, TargetToNode, Verdict, Verifying
 from wanspec_p2p.protocol.target_to_node import Outlook as WireOutlook
 from wanspec_p2p.protocol.target_to_node import Window as WireWindow
+from wanspec_p2p.speculation.calibration import RankTable
 from wanspec_p2p.speculation.drafter_session import DrafterSession, DrafterSpec
 from wanspec_p2p.speculation.events import Outlook, VerdictAnnounced, VerdictArrived, Window
 from wanspec_p2p.speculation.instructions import SendDraft
@@ -31,13 +32,22 @@ log = structlog.get_logger(__name__)
 class LinkSessions:
     """Args:
     say: takes a message for the target; must not block.
+    table: what is known of the model's candidates at this target. Others have their own: what one target says came
+        true is its word, and says nothing of another's model.
 
     Attributes:
         opened: sessions taken on so far.
         drafted: tokens drafted so far.
     """
 
-    def __init__(self, engine: DraftingEngine, limits: LendingLimits, say: Callable[[Draft | Decline], None]) -> None:
+    def __init__(
+        self,
+        engine: DraftingEngine,
+        limits: LendingLimits,
+        say: Callable[[Draft | Decline], None],
+        table: RankTable | None = None,
+    ) -> None:
+        self.table = table or RankTable()
         self._engine, self._limits, self._say = engine, limits, say
         self.opened = self.drafted = 0
         self._seats: dict[int, Seat] = {}
@@ -146,7 +156,7 @@ class LinkSessions:
         outlet = _Outlet(self, message.session)
         self.opened += 1
         self._wire[message.session] = _Wire(message.window)
-        self._seats[message.session] = self._engine.seat(DrafterSession(spec, self._engine.table), cache, outlet)
+        self._seats[message.session] = self._engine.seat(DrafterSession(spec, self.table), cache, outlet)
 
 
 def _outlook(outlook: WireOutlook) -> Outlook:

@@ -38,7 +38,7 @@ from wanspec_p2p.protocol.target_to_coordinator import Finished, Receipt, Receip
 from wanspec_p2p.protocol.target_to_node import Close, Open, TargetToNode, Verdict
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.security.leases import issue
-from wanspec_p2p.speculation.calibration import RANKS
+from wanspec_p2p.speculation.calibration import RANKS, RankTable
 from wanspec_p2p.speculation.tree import chain_hash
 from wanspec_p2p.types import PeerId, Sampling, TokenId
 
@@ -121,6 +121,7 @@ class World:
         seconds: float = DRAFTER_PASS,
         there: Callable[[], Path] = Path,
         back: Callable[[], Path] = Path,
+        table: RankTable | None = None,
     ) -> DraftingEngine:
         """A node's own code, from its draft link to its engine, on a drafter that drifts from the target's model."""
         identity = Identity.generate()
@@ -139,6 +140,7 @@ class World:
             backoff=Backoff(random.Random(2), first=0.2),
             clock=self.clock,
         )
+        link.table = table or link.table
         self.spawn(engine.run())
         self.spawn(link.run())
         self.engines.append(engine)
@@ -482,8 +484,7 @@ async def test_honest_drafts_make_an_answer_come_in_fewer_passes() -> None:
 @in_virtual_time
 async def test_the_acceptance_that_is_measured_is_that_of_the_two_models(drift: float) -> None:
     async with world(drafters=1) as made:
-        engine = made.honest(drift)
-        engine.table = SureTable()  # it drafts a chain of its first candidates
+        engine = made.honest(drift, table=SureTable())  # it drafts a chain of its first candidates
         await made.attached(1)
         await made.ask(Sampling(), *PROMPTS)
         reached, right = await judged(made)

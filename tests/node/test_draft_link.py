@@ -30,7 +30,6 @@ class Bench:
         self.target = FakeDraftTarget(self.facts.target, self.facts.node, self.facts.clock)
         self.model = ScriptedModel(1)
         self.engine = DraftingEngine(self.model, clock=self.facts.clock)
-        self.engine.table = SureTable()
         self.waits = Waits()
         self.link = DraftLink(
             self.lease,
@@ -41,6 +40,7 @@ class Bench:
             clock=self.facts.clock,
             sleep=self.waits,
         )
+        self.link.table = SureTable()
 
     def start(self) -> asyncio.Task[str]:
         self._drafting = asyncio.create_task(self.engine.run())

@@ -27,10 +27,9 @@ class Desk:
     def __init__(self, slots: int = 2, max_prefix: int = 10) -> None:
         self.model = ScriptedModel(1)
         self.engine = DraftingEngine(self.model, clock=ManualClock())
-        self.engine.table = SureTable()
         self.said: list[Draft | Decline] = []
         limits = LendingLimits(slots=slots, max_prefix=max_prefix)
-        self.sessions = LinkSessions(self.engine, limits, self.said.append)
+        self.sessions = LinkSessions(self.engine, limits, self.said.append, SureTable())
 
     async def draft(self) -> None:
         """Run the engine until it has nothing left to do."""
@@ -80,6 +79,18 @@ async def test_two_links_may_use_the_same_names_and_numbers(desk: Desk) -> None:
     assert second[0] == int(desk.model.row((9, 9)).argmax())
     others.close()
     assert len(desk.sessions) == desk.engine.sessions == 1
+
+
+async def test_what_one_target_says_came_true_changes_no_chance_of_anothers(desk: Desk) -> None:
+    others = LinkSessions(desk.engine, LendingLimits(slots=2, max_prefix=10), lambda message: None)
+    before = others.table.typical()
+    desk.sessions.table = RankTable()
+    desk.sessions.handle(opened(1, (1, 2), name="s"))
+    await desk.draft()
+    wrong = (int(desk.model.row((1, 2)).argmax()) + 1) % 256
+    desk.sessions.handle(verdict(1, (1, 2, wrong), 1, name="s"))
+    assert desk.sessions.table.typical() != before
+    assert others.table.typical() == before
 
 
 @pytest.mark.parametrize(
@@ -183,7 +194,7 @@ async def test_after_a_correction_the_hash_is_named_again(desk: Desk) -> None:
 
 
 async def test_branches_run_below_several_places_at_once_and_name_them_all(desk: Desk) -> None:
-    desk.engine.table = RankTable()
+    desk.sessions.table = RankTable()
     desk.sessions.handle(opened(1, (1, 2), name="s", window=40))
     await desk.draft()
     sizes = {len(segment.tree) for batch in desk.model.batches for segment in batch}
@@ -203,7 +214,7 @@ async def test_branches_run_below_several_places_at_once_and_name_them_all(desk:
 
 
 async def test_the_lane_the_target_gives_decides_which_branches_are_run(desk: Desk) -> None:
-    desk.engine.table = RankTable()
+    desk.sessions.table = RankTable()
     for lane in (0, 1):
         message = opened(1 + lane, (1, 2), name="s", window=40)
         desk.sessions.handle(msgspec.structs.replace(message, lane=lane, lanes=2))

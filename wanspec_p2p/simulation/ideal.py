@@ -43,7 +43,8 @@ class _Place:
 def play_ideal(setting: Setting, seed: int) -> Figures:
     """One answer by ideal drafters, from its first verdict on: until then there is nothing to draft from.
 
-    Of the setting count its drafters, round trip, local drafting, ranks, tokens, pass times and rows.
+    Of the setting count its drafters, round trip, ranks, tokens, pass times and rows, and how dear local passes are
+    held to be; that nodes are relied on (`LocalDrafting.reliance`) does not.
 
     Raises:
         ValueError: the law is not "iid", or links are not all alike: there is no ideal for those.

@@ -209,7 +209,7 @@ class _OtherwiseEngine(DraftingEngine):
 
     def seat(self, core: SessionCore, cache: str, outlet: Outlet) -> Seat:
         if isinstance(core, DrafterSession):
-            core = DrafterSession(replace(core.spec, **self.otherwise), self.table)
+            core = DrafterSession(replace(core.spec, **self.otherwise), core.table)
         return super().seat(core, cache, outlet)
 
 

@@ -103,7 +103,7 @@ class DrafterSession:
     """The node's side of a session. Takes the target's word for nothing: a verdict that does not fit ends it.
 
     Args:
-        table: what is known of this model's candidates, shared by all sessions of the model.
+        table: what is known of this model's candidates, shared by all sessions of one target.
     """
 
     def __init__(self, spec: DrafterSpec, table: RankTable | None = None) -> None:
@@ -115,9 +115,8 @@ class DrafterSession:
             spec.sampling, spec.seed, spec.vocab_size, spec.prefix[: spec.prompt_len], spec.stop_tokens
         )
         self.sampler.commit(spec.prefix[spec.prompt_len :])
-        self._growth = Growth(
-            self.tree, _SELF, table or RankTable(), floor=spec.floor, lane=spec.lane, lanes=spec.lanes
-        )
+        self.table = table or RankTable()
+        self._growth = Growth(self.tree, _SELF, self.table, floor=spec.floor, lane=spec.lane, lanes=spec.lanes)
         self._warm = WarmCache(spec.cache, spec.prefix)
         self._unsent: list[int] = []  # parents first
         self._timer = False
@@ -220,6 +219,8 @@ class DrafterSession:
         told = () if event.outlook is None else event.outlook.tokens
         if any(token >= self.spec.vocab_size for token in (*tokens, *told)):
             return self._abandon("the verdict holds a token outside the vocabulary")
+        if event.committed_len >= self.spec.context:
+            return self._abandon("the answer has outgrown the drafter's context")
         self.window = event.window
         self._rhythm.heard(event.at)
         self._paused = False
@@ -230,8 +231,8 @@ class DrafterSession:
         self.sampler.commit(tokens)
         if tokens:
             self._growth.moved(nodes[-1] if len(nodes) == len(tokens) else None)
-        if event.outlook is not None:
-            self._growth.told(event.outlook)
+        if tokens and event.outlook is not None:  # or what is told of would pile up, verdict upon verdict
+            self._growth.told(event.outlook, self._may_run)
         self._unsent = [node for node in self._unsent if node in self.tree]
         self._unsent.extend(self._growth.admit(self._may_send))
         if self.state in (DrafterState.IDLE, DrafterState.PAUSING):

@@ -124,11 +124,17 @@ class Growth:
                 self._candidates.append(self._entry(candidate))
         heapq.heapify(self._candidates)
 
-    def told(self, outlook: Outlook) -> None:
-        """What others drafted after the root, to be run as what was drafted here."""
-        places: list[int] = []
+    def told(self, outlook: Outlook, allowed: Callable[[int], bool]) -> None:
+        """What others drafted after the root, to be run as what was drafted here.
+
+        A node that is not `allowed` to be run has nothing below it here, whatever was said.
+        """
+        places: list[int | None] = []
         for token, parent, confidence in zip(outlook.tokens, outlook.parents, outlook.confidences, strict=True):
             above = ROOT if parent < 0 else places[parent]
+            if above is None or (above != ROOT and not allowed(above)):
+                places.append(None)
+                continue
             siblings = self._tree.children(above)
             node = siblings.get(token)
             if node is None:

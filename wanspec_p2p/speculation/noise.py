@@ -11,9 +11,11 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SEED_BYTES", "Noise", "gumbel_row", "uniform_row"]
+__all__ = ["KEPT_ROWS", "SEED_BYTES", "Noise", "gumbel_row", "uniform_row"]
 
 SEED_BYTES = 16
+KEPT_ROWS = 64
+"""Of one session, 1.2 MB each at a vocabulary of 150,000. Who needs more at once draws some of them again."""
 TOKEN_DOMAIN = 0
 """Any other use of the generator takes another domain: noise is never used twice."""
 
@@ -31,7 +33,7 @@ def gumbel_row(seed: bytes, position: int, size: int) -> NDArray[np.float64]:
 
 
 class Noise:
-    """The rows of one session, kept from when they are prepared until their position is settled."""
+    """The rows of one session, kept from when they are prepared until their position is settled; KEPT_ROWS at most."""
 
     def __init__(self, seed: bytes, vocab_size: int) -> None:
         if len(seed) != SEED_BYTES:
@@ -43,6 +45,8 @@ class Noise:
     def row(self, position: int) -> NDArray[np.float64]:
         row = self._rows.get(position)
         if row is None:
+            if len(self._rows) >= KEPT_ROWS:
+                del self._rows[next(iter(self._rows))]  # the one that was drawn first
             row = self._rows[position] = gumbel_row(self._seed, position, self._size)
         return row
 

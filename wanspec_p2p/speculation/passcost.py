@@ -71,10 +71,6 @@ class PassCost:
         self._flat = self._per_row = 0.0
 
     @property
-    def known(self) -> bool:
-        return self._n > 0
-
-    @property
     def mean(self) -> float:
         """Seconds of the last passes."""
         return self._y / self._n if self._n else 0.0

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from dataclasses import dataclass
 
 from wanspec_p2p.speculation.allotment import Place
 from wanspec_p2p.speculation.events import Window
 from wanspec_p2p.speculation.tree import ROOT, DraftTree
 from wanspec_p2p.speculation.verify import Candidates
+from wanspec_p2p.types import TokenId
 
 __all__ = ["LocalDrafting", "Policy", "places", "select"]
 
@@ -105,6 +106,7 @@ def select(
     floor: float,
     retry: bool,
     positions: int,
+    stop_tokens: Collection[TokenId] = (),
 ) -> Candidates:
     """The candidates most likely to be walked, parents first, best first.
 
@@ -114,6 +116,7 @@ def select(
         floor: candidates less likely than this to be walked are left alone.
         retry: but for one of them.
         positions: how many candidates deep a path may go; beyond it the answer is at its end anyway.
+        stop_tokens: no path goes beyond one of them.
     """
     nodes: list[int] = []
     parents: list[int] = []
@@ -138,7 +141,7 @@ def select(
         nodes.append(node_id)
         parents.append(index[node.parent])
         chances.append(-chance)
-        if node.length - tree.committed_len < positions:
+        if node.length - tree.committed_len < positions and node.token not in stop_tokens:
             offer_children(node_id, -chance)
     return Candidates(tuple(nodes), tuple(tree[n].token for n in nodes), tuple(parents), tuple(chances))
 

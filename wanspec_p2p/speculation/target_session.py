@@ -193,6 +193,7 @@ class TargetSession:
             floor=NEGLIGIBLE,
             retry=self._retries,
             positions=self.remaining - 1,
+            stop_tokens=self.spec.stop_tokens,
         )
 
     @property
@@ -291,7 +292,15 @@ class TargetSession:
     def _likeliest(self) -> Candidates:
         """What drafters are told of, as far as they lack it."""
         width = self.policy.outlook if self.drafters else 0
-        return select(self.tree, self.belief, width=width, floor=0.0, retry=False, positions=self.remaining - 1)
+        return select(
+            self.tree,
+            self.belief,
+            width=width,
+            floor=0.0,
+            retry=False,
+            positions=self.remaining - 1,
+            stop_tokens=self.spec.stop_tokens,
+        )
 
     def _outlook(self, likeliest: Candidates, drafter: PeerId) -> Outlook | None:
         """What this drafter has not drafted of them, and what that hangs from."""

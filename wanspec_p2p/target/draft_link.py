@@ -2,7 +2,7 @@
 
 Nothing a node sends reaches further than its own sessions; nothing it fails to read holds anybody up. What it may send
 is bounded by what it was told: each `Open` and `Verdict` is credit for a few windows of tokens, and a node that drafts
-beyond it is cut off, so that a flood of drafts costs the target next to nothing.
+beyond it is cut off. A flood costs the target some milliseconds a round at most, and less as the node's window shrinks.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class TargetSettings:
         check_range(self, "slots", 1, 4096)
         check_range(self, "queue", 0, 65536)
         check_range(self, "drafters", 0, limits.MAX_DRAFTERS)
-        check_range(self, "width", 1, limits.MAX_WINDOW - 1)
+        check_range(self, "width", 1, limits.MAX_TOKENS_PER_ROUND - 1)  # a round settles one more
         check_range(self, "positions", 1, limits.MAX_WINDOW)
         check_range(self, "tokens", 1, limits.MAX_WINDOW)
         check_range(self, "threads", 1)

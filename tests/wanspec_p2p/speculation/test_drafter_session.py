@@ -222,7 +222,9 @@ def test_the_context_ends_the_drafting() -> None:
     drafted(session, 4)
     assert drafted(session, 5) == [sends((*PROMPT, 4), 5)]
     assert session.state is DrafterState.IDLE
-    assert feed(session, verdict((*PROMPT, 4, 5, 6), 6)) == []
+    assert feed(session, verdict((*PROMPT, 4), window=WINDOW)) == []
+    outgrown = Abandon("the answer has outgrown the drafter's context")
+    assert feed(session, verdict((*PROMPT, 4, 5, 6), 6)) == [outgrown, Release()], "another may have the slot"
 
 
 def test_nothing_follows_an_end_of_sequence_token() -> None:
@@ -476,8 +478,9 @@ FOREIGN = "the verdict does not fit what was drafted"
         (VerdictArrived(1, (1, 2), prefix_hash(SESSION, (1, 2)), WINDOW, AT), FOREIGN),
         (VerdictArrived(2**53, (5,), bytes(8), WINDOW, AT), FOREIGN),
         (verdict((*PROMPT, VOCABULARY), VOCABULARY), "the verdict holds a token outside the vocabulary"),
+        (verdict((*PROMPT, *(4,) * 97), *(4,) * 97), "the answer has outgrown the drafter's context"),
     ],
-    ids=["hash", "base", "backwards", "negative", "far away", "vocabulary"],
+    ids=["hash", "base", "backwards", "negative", "far away", "vocabulary", "context"],
 )
 def test_a_verdict_that_does_not_fit_ends_the_session(event: VerdictArrived, reason: str) -> None:
     session = session_of(flush_tokens=1)
@@ -566,6 +569,42 @@ def test_what_the_target_tells_of_is_run_with_the_root_and_not_sent() -> None:
     assert {8, 11, 12} <= set(frame.tokens)
     fork = feed(session, verdict((*PROMPT, 9, 6, 7, 8), 6, 7, 8))
     assert not any(isinstance(instruction, Abandon) for instruction in fork)
+
+
+def test_what_is_told_of_below_the_end_of_an_answer_is_never_run() -> None:
+    """A child whose parent is not run would hang from another place in the cache than in the tree."""
+    session = session_of(floor=0.01)
+    feed(session, Started(AT))
+    drafted(session, 4)
+    told = Outlook((6, STOP, 7, 8, 11), (-1, 0, 1, 2, 0), (SURE,) * 5)
+    feed(session, dataclasses.replace(verdict((*PROMPT, 9), 9), outlook=told))
+    assert feed(session, ModelFree(AT)) == [RunPass(Segment(CACHE, 3, (), (9,), (6, 11), (-1, 0)))]
+    feed(session, say((6, 12), (11, 13), (14,)), verdict((*PROMPT, 9, 6), 6))
+    [run_next] = feed(session, ModelFree(AT))
+    assert isinstance(run_next, RunPass)
+    assert {STOP, 7, 8}.isdisjoint(run_next.segment.tree)
+
+
+def test_a_verdict_that_settles_nothing_tells_of_nothing() -> None:
+    """An honest one settles a token at least; others could fill a node's memory with what nobody drafted."""
+    session = session_of(floor=0.01)
+    feed(session, Started(AT))
+    drafted(session, 4)
+    held = len(session.tree)
+    for number in range(3):
+        feed(session, dataclasses.replace(verdict(PROMPT), outlook=Outlook((6 + number,), (-1,), (SURE,))))
+    assert len(session.tree) == held
+
+
+def test_what_is_told_of_beyond_the_window_is_never_run() -> None:
+    session = session_of(floor=0.01)
+    feed(session, Started(AT))
+    drafted(session, 4)
+    told = dataclasses.replace(
+        verdict((*PROMPT, 9), 9, window=Window(2, 64)), outlook=Outlook((6, 7, 8), (-1, 0, 1), (SURE,) * 3)
+    )
+    feed(session, told)
+    assert feed(session, ModelFree(AT)) == [RunPass(Segment(CACHE, 3, (), (9,), (6,), (-1,)))]
 
 
 def test_a_target_that_tells_of_tokens_outside_the_vocabulary_is_left() -> None:

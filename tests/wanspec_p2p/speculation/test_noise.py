@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from wanspec_p2p.speculation.noise import Noise, gumbel_row, uniform_row
+from wanspec_p2p.speculation.noise import KEPT_ROWS, Noise, gumbel_row, uniform_row
 
 SEED = bytes(range(16))
 _64 = (1 << 64) - 1
@@ -97,6 +97,15 @@ def test_prepared_rows_are_kept_until_their_position_is_settled() -> None:
     again = noise.row(11)
     assert again is not kept[11]
     assert np.array_equal(again, kept[11])
+
+
+def test_no_more_rows_are_kept_than_a_session_needs() -> None:
+    """However deep a target has its nodes draft: a row takes eight bytes for each token of the vocabulary."""
+    noise = Noise(SEED, 16)
+    rows = [noise.row(position) for position in range(KEPT_ROWS + 10)]
+    assert all(noise.row(position) is rows[position] for position in range(10, KEPT_ROWS + 10))
+    assert noise.row(3) is not rows[3]
+    assert np.array_equal(noise.row(3), rows[3])
 
 
 @pytest.mark.parametrize("length", [0, 15, 17])

@@ -115,7 +115,7 @@ def test_a_pass_that_reads_a_prompt_says_nothing_of_rows_but_takes_its_time() ->
     knowledge = Knowledge()
     for one in shared(knowledge, 1, 0.0, [segment(), segment(tokens=SHORT_PROMPT + 1)]):
         knowledge.verified(one, 1, 2.0)
-    assert not knowledge.verify.known
+    assert knowledge.verify.mean == 0.0
     assert knowledge.pace.rate == pytest.approx(1.0)
 
 
@@ -196,7 +196,7 @@ def test_a_draft_pass_that_several_share_is_counted_once_and_with_all_its_rows()
 def test_reading_a_prompt_says_nothing_of_what_a_draft_pass_takes() -> None:
     knowledge = Knowledge()
     drafted(knowledge, 1, 2.0, tokens=SHORT_DRAFT_PROMPT + 1)
-    assert not knowledge.local.known
+    assert knowledge.local.mean == 0.0
     drafted(knowledge, 2, 0.005)
     assert knowledge.local.mean == 0.005
 

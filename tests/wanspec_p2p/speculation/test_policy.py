@@ -34,6 +34,7 @@ def chosen(
     retry: bool = False,
     positions: int = 99,
     width: int = 63,
+    stop_tokens: tuple[int, ...] = (),
 ) -> Candidates:
     """Every token is believed as much as whoever brought it first."""
     return select(
@@ -43,6 +44,7 @@ def chosen(
         floor=floor,
         retry=retry,
         positions=positions,
+        stop_tokens=stop_tokens,
     )
 
 
@@ -51,6 +53,11 @@ def test_a_chain_comes_whole_when_there_is_room() -> None:
     candidates = chosen(tree, {A: 0.9})
     assert (candidates.tokens, candidates.parents) == ((4, 5, 6), (-1, 0, 1))
     assert [tree[node].token for node in candidates.nodes] == [4, 5, 6]
+
+
+def test_no_path_goes_beyond_a_token_that_ends_the_answer() -> None:
+    tree = tree_of((A, (4, 5, 6, 7)), (A, (8, 9)))
+    assert sorted(chosen(tree, {A: 0.9}, stop_tokens=(5, 9)).tokens) == [4, 5, 8, 9]
 
 
 def test_the_width_keeps_the_likeliest() -> None:

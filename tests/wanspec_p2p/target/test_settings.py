@@ -32,7 +32,7 @@ def test_the_defaults_are_safe_and_make_a_policy() -> None:
         ({"slots": 0}, "slots must be between"),
         ({"queue": -1}, "queue must be between"),
         ({"drafters": limits.MAX_DRAFTERS + 1}, "drafters must be between"),
-        ({"width": limits.MAX_WINDOW}, "width must be between"),
+        ({"width": limits.MAX_TOKENS_PER_ROUND}, "width must be between"),
         ({"positions": 0}, "positions must be between"),
         ({"tokens": limits.MAX_WINDOW + 1}, "tokens must be between"),
         ({"threads": 0}, "threads must be 1 or more"),
