@@ -9,7 +9,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY wanspec_p2p wanspec_p2p
 COPY node node
 COPY coordinator coordinator
-RUN pip install --no-cache-dir --constraint constraints.txt ".[node,gpu]" \
+RUN pip install --no-cache-dir --constraint constraints.txt ".[node]" \
     && useradd --uid 10001 --no-create-home wanspec \
     && install -d -m 0700 -o wanspec /data /cache
 

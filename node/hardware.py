@@ -77,7 +77,7 @@ def _nvidia_gpus() -> tuple[tuple[Gpu, ...], str]:
     try:
         nvml: Any = importlib.import_module("pynvml")
     except ImportError:
-        return (), "install wanspec-p2p[gpu] to have NVIDIA GPUs described"
+        return (), "nvidia-ml-py is not installed; wanspec-p2p[node] brings it"
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:

@@ -70,7 +70,7 @@ def test_gpus_are_described_by_the_driver(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("nvml", "note"),
     [
-        (None, "wanspec-p2p[gpu]"),  # None in sys.modules: not installed
+        (None, "wanspec-p2p[node]"),  # None in sys.modules: not installed
         (FakeNvml(driver=False), "no NVIDIA driver: driver not loaded"),
         (FakeNvml(answers=False), "did not answer: GPU is lost"),
     ],
