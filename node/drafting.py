@@ -48,6 +48,8 @@ MAX_PAUSE_SECONDS = 60.0
 ROWS = 8
 FLOOR, CPU_FLOOR = 0.0005, 0.02
 """An accelerator's next pass costs its owner next to nothing; a CPU's takes time from everything else on it."""
+FAILED = "the drafter's model failed"
+"""What a target is told; what went wrong here is none of its business."""
 CPU_ROWS = 4
 """The exact attention computes rows by fours (models.torch_attention.ROW_MULTIPLE)."""
 
@@ -219,13 +221,25 @@ class DraftingEngine:
         segments, begun = [item.segment for item in batch], self.now()
         try:
             rows = await self.model.forward(segments)
-        except (EngineError, LocalProtocolError) as error:
+        except EngineError as error:
             self._failed(batch, error)
+            return
+        except LocalProtocolError as error:
+            await self._run_apart(batch, error)
             return
         self._failures = 0
         self._shares.measured(segments, self.now() - begun)
         for item, row in zip(batch, rows, strict=True):
             item.seat.feed(Drafted(list(row), self.now()))
+
+    async def _run_apart(self, batch: list[_Pass], error: LocalProtocolError) -> None:
+        """A segment contradicts its cache: a bug of ours, in one session alone. A refused pass has changed nothing."""
+        if len(batch) > 1:
+            for item in batch:
+                await self._run([item])
+            return
+        log.error("a session asked for a pass that cannot be", error=str(error))
+        batch[0].seat.feed(ModelFailed(FAILED, self.now()))
 
     def _failed(self, batch: list[_Pass], error: Exception) -> None:
         self._failures += 1
@@ -233,8 +247,7 @@ class DraftingEngine:
         self._paused_until = self.now() + pause
         log.error("the model failed", error=str(error), sessions_ended=len(batch), paused_seconds=pause)
         for item in batch:
-            # What went wrong here is none of the target's business.
-            item.seat.feed(ModelFailed("the drafter's model failed", self.now()))
+            item.seat.feed(ModelFailed(FAILED, self.now()))
 
     async def _forget_caches(self) -> None:
         # Only between passes: a cache must not go while a pass writes to it.

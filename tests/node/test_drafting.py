@@ -16,8 +16,26 @@ from wanspec_p2p.errors import EngineError
 from wanspec_p2p.models.base import ModelInfo
 from wanspec_p2p.models.torch_attention import ROW_MULTIPLE
 from wanspec_p2p.speculation.drafter_session import DrafterSession, DrafterSpec
-from wanspec_p2p.speculation.events import DrafterEvent, FlushDue, PauseOver, SessionClosed, Started, Window
-from wanspec_p2p.speculation.instructions import DrafterInstruction, Release, SendDraft, StartFlushTimer, StartPause
+from wanspec_p2p.speculation.events import (
+    DrafterEvent,
+    FlushDue,
+    ModelFailed,
+    ModelFree,
+    PauseOver,
+    SessionClosed,
+    Started,
+    Window,
+)
+from wanspec_p2p.speculation.instructions import (
+    Abandon,
+    DrafterInstruction,
+    Release,
+    RequestModel,
+    RunPass,
+    SendDraft,
+    StartFlushTimer,
+    StartPause,
+)
 from wanspec_p2p.types import Device, Sampling, Segment, SessionId
 
 PREFIX = (5, 6, 7)
@@ -230,6 +248,36 @@ async def test_a_failing_model_ends_the_sessions_of_that_pass_and_no_others() ->
         lucky = Heard()
         seat(engine, lucky)
         assert await lucky.until(8) == greedy(model, PREFIX, 8)
+
+
+class Contradictory:
+    """Goes on from where its cache has never been, which only a bug would do."""
+
+    def __init__(self, cache: str) -> None:
+        self.cache = cache
+
+    def handle(self, event: DrafterEvent) -> list[DrafterInstruction]:
+        match event:
+            case Started():
+                return [RequestModel()]
+            case ModelFree():
+                return [RunPass(Segment(self.cache, 7, (), (1,)))]
+            case ModelFailed(reason):
+                return [Abandon(reason), Release()]
+            case _:
+                return []
+
+
+async def test_a_pass_that_cannot_be_ends_the_session_that_asked_for_it_and_no_other() -> None:
+    model = ScriptedModel(1)
+    async with running(model) as engine:
+        company, wrong = Heard(), Heard()
+        seat(engine, company)
+        cache = engine.cache_name()
+        engine.seat(Contradictory(cache), cache, wrong)
+        assert await company.until(8) == greedy(model, PREFIX, 8)
+        assert wrong.declined == "the drafter's model failed"
+        assert (engine.sessions, engine.paused) == (1, "")
 
 
 async def test_the_pause_after_a_failure_grows_and_ends() -> None:
