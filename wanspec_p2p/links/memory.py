@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from wanspec_p2p.errors import LinkClosed, PeerRefused
 from wanspec_p2p.links.closing import close_reason, ended
 
-__all__ = ["MemoryTransport", "Path", "memory_transports"]
+__all__ = ["NANOSECONDS", "MemoryTransport", "Path", "memory_transports"]
 
 _CAPACITY_FRAMES = 1024
+NANOSECONDS = 9
+"""Digits of a time: what is due at one moment comes at one, by whatever sums it was reached."""
 
 
 @dataclass(slots=True)
@@ -67,7 +69,7 @@ class _Wire:
         arrival = self._free_at + path.delay + path.jitter * self._rng.random()
         if path.loss and self._rng.random() < path.loss:
             arrival += path.recovery
-        self._last_arrival = max(self._last_arrival, arrival)
+        self._last_arrival = max(self._last_arrival, round(arrival, NANOSECONDS))
         self._under_way.append((self._last_arrival, item))
         if self._timer is None:  # what was sent before arrives before
             self._deliver()

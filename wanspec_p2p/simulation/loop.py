@@ -3,7 +3,7 @@
 The shipped code runs on it unchanged, as long as all it waits for are timers and other tasks. What would wait for the
 world outside (a thread, a socket, a process, a signal) is refused with one clear error, since a run that depends on
 the world is not the same twice. Order is fixed: what is ready runs first in, first out, and timers of equal time run
-in the order they were set, which asyncio's own heap does not promise.
+in the order they were set, which asyncio's own heap does not promise. `settled` comes after all of them.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         self._owner = threading.get_ident()
         self._fault: VirtualTimeError | None = None
         self._rounds = 0  # since time went on
+        self._last: deque[asyncio.Future[None]] = deque()  # to come when nothing else happens at this instant
 
     def time(self) -> float:
         return self._now
@@ -97,6 +98,12 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
             raise self.fault("call_soon_threadsafe from another thread")
         return self.call_soon(callback, *args, context=context)
 
+    async def settled(self) -> None:
+        """Until everything else that happens at this instant has happened; of several who wait, one at a time."""
+        future: asyncio.Future[None] = self.create_future()
+        self._last.append(future)
+        await future
+
     def run_until_complete(self, future: Generator[Any, None, T] | Awaitable[T]) -> T:
         try:
             return super().run_until_complete(future)
@@ -128,9 +135,11 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
             while timers and timers[0][2]._cancelled:
                 heapq.heappop(timers)
             if not ready and not self._stopping:
-                if not timers:
+                if self._last and not (timers and timers[0][0] <= self._now):
+                    self._release()
+                elif not timers:
                     raise self._deadlock()
-                if timers[0][0] > self._now:
+                elif timers[0][0] > self._now:
                     self._now, self._rounds = timers[0][0], 0
             self._rounds += 1
             if self._rounds > _STANDSTILL:
@@ -146,6 +155,11 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
                 raise fault
             if self._stopping:
                 return
+
+    def _release(self) -> None:
+        future = self._last.popleft()
+        if not future.done():  # cancelled
+            future.set_result(None)
 
     def _compact(self) -> None:
         """Most timers are time-outs that are cancelled: drop those whenever the heap has doubled."""

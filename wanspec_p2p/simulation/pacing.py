@@ -10,6 +10,9 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Protocol
 
+from wanspec_p2p.links.memory import NANOSECONDS
+from wanspec_p2p.simulation.loop import VirtualTimeLoop
+
 __all__ = ["CostCurve", "Measured", "DeviceTime", "Steps", "flat"]
 
 
@@ -78,6 +81,8 @@ class DeviceTime:
         speed: how much faster than `cost` this device is.
         jitter: share by which a pass may take more or less, evenly spread.
         rng: draws it; needed where there is jitter.
+        last: a pass ends after everything else that happens at that moment, in virtual time: a target's, so that drafts
+            which arrive as a verification ends are in the next one.
 
     Attributes:
         late: seconds, in sum, by which passes ended after their time: 0 in virtual time.
@@ -87,7 +92,13 @@ class DeviceTime:
     """
 
     def __init__(
-        self, cost: CostCurve, *, speed: float = 1.0, jitter: float = 0.0, rng: random.Random | None = None
+        self,
+        cost: CostCurve,
+        *,
+        speed: float = 1.0,
+        jitter: float = 0.0,
+        rng: random.Random | None = None,
+        last: bool = False,
     ) -> None:
         if not 0.0 < speed < math.inf:
             raise ValueError(f"speed must be above 0, not {speed}")
@@ -97,6 +108,7 @@ class DeviceTime:
             raise ValueError("jitter needs a source of randomness")
         self._cost, self._speed, self._jitter, self._rng = cost, speed, jitter, rng
         self._free_at = -math.inf
+        self._last = last
         self.late = 0.0
 
     async def run(self, rows: int, asked_at: float | None = None) -> None:
@@ -110,6 +122,20 @@ class DeviceTime:
         seconds = self._cost.seconds(rows) / self._speed
         if self._rng is not None and self._jitter:
             seconds *= self._rng.uniform(1.0 - self._jitter, 1.0 + self._jitter)
-        ends = self._free_at = max(loop.time() if asked_at is None else asked_at, self._free_at) + seconds
-        await asyncio.sleep(ends - loop.time())
+        ends = max(loop.time() if asked_at is None else asked_at, self._free_at) + seconds
+        ends = self._free_at = round(ends, NANOSECONDS)
+        await _until(ends, loop)
+        if self._last:
+            assert isinstance(loop, VirtualTimeLoop)
+            await loop.settled()
         self.late += max(0.0, loop.time() - ends)
+
+
+async def _until(when: float, loop: asyncio.AbstractEventLoop) -> None:
+    """As `asyncio.sleep`, to the very moment: the difference of two times need not lead from one to the other."""
+    future: asyncio.Future[None] = loop.create_future()
+    timer = loop.call_at(when, future.set_result, None)
+    try:
+        await future
+    finally:
+        timer.cancel()

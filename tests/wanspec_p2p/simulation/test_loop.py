@@ -32,6 +32,35 @@ def test_time_jumps_to_the_next_timer_and_no_further() -> None:
     assert run_in_virtual_time(main()) == [(0.1, 0.1), (60.0, 60.0), (86_400.0, 86_400.0)]
 
 
+def test_who_waits_for_the_moment_to_settle_comes_after_all_that_happens_at_it() -> None:
+    async def main() -> list[str]:
+        loop, order = asyncio.get_running_loop(), []
+        assert isinstance(loop, VirtualTimeLoop)
+
+        async def last(name: str) -> None:
+            await asyncio.sleep(1.0)
+            await loop.settled()
+            order.append(f"{name} at {loop.time()}")
+            loop.call_soon(order.append, f"what {name} set off")
+
+        async def chain() -> None:
+            await asyncio.sleep(1.0)
+            for number in range(20):
+                await asyncio.sleep(0)
+                loop.call_at(1.0, order.append, f"timer {number}")
+
+        given_up = asyncio.create_task(last("nobody"))
+        waiting = [asyncio.create_task(last(name)) for name in "ab"]
+        await asyncio.gather(chain(), asyncio.sleep(1.0))
+        given_up.cancel()
+        await asyncio.gather(*waiting)
+        await asyncio.sleep(1.0)
+        return order
+
+    timers = [f"timer {number}" for number in range(20)]
+    assert run_in_virtual_time(main()) == [*timers, "a at 1.0", "what a set off", "b at 1.0", "what b set off"]
+
+
 def test_what_is_ready_runs_first_in_first_out_and_equal_timers_in_the_order_they_were_set() -> None:
     async def main() -> list[str]:
         loop, order = asyncio.get_running_loop(), []
