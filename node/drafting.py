@@ -241,7 +241,7 @@ class DraftingEngine:
         log.error("a session asked for a pass that cannot be", error=str(error))
         batch[0].seat.feed(ModelFailed(FAILED, self.now()))
 
-    def _failed(self, batch: list[_Pass], error: Exception) -> None:
+    def _failed(self, batch: list[_Pass], error: EngineError) -> None:
         self._failures += 1
         pause = min(2.0 ** min(self._failures, 10), MAX_PAUSE_SECONDS)
         self._paused_until = self.now() + pause

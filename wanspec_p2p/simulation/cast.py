@@ -115,11 +115,11 @@ class Cast:
         self._site: Site | None = None
         self._troubles = Troubles(slow)
 
-    def drafter(self, kind: str = HONEST) -> SimulatedDrafter:
-        """At the scenario's speed."""
+    def drafter(self, kind: str = HONEST, *, last: bool = False) -> SimulatedDrafter:
+        """At the scenario's speed; `last` as in `DeviceTime`."""
         own = self._scenario.drafter
         law, seconds = drafting(kind, self._law, own.pass_ms / 1e3, self._slow)
-        return SimulatedDrafter(law, DeviceTime(Steps(seconds, own.rows)))
+        return SimulatedDrafter(law, DeviceTime(Steps(seconds, own.rows), last=last))
 
     @property
     def specs(self) -> list[NodeSpec]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Collection, Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
 from wanspec_p2p.speculation.allotment import Place
@@ -106,7 +106,7 @@ def select(
     floor: float,
     retry: bool,
     positions: int,
-    stop_tokens: Collection[TokenId] = (),
+    stop_tokens: Container[TokenId] = (),
 ) -> Candidates:
     """The candidates most likely to be walked, parents first, best first.
 

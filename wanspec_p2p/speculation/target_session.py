@@ -185,13 +185,16 @@ class TargetSession:
         return Wish(chances, policy.width, local.places(), dearer, local.held, progress)
 
     def _choose(self) -> Candidates:
-        # A pass emits one token more than it accepts: the last remaining one needs no candidate.
+        return self._select(self.policy.width, NEGLIGIBLE, self._retries)
+
+    def _select(self, width: int, floor: float, retry: bool) -> Candidates:
         return select(
             self.tree,
             self.belief,
-            width=self.policy.width,
-            floor=NEGLIGIBLE,
-            retry=self._retries,
+            width=width,
+            floor=floor,
+            retry=retry,
+            # A pass emits one token more than it accepts: the last remaining one needs no candidate.
             positions=self.remaining - 1,
             stop_tokens=self.spec.stop_tokens,
         )
@@ -291,16 +294,7 @@ class TargetSession:
 
     def _likeliest(self) -> Candidates:
         """What drafters are told of, as far as they lack it."""
-        width = self.policy.outlook if self.drafters else 0
-        return select(
-            self.tree,
-            self.belief,
-            width=width,
-            floor=0.0,
-            retry=False,
-            positions=self.remaining - 1,
-            stop_tokens=self.spec.stop_tokens,
-        )
+        return self._select(self.policy.outlook if self.drafters else 0, 0.0, False)
 
     def _outlook(self, likeliest: Candidates, drafter: PeerId) -> Outlook | None:
         """What this drafter has not drafted of them, and what that hangs from."""
