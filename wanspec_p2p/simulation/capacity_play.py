@@ -110,10 +110,8 @@ def per_token(case: Case, hardware: Hardware, clients: int, *, tokens: int, seed
 async def _play(case: Case, hardware: Hardware, clients: int, tokens: int, seed: int) -> list[float]:
     text, policy = Text(seed), case.policy(clients)
     law, wan, device = IidLaw(text), Wan(rtt=case.rtt), asyncio.Lock()
-    target = _OnDevice(
-        SimulatedTarget(text, DeviceTime(flat(hardware.verify, hardware.verify_rows), last=True)), device
-    )
-    drafting = DeviceTime(Measured(((hardware.draft_rows, hardware.draft),)), last=True)
+    target = _OnDevice(SimulatedTarget(text, DeviceTime(flat(hardware.verify, hardware.verify_rows))), device)
+    drafting = DeviceTime(Measured(((hardware.draft_rows, hardware.draft),)))
     local = _OnDevice(SimulatedDrafter(law, drafting), device) if case.passes or case.gate else None
     count = max(case.drafters, math.ceil(clients * case.drafters / hardware.share))
     nodes = [

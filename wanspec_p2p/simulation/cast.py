@@ -115,11 +115,11 @@ class Cast:
         self._site: Site | None = None
         self._troubles = Troubles(slow)
 
-    def drafter(self, kind: str = HONEST, *, last: bool = False) -> SimulatedDrafter:
-        """At the scenario's speed; `last` as in `DeviceTime`."""
+    def drafter(self, kind: str = HONEST) -> SimulatedDrafter:
+        """At the scenario's speed."""
         own = self._scenario.drafter
         law, seconds = drafting(kind, self._law, own.pass_ms / 1e3, self._slow)
-        return SimulatedDrafter(law, DeviceTime(Steps(seconds, own.rows), last=last))
+        return SimulatedDrafter(law, DeviceTime(Steps(seconds, own.rows)))
 
     @property
     def specs(self) -> list[NodeSpec]:

@@ -53,9 +53,9 @@ async def _play(seed: int, answers: int, tokens: int) -> Schedule:
     rng = random.Random(f"faults {seed}")
     text = Text(seed)
     specs = [_node(rng, text) for _ in range(rng.randint(1, 4))]
-    local = SimulatedDrafter(IidLaw(text), DeviceTime(Steps(0.005, 8), last=True)) if rng.random() < 0.5 else None
+    local = SimulatedDrafter(IidLaw(text), DeviceTime(Steps(0.005, 8))) if rng.random() < 0.5 else None
     policy = Policy(width=rng.choice((7, 31, 63)), local=LocalDrafting(price=rng.choice((0.0, 1.0))))
-    target = SimulatedTarget(text, DeviceTime(flat(0.030, 64), last=True))
+    target = SimulatedTarget(text, DeviceTime(flat(0.030, 64)))
     async with Site(target, specs, seed=seed, drafters=rng.randint(1, 3), local=local) as site:
         strikes = _Strikes(rng, site.nodes)
         trouble = asyncio.create_task(strikes.go_on(), name="trouble")

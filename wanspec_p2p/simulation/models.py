@@ -14,13 +14,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from wanspec_p2p.models.base import ModelInfo, Rows
+from wanspec_p2p.models.base import LanguageModel, ModelInfo, Rows
 from wanspec_p2p.models.segments import CachedTokens, check_batch
 from wanspec_p2p.simulation.laws import VOCAB_SIZE, Law, Place, Text
+from wanspec_p2p.simulation.loop import VirtualTimeLoop
 from wanspec_p2p.simulation.pacing import DeviceTime
 from wanspec_p2p.types import Device, Dtype, ExactnessClass, Segment
 
-__all__ = ["SIMULATED_TOKENIZER", "SimulatedDrafter", "SimulatedTarget"]
+__all__ = ["SIMULATED_TOKENIZER", "EndsLast", "SimulatedDrafter", "SimulatedTarget"]
 
 SIMULATED_TOKENIZER = hashlib.sha256(b"wanspec simulated ids").hexdigest()
 CONTEXT = 1 << 16
@@ -131,3 +132,31 @@ class SimulatedDrafter(_SimulatedModel):
     def _fill(self, row: NDArray[np.float32], place: Place) -> None:
         for token, logit in zip(*self._law.guess(place), strict=True):
             row[token] = logit
+
+
+class EndsLast:
+    """A model at a target: in virtual time its passes end after everything else that happens at their last moment.
+
+    So drafts that arrive as a verification ends are in the next one
+    (docs/decisions/0030-what-arrives-comes-before-what-ends.md).
+    """
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._model = model
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._model.info
+
+    async def forward(self, batch: Sequence[Segment]) -> list[Rows]:
+        found = await self._model.forward(batch)
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        await loop.settled()
+        return found
+
+    async def release(self, cache: str) -> None:
+        await self._model.release(cache)
+
+    async def close(self) -> None:
+        await self._model.close()

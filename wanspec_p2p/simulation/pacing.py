@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from wanspec_p2p.links.memory import NANOSECONDS
-from wanspec_p2p.simulation.loop import VirtualTimeLoop
 
 __all__ = ["CostCurve", "Measured", "DeviceTime", "Steps", "flat"]
 
@@ -81,8 +80,6 @@ class DeviceTime:
         speed: how much faster than `cost` this device is.
         jitter: share by which a pass may take more or less, evenly spread.
         rng: draws it; needed where there is jitter.
-        last: a pass ends after everything else that happens at that moment, in virtual time: a target's, so that drafts
-            which arrive as a verification ends are in the next one.
 
     Attributes:
         late: seconds, in sum, by which passes ended after their time: 0 in virtual time.
@@ -98,7 +95,6 @@ class DeviceTime:
         speed: float = 1.0,
         jitter: float = 0.0,
         rng: random.Random | None = None,
-        last: bool = False,
     ) -> None:
         if not 0.0 < speed < math.inf:
             raise ValueError(f"speed must be above 0, not {speed}")
@@ -108,7 +104,6 @@ class DeviceTime:
             raise ValueError("jitter needs a source of randomness")
         self._cost, self._speed, self._jitter, self._rng = cost, speed, jitter, rng
         self._free_at = -math.inf
-        self._last = last
         self.late = 0.0
 
     async def run(self, rows: int, asked_at: float | None = None) -> None:
@@ -125,9 +120,6 @@ class DeviceTime:
         ends = max(loop.time() if asked_at is None else asked_at, self._free_at) + seconds
         ends = self._free_at = round(ends, NANOSECONDS)
         await _until(ends, loop)
-        if self._last:
-            assert isinstance(loop, VirtualTimeLoop)
-            await loop.settled()
         self.late += max(0.0, loop.time() - ends)
 
 

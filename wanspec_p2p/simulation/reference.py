@@ -128,17 +128,17 @@ async def _play(setting: Setting, seed: int) -> Figures:
     text = Text(seed)
     law = law_of(setting, text)
 
-    def drafter(law: Law, *, last: bool = False) -> SimulatedDrafter:
-        return SimulatedDrafter(law, DeviceTime(Steps(setting.draft, setting.rows), last=last))
+    def drafter(law: Law) -> SimulatedDrafter:
+        return SimulatedDrafter(law, DeviceTime(Steps(setting.draft, setting.rows)))
 
-    target = SimulatedTarget(text, DeviceTime(flat(setting.verify, setting.width), last=True))
+    target = SimulatedTarget(text, DeviceTime(flat(setting.verify, setting.width)))
     engine = _engine(setting)
     remote = _FirstOnly(law) if setting.chain else law
     nodes = [
         NodeSpec(drafter(remote), setting.wan.path(), setting.wan.path(), engine=engine)
         for _ in range(setting.drafters + setting.spares)
     ]
-    local = drafter(law, last=True) if setting.local else None
+    local = drafter(law) if setting.local else None
     async with Site(target, nodes, seed=seed, drafters=setting.drafters, local=local, hedge=setting.hedge) as site:
         if setting.warm_up:
             await run_answer(site, question(f"warm-up-{seed}", WARM_UP_PROMPT, setting.warm_up), setting.policy)

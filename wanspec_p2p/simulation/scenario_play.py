@@ -124,8 +124,8 @@ async def _play(scenario: Scenario, policy: Policy, seed: int, slow: float) -> O
     text = Text(seed)
     cast = Cast(scenario, text, seed, slow)
     own = scenario.target
-    target = SimulatedTarget(text, DeviceTime(flat(own.pass_ms / 1e3, own.nodes), last=True))
-    local = cast.drafter(last=True) if own.local_drafter else None
+    target = SimulatedTarget(text, DeviceTime(flat(own.pass_ms / 1e3, own.nodes)))
+    local = cast.drafter() if own.local_drafter else None
     async with Site(target, cast.specs, seed=seed, drafters=scenario.per_session, local=local) as site:
         if scenario.warm_up:
             await site.play(question("warm-up", WARM_UP_PROMPT, scenario.warm_up), policy, alone=True)

@@ -21,6 +21,7 @@ from wanspec_p2p.simulation.identities import chance, identity
 from wanspec_p2p.simulation.laws import VOCAB_SIZE
 from wanspec_p2p.simulation.loop import SimulatedClock
 from wanspec_p2p.simulation.metering import MeteredModel, Work, traced
+from wanspec_p2p.simulation.models import EndsLast
 from wanspec_p2p.simulation.trace import Trace, Watched
 from wanspec_p2p.speculation.instructions import Emit
 from wanspec_p2p.speculation.pace import Knowledge
@@ -94,9 +95,9 @@ class Site(Watched):
     ) -> None:
         super().__init__(trace)
         self.clock = SimulatedClock()
-        self.model = MeteredModel(target, "target", trace)
+        self.model = MeteredModel(EndsLast(target), "target", trace)
         self.knowledge = knowledge or Knowledge()
-        own = None if local is None else MeteredModel(local, "local", trace)
+        own = None if local is None else MeteredModel(EndsLast(local), "local", trace)
         self.engine = Engine(self.model, slots, self.knowledge, own)
         self.nodes: list[SimulatedNode] = []
         self._seed, self._specs = seed, nodes

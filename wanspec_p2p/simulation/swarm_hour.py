@@ -126,7 +126,7 @@ async def _play(
 def _spec(hour: SwarmHour, text: Text, seed: int) -> SwarmSpec:
     law = IidLaw(text)
     return SwarmSpec(
-        target=lambda number: SimulatedTarget(text, DeviceTime(flat(0.030, 64), last=True)),
+        target=lambda number: SimulatedTarget(text, DeviceTime(flat(0.030, 64))),
         drafter=lambda number: SimulatedDrafter(law, DeviceTime(Steps(0.005, 8))),
         wan=Geography(seed).wan,
         targets=hour.targets,

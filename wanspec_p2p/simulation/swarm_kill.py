@@ -56,7 +56,7 @@ async def _play(
 ) -> SwarmOutcome:
     text = Text(seed)
     spec = SwarmSpec(
-        target=lambda number: SimulatedTarget(text, DeviceTime(flat(0.030, 64), last=True)),
+        target=lambda number: SimulatedTarget(text, DeviceTime(flat(0.030, 64))),
         drafter=lambda number: SimulatedDrafter(IidLaw(text), DeviceTime(Steps(0.005, 8))),
         wan=lambda caller, called: Wan(rtt=rtt),
         targets=TARGETS,

@@ -30,6 +30,7 @@ from wanspec_p2p.protocol.node_to_coordinator import DrafterModel, RegisterNode
 from wanspec_p2p.protocol.target_to_node import TargetToNode
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.simulation.identities import ADDRESS, chance, identity
+from wanspec_p2p.simulation.models import EndsLast
 from wanspec_p2p.target.settings import TargetSettings
 from wanspec_p2p.target.wiring import Target
 from wanspec_p2p.types import PeerId, Role, TokenId
@@ -104,7 +105,7 @@ class SwarmTarget:
             settings,
             self.identity,
             network.coordinator.public_key,
-            model,
+            EndsLast(model),
             SimulatedTokenizer(model.info.tokenizer),
             network.clock,
             dial=self._dial,

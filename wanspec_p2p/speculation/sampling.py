@@ -71,7 +71,7 @@ class Sampler:
         self._stop_tokens = [t for t in stop_tokens if t < vocab_size]
         bias = [(t, b) for t, b in sampling.logit_bias if t < vocab_size]
         self._buffer = np.empty(vocab_size, dtype=np.float64)
-        self._weights = np.empty(vocab_size, dtype=np.float64)
+        self._scratch: tuple[Row, Row] | None = None
         self._bias_ids = np.array([t for t, _ in bias], dtype=np.int64)
         self._bias = np.array([b for _, b in bias], dtype=np.float64)
 
@@ -105,11 +105,28 @@ class Sampler:
         if not float(row[row.argmin()]) < _most(row) < math.inf:
             return Ranking((), 0)
         ids, scores = self._scores(row, path)
-        best_first = _best(scores, max(count, 2))  # how sure the first is depends on the second
+        left, weights = self._scratch_for(scores)
+        np.copyto(left, scores)
+        best_first = _best(left, max(count, 2))  # how sure the first is depends on the second
         if not best_first:
             return Ranking((), 0)
         tokens = best_first[:count] if ids is None else ids[best_first[:count]].tolist()
-        return Ranking(tuple(tokens), self._confidence(scores, best_first))
+        if self.sampling.greedy:
+            sureness = _concentration(scores, best_first[0], left, weights)
+        elif len(best_first) > 1:
+            sureness = 1.0 - math.exp(float(scores[best_first[1]]) - float(scores[best_first[0]]))
+        else:
+            sureness = 1.0
+        return Ranking(tuple(tokens), round(CONFIDENCE_MAX * min(1.0, max(0.0, sureness))))
+
+    def _scratch_for(self, scores: Row) -> tuple[Row, Row]:
+        """Two arrays like `scores`, to be written over. Their precision is the model's: twice as many bytes take twice
+        as long, and how sure a drafter is need not be known to more digits than its logits."""
+        if self._scratch is None or self._scratch[0].dtype != scores.dtype:
+            left, weights = np.empty((2, self._vocab_size), dtype=scores.dtype)
+            self._scratch = left, weights
+        left, weights = self._scratch
+        return left[: scores.size], weights[: scores.size]
 
     def _scores(self, row: Row, path: Sequence[TokenId]) -> tuple[NDArray[np.int64] | None, Row]:
         """Scores whose argmax is the token, and the ids they belong to (None: all of them, in order).
@@ -147,22 +164,6 @@ class Sampler:
         if self._answer_len + len(path) < sampling.min_tokens:
             z[self._stop_tokens] = -math.inf
         return z
-
-    def _confidence(self, scores: Row, best_first: Sequence[int]) -> int:
-        """exp(-entropy) of the law at temperature 0; 1 - exp(-gap of the two best scores) above it."""
-        top = float(scores[best_first[0]])
-        if self.sampling.greedy:
-            below = np.subtract(scores, top, out=self._buffer, dtype=np.float64)
-            np.maximum(below, -1000.0, out=below)  # exp is 0 there; 0 times infinity is not
-            weights = np.exp(below, out=self._weights)
-            total = float(np.add.reduce(weights))
-            below *= weights
-            sureness = math.exp(float(np.add.reduce(below)) / total) / total
-        elif len(best_first) > 1:
-            sureness = 1.0 - math.exp(float(scores[best_first[1]]) - top)
-        else:
-            sureness = 1.0
-        return round(CONFIDENCE_MAX * min(1.0, max(0.0, sureness)))
 
 
 class _Tally:
@@ -251,9 +252,12 @@ def _first(w: Scores, count: int, least: float) -> NDArray[np.int64]:
     return ids
 
 
-def _best(scores: Row, count: int) -> list[int]:
-    """The `count` first indices in the order (-score, index), fewer where the rest is minus infinity."""
-    left = scores.copy()
+def _best(left: Row, count: int) -> list[int]:
+    """The `count` first indices in the order (-score, index), fewer where the rest is minus infinity.
+
+    Args:
+        left: the scores; those found are minus infinity afterwards.
+    """
     best: list[int] = []
     for _ in range(min(count, left.size)):
         index = int(left.argmax())
@@ -264,9 +268,23 @@ def _best(scores: Row, count: int) -> list[int]:
     return best
 
 
+def _concentration(scores: Row, best: int, below: Row, weights: Row) -> float:
+    """exp(-entropy) of the law that `scores` are the logits of: 1 where one token has all of it.
+
+    Args:
+        below, weights: written over.
+    """
+    np.subtract(scores, scores[best], out=below)
+    np.maximum(below, -1000.0, out=below)  # exp is 0 there; 0 times infinity is not
+    np.exp(below, out=weights)
+    total = float(np.add.reduce(weights))
+    np.multiply(below, weights, out=below)
+    return math.exp(float(np.add.reduce(below)) / total) / total
+
+
 def logprobs(row: Row, vocab_size: int, token: TokenId, top: int) -> tuple[float, list[tuple[TokenId, float]]]:
     """Log-probability of `token` and of the `top` likeliest ids under the model's own law, nothing processed."""
     z = row[:vocab_size].astype(np.float64)
     most = float(z.max())
     total = most + math.log(float(np.exp(z - most).sum()))
-    return float(z[token]) - total, [(t, float(z[t]) - total) for t in _best(z, top)]
+    return float(z[token]) - total, [(t, float(z[t]) - total) for t in _best(z.copy(), top)]

@@ -7,9 +7,10 @@ import pytest
 
 from tests.support.virtual_time import in_virtual_time
 from wanspec_p2p.errors import LocalProtocolError
+from wanspec_p2p.links.memory import Path, memory_transports
 from wanspec_p2p.models.base import LanguageModel, Rows
 from wanspec_p2p.simulation.laws import CANDIDATES, VOCAB_SIZE, CalibratedLaw, IidLaw, Judged, Law, RecordedLaw, Text
-from wanspec_p2p.simulation.models import SimulatedDrafter, SimulatedTarget
+from wanspec_p2p.simulation.models import EndsLast, SimulatedDrafter, SimulatedTarget
 from wanspec_p2p.simulation.pacing import DeviceTime, Steps, flat
 from wanspec_p2p.speculation.sampling import Sampler
 from wanspec_p2p.types import Sampling, Segment
@@ -144,3 +145,27 @@ def test_what_the_models_say_of_themselves() -> None:
     assert a.tokenizer == b.tokenizer and a.vocab_size == b.vocab_size == VOCAB_SIZE
     assert a.fingerprint == target(Text(7)).info.fingerprint != target(Text(8)).info.fingerprint
     assert len({a.digest, b.digest, a.fingerprint}) == 3 and all(len(x) == 64 for x in (a.digest, a.tokenizer))
+
+
+@in_virtual_time
+async def test_a_pass_that_ends_last_meets_what_arrives_as_it_ends() -> None:
+    verifying, drafting = EndsLast(target(TEXT)), drafter(IidLaw(TEXT))
+    there, back = memory_transports(Path(delay=0.010), Path(delay=0.010))
+    order: list[str] = []
+
+    async def verify() -> None:
+        await run(verifying, Segment("a", 0, (), PROMPT))
+        order.append("verified")
+
+    async def draft() -> None:
+        for length in range(4):
+            await run(drafting, Segment("a", length, (), PROMPT[length : length + 1]))
+        await there.send(b"draft")
+
+    async def receive() -> None:
+        await back.receive()
+        order.append("a draft arrived")
+
+    await asyncio.gather(verify(), draft(), receive())
+    assert order == ["a draft arrived", "verified"]
+    assert asyncio.get_running_loop().time() == 0.030

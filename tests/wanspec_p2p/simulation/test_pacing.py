@@ -6,7 +6,6 @@ import random
 import pytest
 
 from tests.support.virtual_time import in_virtual_time
-from wanspec_p2p.links.memory import Path, memory_transports
 from wanspec_p2p.simulation.pacing import DeviceTime, Measured, Steps, flat
 
 
@@ -86,29 +85,6 @@ async def test_a_moment_is_the_same_by_whatever_sums_it_was_reached() -> None:
         await device.run(1)
     await begun
     assert asyncio.get_running_loop().time() == 3.0
-
-
-@in_virtual_time
-async def test_a_pass_that_ends_last_meets_what_arrives_as_it_ends() -> None:
-    target, node = DeviceTime(Steps(0.030, 1), last=True), DeviceTime(Steps(0.005, 1))
-    there, back = memory_transports(Path(delay=0.010), Path(delay=0.010))
-    order: list[str] = []
-
-    async def verify() -> None:
-        await target.run(1)
-        order.append("verified")
-
-    async def draft() -> None:
-        for _ in range(4):
-            await node.run(1)
-        await there.send(b"draft")
-
-    async def receive() -> None:
-        await back.receive()
-        order.append("a draft arrived")
-
-    await asyncio.gather(verify(), draft(), receive())
-    assert order == ["a draft arrived", "verified"]
 
 
 @in_virtual_time
