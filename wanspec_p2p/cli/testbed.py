@@ -87,40 +87,48 @@ def _play_cells(
 
 
 def _measured(bed: Bed, seed: int) -> dict[str, Any]:
-    """The simulator first: while the testbed runs, this machine should have nothing else to do."""
+    """The testbed first: the simulator is to know how long code takes there."""
     from wanspec_p2p.cli.testbed_run import observe
     from wanspec_p2p.simulation.plays import played
     from wanspec_p2p.simulation.testbed import compared
 
     of = len(bed.cells) * bed.base.answers
     with progress_bars() as progress:
-        plays = played(
-            bed.settings, 1, first=seed, processes=2, progress=lambda done, all_: progress("simulator", done, all_)
-        )
         observed = [
             observe(bed.setting(cell), seed, lambda done, at=at: progress("testbed", at + done, of))  # type: ignore[misc]
             for at, cell in zip(itertools.count(0, bed.base.answers), bed.cells, strict=False)
         ]
+        settings = tuple(dict.fromkeys((*bed.with_code(observed).settings, *bed.settings)))
+        plays = played(
+            settings, 1, first=seed, processes=2, progress=lambda done, all_: progress("simulator", done, all_)
+        )
     return compared(bed, observed, plays)
 
 
 def _show(report: dict[str, Any]) -> None:
-    """Times are a token's, as if nothing had been stretched; "late" is a pass of the target, and not stretched."""
-    tree = report["baseline"]
+    """Times are a token's, as if nothing had been stretched; those of code are a pass's, and not stretched."""
+    tree, code = report["baseline"], report["code_ms_per_pass"]
     say(f"{report['command']}, {report['date']}")
     say(
         f"tree at the target, {counted(tree['passes'], 'pass', 'passes')} a round: {tree['ms_per_token']:.2f} ms and "
-        f"{tree['passes_per_token']:.2f} draft passes a token\n"
+        f"{tree['passes_per_token']:.2f} draft passes a token"
     )
-    say("RTT ms  drafters  jitter  testbed ms (offload)  simulator ms (offload)  ratio  difference  late ms  machine")
+    say(
+        f"code takes {code['target']:.2f} ms a pass of the target, {code['node']:.2f} ms of a node; "
+        "the simulator with that, and without\n"
+    )
+    say(
+        "RTT ms  drafters  jitter  testbed ms (offload)  simulator ms (offload)  ratio  difference  "
+        "without ms (offload)  machine"
+    )
     for cell in report["cells"]:
-        own, simulated = cell["testbed"], cell["simulator"]
+        own, simulated, without = (cell[name] for name in ("testbed", "simulator", "simulator_without_code"))
         say(
             f"{cell['rtt_ms']:6g}  {cell['drafters']:8}  {cell['jitter']:6.0%}"
             f"  {own['ms_per_token']:10.2f} ({own['offload']:7.0%})"
             f"  {simulated['ms_per_token']:12.2f} ({simulated['offload']:7.0%})"
             f"  {cell['latency_ratio']:5.2f}  {cell['offload_difference'] * 100:+7.0f} pp"
-            f"  {cell['late_ms_per_pass']['target']:7.2f}  {cell['cores']['machine']:7.0%}"
+            f"  {without['ms_per_token']:10.2f} ({without['offload']:7.0%})  {cell['cores']['machine']:7.0%}"
             f"{'' if cell['within'] else '  apart'}"
         )
     cells = counted(len(report["cells"]), "cell")

@@ -24,7 +24,7 @@ from wanspec_p2p.simulation.models import SIMULATED_TOKENIZER
 from wanspec_p2p.simulation.reference import WARM_UP_PROMPT, Figures, Setting, prompts
 from wanspec_p2p.simulation.relay import Relay, punctual_loop, relaying
 from wanspec_p2p.simulation.swarm_peers import SimulatedTokenizer
-from wanspec_p2p.simulation.testbed import Observed
+from wanspec_p2p.simulation.testbed import Code, Observed
 from wanspec_p2p.simulation.testbed_peer import peer_command
 from wanspec_p2p.types import Role, TokenId
 
@@ -139,7 +139,7 @@ class _Questions:
         for prompt in prompts(self._setting.answers):
             answers.append(await self._answer(prompt, self._setting.tokens))
             self._progress(len(answers))
-        return _observed(answers, before, await watch.look())
+        return _observed(self._setting, answers, before, await watch.look())
 
     async def _answer(self, prompt: Sequence[TokenId], tokens: int) -> Answer:
         """Raises EngineError: it is not what the target says."""
@@ -156,7 +156,7 @@ class _Questions:
         return answer
 
 
-def _observed(answers: Sequence[Answer], before: Look, after: Look) -> Observed:
+def _observed(setting: Setting, answers: Sequence[Answer], before: Look, after: Look) -> Observed:
     speculation = [answer.speculation for answer in answers]
     figures = Figures(
         tokens=sum(answer.usage.completion_tokens for answer in answers),
@@ -166,4 +166,9 @@ def _observed(answers: Sequence[Answer], before: Look, after: Look) -> Observed:
         remote_passes=after.passes_since(before, "node"),
     )
     late = {model: after.late_since(before, model) for model in ("target", "local", "node")}
-    return Observed(figures, after.at - before.at, late, after.cores_since(before))
+    in_passes = setting.verify * figures.rounds + setting.draft * figures.local_passes
+    code = Code(
+        target=max(0.0, figures.seconds - in_passes) / (figures.rounds + figures.local_passes),
+        node=after.pause("node") + late["node"],
+    )
+    return Observed(figures, after.at - before.at, late, code, after.cores_since(before))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ class Look:
 
     Attributes:
         at: seconds of the clock.
-        counts: of each peer: `MODEL_passes` and `MODEL_late_seconds` for each of its models.
+        counts: of each peer: `MODEL_passes`, `MODEL_late_seconds` and `MODEL_pause_seconds` for each of its models.
         used: processor seconds by process; MACHINE is what all cores did not idle.
         cores: of the machine.
     """
@@ -43,6 +44,11 @@ class Look:
         """Mean seconds by which a pass ended too late."""
         passes = self.passes_since(before, model)
         return self._sum(before, f"{model}_late_seconds") / passes if passes else 0.0
+
+    def pause(self, model: str) -> float:
+        """Seconds from the end of a pass to the next: the median of each peer's last ones, and of those the mean."""
+        pauses = [own[key] for own in self.counts.values() if (key := f"{model}_pause_seconds") in own]
+        return statistics.fmean(pauses) if pauses else 0.0
 
     def cores_since(self, before: Look) -> dict[str, float]:
         """Processor seconds a second, by process; MACHINE: the share of all cores that somebody used."""

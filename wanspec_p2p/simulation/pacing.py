@@ -7,12 +7,15 @@ import itertools
 import math
 import random
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
 from wanspec_p2p.links.memory import NANOSECONDS
 
-__all__ = ["CostCurve", "Measured", "DeviceTime", "Steps", "flat"]
+__all__ = ["CostCurve", "DeviceTime", "Measured", "Steps", "WithCode", "flat"]
+
+PAUSES = 1024
 
 
 class CostCurve(Protocol):
@@ -71,6 +74,16 @@ class Steps:
         return self._seconds * -(-rows // self._rows)
 
 
+class WithCode:
+    """A curve whose passes take so many seconds longer: those of the code around the model."""
+
+    def __init__(self, curve: CostCurve, seconds: float) -> None:
+        self._curve, self._seconds = curve, seconds
+
+    def seconds(self, rows: int) -> float:
+        return self._curve.seconds(rows) + self._seconds
+
+
 class DeviceTime:
     """The time of one device, by the running loop's clock: a pass begins when the one asked for before it has ended.
 
@@ -83,6 +96,7 @@ class DeviceTime:
 
     Attributes:
         late: seconds, in sum, by which passes ended after their time: 0 in virtual time.
+        pauses: seconds from the end of a pass until the next one was asked for; the last PAUSES of them.
 
     Raises:
         ValueError: no such speed or jitter.
@@ -104,7 +118,9 @@ class DeviceTime:
             raise ValueError("jitter needs a source of randomness")
         self._cost, self._speed, self._jitter, self._rng = cost, speed, jitter, rng
         self._free_at = -math.inf
+        self._ended_at: float | None = None
         self.late = 0.0
+        self.pauses: deque[float] = deque(maxlen=PAUSES)
 
     async def run(self, rows: int, asked_at: float | None = None) -> None:
         """Until a pass over `rows` rows has ended.
@@ -117,10 +133,14 @@ class DeviceTime:
         seconds = self._cost.seconds(rows) / self._speed
         if self._rng is not None and self._jitter:
             seconds *= self._rng.uniform(1.0 - self._jitter, 1.0 + self._jitter)
-        ends = max(loop.time() if asked_at is None else asked_at, self._free_at) + seconds
+        begun = loop.time() if asked_at is None else asked_at
+        if self._ended_at is not None:
+            self.pauses.append(max(0.0, begun - self._ended_at))
+        ends = max(begun, self._free_at) + seconds
         ends = self._free_at = round(ends, NANOSECONDS)
         await _until(ends, loop)
-        self.late += max(0.0, loop.time() - ends)
+        self._ended_at = loop.time()
+        self.late += max(0.0, self._ended_at - ends)
 
 
 async def _until(when: float, loop: asyncio.AbstractEventLoop) -> None:

@@ -27,7 +27,7 @@ from wanspec_p2p.simulation.laws import (
 )
 from wanspec_p2p.simulation.loop import run_in_virtual_time
 from wanspec_p2p.simulation.models import SimulatedDrafter, SimulatedTarget
-from wanspec_p2p.simulation.pacing import DeviceTime, Steps, flat
+from wanspec_p2p.simulation.pacing import DeviceTime, Steps, WithCode, flat
 from wanspec_p2p.simulation.recording import shipped
 from wanspec_p2p.simulation.site import Answer, Site, question, run_answer
 from wanspec_p2p.simulation.wan import Wan
@@ -73,6 +73,8 @@ class Setting:
         rests: whether nodes rest for a moment when a verdict is due.
         chain: whether nodes draft a chain only: one candidate a place, one place a pass.
         verify, draft: seconds of a pass over up to `width` nodes, and of `rows` rows.
+        target_code, node_code: seconds that the code around the model takes for each pass of the target, drafts of its
+            own among them, and of a node.
     """
 
     drafters: int = 2
@@ -93,6 +95,8 @@ class Setting:
     width: int = 64
     draft: float = 0.005
     rows: int = 8
+    target_code: float = 0.0
+    node_code: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,17 +132,17 @@ async def _play(setting: Setting, seed: int) -> Figures:
     text = Text(seed)
     law = law_of(setting, text)
 
-    def drafter(law: Law) -> SimulatedDrafter:
-        return SimulatedDrafter(law, DeviceTime(Steps(setting.draft, setting.rows)))
+    def drafter(law: Law, code: float) -> SimulatedDrafter:
+        return SimulatedDrafter(law, DeviceTime(WithCode(Steps(setting.draft, setting.rows), code)))
 
-    target = SimulatedTarget(text, DeviceTime(flat(setting.verify, setting.width)))
+    target = SimulatedTarget(text, DeviceTime(WithCode(flat(setting.verify, setting.width), setting.target_code)))
     engine = _engine(setting)
     remote = _FirstOnly(law) if setting.chain else law
     nodes = [
-        NodeSpec(drafter(remote), setting.wan.path(), setting.wan.path(), engine=engine)
+        NodeSpec(drafter(remote, setting.node_code), setting.wan.path(), setting.wan.path(), engine=engine)
         for _ in range(setting.drafters + setting.spares)
     ]
-    local = drafter(law) if setting.local else None
+    local = drafter(law, setting.target_code) if setting.local else None
     async with Site(target, nodes, seed=seed, drafters=setting.drafters, local=local, hedge=setting.hedge) as site:
         if setting.warm_up:
             await run_answer(site, question(f"warm-up-{seed}", WARM_UP_PROMPT, setting.warm_up), setting.policy)

@@ -1,20 +1,22 @@
 """What the testbed measures, beside what the simulator says of the same: cells, and how they are compared.
 
 A cell is one distance: round trip, drafters and jitter. All times may be stretched alike, so that what our own code and
-a busy machine take weighs less; figures are told as if they had not been.
+a busy machine take weighs less; figures are told as if they had not been. In virtual time code takes none: so the
+simulator is told how long it took in the testbed, one figure for targets and one for nodes, and plays without it too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 from wanspec_p2p.simulation.plays import Played
 from wanspec_p2p.simulation.reference import PASSES, Figures, Setting, summed, tree_alone
 from wanspec_p2p.simulation.wan import Wan
 
-__all__ = ["Bed", "Cell", "Observed", "compared"]
+__all__ = ["Bed", "Cell", "Code", "Observed", "compared"]
 
 LATENCY_WITHIN, OFFLOAD_WITHIN = 0.10, 0.10
 
@@ -27,17 +29,30 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
+class Code:
+    """Real seconds that the code around the models takes for each pass, of the target and of a node."""
+
+    target: float = 0.0
+    node: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Bed:
     """What all cells have in common.
 
     Args:
         base: models and lengths; its distance is nobody's.
-        slow: by what all times are stretched.
+        slow: by what all times are stretched, but for those of code.
     """
 
     cells: tuple[Cell, ...]
     base: Setting
     slow: float
+
+    def with_code(self, observed: Sequence[Observed]) -> Bed:
+        """The same in a simulator where code takes what it took in the testbed, in the mean over the cells."""
+        target, node = (fmean(getattr(seen.code, role) for seen in observed) for role in ("target", "node"))
+        return replace(self, base=replace(self.base, target_code=target, node_code=node))
 
     def setting(self, cell: Cell) -> Setting:
         wan = Wan(rtt=cell.rtt_ms / 1000.0 * self.slow, jitter=cell.jitter)
@@ -65,38 +80,47 @@ class Observed:
     Attributes:
         seconds: of the answers as the submitter saw them; `figures` has the target's.
         late: mean seconds by which passes ended after their time, of "target", "local" and "node".
+        code: what lay between passes, being late included.
         cores: processor seconds a second, by process; "machine" is everybody's, in shares of all its cores.
     """
 
     figures: Figures
     seconds: float
     late: dict[str, float]
+    code: Code
     cores: dict[str, float]
 
 
 def compared(bed: Bed, observed: Sequence[Observed], played: Played) -> dict[str, Any]:
-    """The report: the baseline, and each cell as the testbed and as the simulator found it."""
-    trees = {passes: summed(played[setting]) for passes, setting in bed.trees.items()}
+    """The report: the baseline, and each cell as the testbed and as the simulator found it, with code and without.
+
+    Args:
+        played: what `bed` plays, and `bed.with_code(observed)`.
+    """
+    coded = bed.with_code(observed)
+    trees = {passes: summed(played[setting]) for passes, setting in coded.trees.items()}
     best = min(trees, key=lambda passes: trees[passes].per_token)
     tree = trees[best]
     cells = [
-        _compared(bed, cell, seen, summed(played[bed.setting(cell)]), tree)
+        _compared(bed, cell, seen, [summed(played[own.setting(cell)]) for own in (coded, bed)], tree)
         for cell, seen in zip(bed.cells, observed, strict=True)
     ]
     return {
+        "code_ms_per_pass": _code(Code(coded.base.target_code, coded.base.node_code)),
         "baseline": {"passes": best, **_absolute(bed, tree)},
         "cells": cells,
         "within": sum(cell["within"] for cell in cells),
     }
 
 
-def _compared(bed: Bed, cell: Cell, seen: Observed, simulated: Figures, tree: Figures) -> dict[str, Any]:
+def _compared(bed: Bed, cell: Cell, seen: Observed, simulated: Sequence[Figures], tree: Figures) -> dict[str, Any]:
+    names = ("testbed", "simulator", "simulator_without_code")
     found = {
         name: {**_absolute(bed, figures), "offload": round(_offload(figures, tree), 4)}
-        for name, figures in (("testbed", seen.figures), ("simulator", simulated))
+        for name, figures in zip(names, (seen.figures, *simulated), strict=True)
     }
-    ratio = seen.figures.per_token / simulated.per_token
-    difference = _offload(seen.figures, tree) - _offload(simulated, tree)
+    ratio = seen.figures.per_token / simulated[0].per_token
+    difference = _offload(seen.figures, tree) - _offload(simulated[0], tree)
     return {
         "rtt_ms": cell.rtt_ms,
         "drafters": cell.drafters,
@@ -107,8 +131,13 @@ def _compared(bed: Bed, cell: Cell, seen: Observed, simulated: Figures, tree: Fi
         "within": abs(ratio - 1.0) <= LATENCY_WITHIN and abs(difference) <= OFFLOAD_WITHIN,
         "submitter_ms_per_token": round(seen.seconds / seen.figures.tokens * 1000.0 / bed.slow, 3),
         "late_ms_per_pass": {name: round(late * 1000.0, 3) for name, late in seen.late.items()},
+        "code_ms_per_pass": _code(seen.code),
         "cores": {name: round(cores, 3) for name, cores in seen.cores.items()},
     }
+
+
+def _code(code: Code) -> dict[str, float]:
+    return {"target": round(code.target * 1000.0, 3), "node": round(code.node * 1000.0, 3)}
 
 
 def _absolute(bed: Bed, figures: Figures) -> dict[str, float]:

@@ -15,6 +15,7 @@ import json
 import os
 import random
 import signal
+import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -144,10 +145,12 @@ class _Peer:
         return self._metered("target", SimulatedTarget(self.text, pace), pace)
 
     def counts(self) -> dict[str, float]:
-        """Sessions drafted for now; and so far, by model: passes, and the seconds by which they ended too late."""
+        """Sessions drafted for now; and so far, by model: passes, the seconds by which they ended too late, and the median
+        of what lay between them."""
         found: dict[str, float] = {"sessions": self.sessions()}
         for name, (model, pace) in self._models.items():
             found[f"{name}_passes"], found[f"{name}_late_seconds"] = model.passes, pace.late
+            found[f"{name}_pause_seconds"] = statistics.median(pace.pauses) if pace.pauses else 0.0
         return found
 
     def _metered(self, name: str, model: LanguageModel, pace: DeviceTime) -> MeteredModel:

@@ -9,7 +9,7 @@ import pytest
 from tests.wanspec_p2p.cli.conftest import Run
 from wanspec_p2p.errors import ExitCode
 from wanspec_p2p.simulation.reference import Figures, Setting
-from wanspec_p2p.simulation.testbed import Observed
+from wanspec_p2p.simulation.testbed import Code, Observed
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def beds(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Setting, int]]:
         asked.append((setting, seed))
         progress(setting.answers)
         found = figures(setting, 12.0)
-        return Observed(found, found.seconds, {"target": 0.0003}, {"machine": 0.75})
+        return Observed(found, found.seconds, {"target": 0.0003}, Code(0.002, 0.001), {"machine": 0.75})
 
     def played(settings: tuple[Setting, ...], seeds: int, *, first: int, **_: object) -> dict[Setting, list[Figures]]:
         assert seeds == 1 and first == asked_seed[0]
@@ -50,7 +50,25 @@ def test_all_sixteen_cells_are_shown(run: Run, beds: list[tuple[Setting, int]]) 
     cells = [line for line in lines if "pp" in line]
     assert len(cells) == 16
     assert cells[0].split() == [
-        *("10", "1", "0%", "13.00", "(", "0%)", "11.00", "(", "0%)", "1.18", "+0", "pp", "0.30", "75%", "apart")
+        *(
+            "10",
+            "1",
+            "0%",
+            "13.00",
+            "(",
+            "0%)",
+            "11.00",
+            "(",
+            "0%)",
+            "1.18",
+            "+0",
+            "pp",
+            "11.00",
+            "(",
+            "0%)",
+            "75%",
+            "apart",
+        )
     ]
     assert "apart" not in cells[-1]  # 27 ms against 25
     assert lines[-1] == "4 of 16 cells within 10 % of latency and 10 points of offload"
@@ -60,7 +78,8 @@ def test_the_object_for_machines(run: Run, beds: list[tuple[Setting, int]]) -> N
     code, out, _ = run("testbed", "--rtt", "10", "--drafters", "2", "--jitter", "0", "--slow", "4", "--json")
     assert code == ExitCode.OK and out.count("\n") == 1
     report = json.loads(out)
-    assert set(report) == {"version", "date", "command", "baseline", "cells", "within"}
+    assert set(report) == {"version", "date", "command", "code_ms_per_pass", "baseline", "cells", "within"}
+    assert report["code_ms_per_pass"] == {"target": 2.0, "node": 1.0}
     (cell,) = report["cells"]
     assert cell["testbed"]["ms_per_token"] == pytest.approx(12.0 / 4 + 1.0)
     ((setting, seed),) = beds

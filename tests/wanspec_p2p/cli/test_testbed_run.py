@@ -29,6 +29,7 @@ def test_answers_are_the_targets_own_and_drafts_from_afar_are_in_them() -> None:
     assert found.figures.rounds < 32  # and nobody but the nodes drafted
     assert 0.0 < found.figures.seconds < found.seconds
     assert set(found.late) == {"target", "local", "node"} and found.late["local"] == 0.0 < found.late["target"]
+    assert found.code.target > 0.0 and found.code.node > 0.0
     assert set(found.cores) == {"target", "node-1", "node-2", "coordinator", "relay", "machine"}
     assert all(cores >= 0.0 for cores in found.cores.values())
 

@@ -32,7 +32,10 @@ async def started(fleet: Fleet, name: str, program: str) -> Child:
 
 
 def look(at: float, passes: int, late: float, used: float) -> Look:
-    counts = {name: {"node_passes": float(passes), "node_late_seconds": late} for name in ("node-1", "node-2")}
+    counts = {
+        name: {"node_passes": float(passes), "node_late_seconds": late, "node_pause_seconds": pause}
+        for name, pause in (("node-1", 0.001), ("node-2", 0.002))
+    }
     return Look(at, counts | {"target": {"target_passes": 1.0}}, {"target": used, "machine": 3 * used}, 2)
 
 
@@ -42,6 +45,7 @@ def test_two_looks_tell_what_was_done_between_them() -> None:
     assert after.late_since(before, "node") == pytest.approx(0.4 / 100)
     assert after.passes_since(before, "target") == 0 and after.late_since(before, "target") == 0.0
     assert after.passes_since(before, "local") == 0 and after.late_since(before, "local") == 0.0
+    assert after.pause("node") == pytest.approx(0.0015) and after.pause("local") == 0.0
     assert after.cores_since(before) == {"target": 0.25, "machine": 0.375}
 
 

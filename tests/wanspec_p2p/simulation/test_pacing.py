@@ -6,7 +6,7 @@ import random
 import pytest
 
 from tests.support.virtual_time import in_virtual_time
-from wanspec_p2p.simulation.pacing import DeviceTime, Measured, Steps, flat
+from wanspec_p2p.simulation.pacing import DeviceTime, Measured, Steps, WithCode, flat
 
 
 def test_a_targets_curve_is_flat_up_to_so_many_nodes() -> None:
@@ -114,3 +114,14 @@ async def test_what_was_computed_since_a_pass_was_asked_for_makes_it_no_longer()
     await asyncio.sleep(1.5)
     await device.run(1, asked_at)
     assert (loop.time(), device.late) == (3.5, 0.5)
+
+
+@in_virtual_time
+async def test_code_makes_passes_longer_and_what_lies_between_them_is_known() -> None:
+    device = DeviceTime(WithCode(Steps(1.0, 4), 0.25))
+    await device.run(8)
+    assert asyncio.get_running_loop().time() == 2.25 and not device.pauses
+    await asyncio.sleep(0.5)
+    await device.run(4)
+    await device.run(4)
+    assert list(device.pauses) == [0.5, 0.0]

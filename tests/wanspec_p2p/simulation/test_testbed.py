@@ -3,11 +3,12 @@ from __future__ import annotations
 import pytest
 
 from wanspec_p2p.simulation.reference import PASSES, Figures, Setting
-from wanspec_p2p.simulation.testbed import Bed, Cell, Observed, compared
+from wanspec_p2p.simulation.testbed import Bed, Cell, Code, Observed, compared
 from wanspec_p2p.simulation.wan import Wan
 
 NEAR, FAR = Cell(10.0, 2, 0.0), Cell(150.0, 1, 0.2)
 BASE = Setting(tokens=100, answers=2)
+NONE = Code()
 
 
 def figures(ms: float, local_passes: int, *, rounds: int = 40) -> Figures:
@@ -15,8 +16,8 @@ def figures(ms: float, local_passes: int, *, rounds: int = 40) -> Figures:
     return Figures(200, 200 * ms * 2.0 / 1000.0, rounds, local_passes, 800)
 
 
-def seen(found: Figures) -> Observed:
-    return Observed(found, found.seconds + 0.4, {"target": 0.0002}, {"target": 0.1, "machine": 0.5})
+def seen(found: Figures, code: Code = NONE) -> Observed:
+    return Observed(found, found.seconds + 0.4, {"target": 0.0002}, code, {"target": 0.1, "machine": 0.5})
 
 
 def test_a_cell_has_its_distance_and_everybody_times_as_stretched() -> None:
@@ -55,7 +56,7 @@ def test_figures_are_told_as_if_nothing_had_been_stretched() -> None:
     assert report["baseline"]["passes"] == 8 and report["baseline"]["ms_per_token"] == 12.0
     (cell,) = report["cells"]
     assert (cell["rtt_ms"], cell["drafters"], cell["jitter"]) == (10.0, 2, 0.0)
-    assert cell["testbed"] == cell["simulator"]
+    assert cell["testbed"] == cell["simulator"] == cell["simulator_without_code"]
     assert cell["testbed"] == {
         "ms_per_token": 10.0,
         "passes_per_token": 0.5,
@@ -66,3 +67,19 @@ def test_figures_are_told_as_if_nothing_had_been_stretched() -> None:
     }
     assert cell["submitter_ms_per_token"] == 11.0
     assert cell["late_ms_per_pass"] == {"target": 0.2} and cell["cores"] == {"target": 0.1, "machine": 0.5}
+
+
+def test_the_simulator_is_told_how_long_code_took_in_the_mean_and_plays_without_it_too() -> None:
+    bed = Bed((NEAR, FAR), BASE, 2.0)
+    observed = [seen(figures(12.0, 100), Code(0.001, 0.002)), seen(figures(12.0, 100), Code(0.003, 0.004))]
+    coded = bed.with_code(observed)
+    setting = coded.setting(NEAR)
+    assert (setting.target_code, setting.node_code) == pytest.approx((0.002, 0.003))  # which nobody stretches
+    assert (setting.verify, setting.draft) == (0.06, 0.01)
+    played = {one: [figures(12.0, 100)] for one in coded.settings} | {one: [figures(9.0, 60)] for one in bed.settings}
+    report = compared(bed, observed, played)
+    assert report["code_ms_per_pass"] == {"target": 2.0, "node": 3.0} and report["within"] == 2
+    assert report["baseline"]["ms_per_token"] == 12.0
+    near, far = report["cells"]
+    assert near["code_ms_per_pass"] == {"target": 1.0, "node": 2.0} != far["code_ms_per_pass"]
+    assert (near["simulator"]["ms_per_token"], near["simulator_without_code"]["ms_per_token"]) == (12.0, 9.0)
