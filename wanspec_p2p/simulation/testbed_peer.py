@@ -145,8 +145,8 @@ class _Peer:
         return self._metered("target", SimulatedTarget(self.text, pace), pace)
 
     def counts(self) -> dict[str, float]:
-        """Sessions drafted for now; and so far, by model: passes, the seconds by which they ended too late, and the median
-        of what lay between them."""
+        """Sessions drafted for now; and so far, by model: passes, the seconds by which they ended too late, and what
+        lay between them in the median."""
         found: dict[str, float] = {"sessions": self.sessions()}
         for name, (model, pace) in self._models.items():
             found[f"{name}_passes"], found[f"{name}_late_seconds"] = model.passes, pace.late
