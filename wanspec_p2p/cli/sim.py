@@ -46,6 +46,12 @@ def reference(
     ] = None,
     rtt: Annotated[str | None, typer.Option(help="Round trips in milliseconds, with commas.")] = None,
     drafters: Annotated[str, typer.Option(help="Drafters of an answer, with commas.")] = "2,4",
+    target_code: Annotated[
+        float, typer.Option(help="Milliseconds of our own code for each pass of the target.", min=0.0, max=1000.0)
+    ] = 0.0,
+    node_code: Annotated[
+        float, typer.Option(help="Milliseconds of our own code for each pass of a node.", min=0.0, max=1000.0)
+    ] = 0.0,
     jobs: Annotated[int, typer.Option(help="Processes that play at the same time.", min=1, max=256)] = 2,
     ablate: Annotated[bool, typer.Option("--ablate", help="With one thing changed at a time.")] = False,
     ideal: Annotated[
@@ -61,6 +67,8 @@ def reference(
 
     if ideal and ablate:
         raise ConfigError("--ideal knows the reference only: leave --ablate away")
+    if ideal and (target_code or node_code):
+        raise ConfigError("--ideal has nothing take time but passes and ways: leave --target-code and --node-code away")
     if figure is not None:
         _check_figure(figure, ablate=ablate)
     usual = ABLATION_RTT_MS if ablate else QUICK_RTT_MS if quick else RTT_MS
@@ -68,6 +76,7 @@ def reference(
     counts = whole("--drafters", drafters, MAX_DRAFTERS)
     base = Setting(tokens=64, warm_up=32) if quick else Setting()
     base = base if tokens is None else replace(base, tokens=tokens)
+    base = replace(base, target_code=target_code / 1e3, node_code=node_code / 1e3)
     variants = ablations(base) if ablate else {"": Variant(base)}
     plans = {name: Plan(variant, distances, counts) for name, variant in variants.items()}
     chosen = seeds or (1 if quick else SEEDS)
@@ -75,6 +84,7 @@ def reference(
     flags = {"--ablate": ablate, "--ideal": ideal, "--quick": quick}
     words = ["wanspec sim reference", *(flag for flag, given in flags.items() if given)]
     words += [f"--seeds {chosen}", *([] if tokens is None else [f"--tokens {tokens}"])]
+    words += [f"{flag} {ms:g}" for flag, ms in (("--target-code", target_code), ("--node-code", node_code)) if ms]
     words += [f"--rtt {listed(distances)}", f"--drafters {listed(counts)}"]
     report: dict[str, Any] = {"version": __version__, "date": today(), "command": " ".join(words), "seeds": chosen}
     report |= {"ideal": True} if ideal else {}

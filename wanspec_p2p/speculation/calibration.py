@@ -7,6 +7,7 @@ against what came true and believes accordingly (`Reliability`). Neither has a c
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -28,6 +29,7 @@ MEMORY = 0.998
 TRUST_MEMORY = 0.98
 
 
+@functools.lru_cache(maxsize=4096)
 def quantised(probability: float) -> int:
     """A chance as it travels: its log-odds in CONFIDENCE_MAX equal steps."""
     if not 0.0 < probability < 1.0:

@@ -83,7 +83,10 @@ class SessionStats:
     drafters: dict[PeerId, DrafterStats] = field(default_factory=dict)  # the target's own, `LOCAL`, is one of them
 
     def of(self, drafter: PeerId) -> DrafterStats:
-        return self.drafters.setdefault(drafter, DrafterStats())
+        own = self.drafters.get(drafter)
+        if own is None:
+            own = self.drafters[drafter] = DrafterStats()
+        return own
 
     @property
     def peers(self) -> dict[PeerId, DrafterStats]:

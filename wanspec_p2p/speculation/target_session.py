@@ -132,6 +132,7 @@ class TargetSession:
         self._answer_len = len(spec.committed)
         self._candidates = Candidates((), (), ())
         self._offered: Candidates | None = None  # of which the next pass may have a share
+        self._beliefs: dict[int, float] = {}  # by node, within one look at the tree
         self._progress = 1.0  # tokens of a pass, lately
         self._cached = 0  # positions in the model's cache that belong to the committed prefix
         self._keep: tuple[int, ...] = ()  # candidates of the last pass to add to them
@@ -147,6 +148,7 @@ class TargetSession:
         handler = TRANSITIONS.get((self.state, type(event)))
         if handler is None:
             raise LocalProtocolError(f"{type(event).__name__} in state {self.state.name}")
+        self._beliefs.clear()
         instructions = handler(self, event)
         self._offered = None  # something has happened since
         return instructions
@@ -176,6 +178,7 @@ class TargetSession:
         """What it could do with the pass that is made up now; nothing unless it waits for one."""
         if self.state is not TargetState.WAITING:
             return Wish()
+        self._beliefs.clear()  # other sessions have learned something, maybe
         self._offered = self._choose()
         local, policy = self._local, self.policy
         chances, progress = self._offered.chances, self._progress
@@ -220,9 +223,15 @@ class TargetSession:
 
         Of all who brought it, the one believed most counts: a peer that comes first and claims little hides nothing.
         """
-        return max(
-            self._believed(peer, UNSURE if claim is None else claim) for peer, claim in self.tree[node].claims.items()
-        )
+        known = self._beliefs.get(node)
+        if known is None:
+            known = self._beliefs[node] = max(
+                [
+                    self._believed(peer, UNSURE if claim is None else claim)
+                    for peer, claim in self.tree[node].claims.items()
+                ]
+            )
+        return known
 
     def _believed(self, peer: PeerId, claim: int) -> float:
         """Our own drafter's claims are what we have learned of it already: to judge them again adds noise alone."""

@@ -25,8 +25,13 @@ def session_hash(session: SessionId) -> bytes:
     return blake2b(session.encode(), digest_size=HASH_BYTES, person=b"wanspec.prefix").digest()
 
 
+_EMPTY = blake2b(digest_size=HASH_BYTES, person=b"wanspec.prefix")
+
+
 def chain_hash(before: bytes, token: TokenId) -> bytes:
-    return blake2b(before + token.to_bytes(4, "little"), digest_size=HASH_BYTES, person=b"wanspec.prefix").digest()
+    hashed = _EMPTY.copy()
+    hashed.update(before + token.to_bytes(4, "little"))
+    return hashed.digest()
 
 
 def chain_end(length: int, prefix_hash: bytes, tokens: Sequence[TokenId]) -> tuple[int, bytes]:

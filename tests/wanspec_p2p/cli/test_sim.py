@@ -75,8 +75,16 @@ def test_ideal_drafters_are_told_as_such(run: Run) -> None:
     report = json.loads(run(*arguments, "--json")[1])
     assert report["ideal"] is True and set(report["r2"]) == LISTS
     assert "1 answer of each setting, calculated for ideal drafters" in run(*arguments)[1]
-    code, _, err = run("sim", "reference", "--ideal", "--ablate")
-    assert code == ExitCode.USAGE and "leave --ablate away" in err
+    for other in (("--ablate",), ("--node-code", "1")):
+        code, _, err = run("sim", "reference", "--ideal", *other)
+        assert code == ExitCode.USAGE and other[0] in err and err.rstrip().endswith("away")
+
+
+def test_code_takes_what_it_is_said_to_take(run: Run, plays: list[tuple[Setting, int]]) -> None:
+    arguments = ("sim", "reference", "--quick", "--rtt", "0", "--jobs", "1", "--json")
+    report = json.loads(run(*arguments, "--target-code", "2", "--node-code", "0.5")[1])
+    assert "--target-code 2 --node-code 0.5 --rtt" in report["command"]
+    assert {(setting.target_code, setting.node_code) for setting, _ in plays} == {(0.002, 0.0005)}
 
 
 def test_ablations_are_told_by_name(run: Run, plays: list[tuple[Setting, int]]) -> None:
