@@ -24,6 +24,8 @@ __all__ = ["app"]
 app = typer.Typer(help="Measure how loaded services are, by region and hour.", no_args_is_help=True)
 
 LONGEST = 366 * 86400.0
+SHORTEST_NAME = 9
+"""Columns that a region's name has on a narrow screen."""
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -164,8 +166,9 @@ def _show_map(found: LoadMap) -> None:
 
     if found.synthetic:
         say("These delays are synthetic: made up, not observed.")
-    table = Table("region", box=None, pad_edge=False)
-    for heading in ("measured", "failed", "first token p50/p90/p99", "per token p50/p90/p99", "busiest hour"):
+    table = Table(box=None, pad_edge=False)
+    table.add_column("region", overflow="fold", min_width=SHORTEST_NAME)
+    for heading in ("measured", "failed", "first token\np50/p90/p99", "per token\np50/p90/p99", "busiest\nhour, UTC"):
         table.add_column(heading, justify="right", no_wrap=True)
     for region in found.regions:
         table.add_row(
@@ -185,7 +188,7 @@ def _milliseconds(found: Percentiles | None) -> str:
 
 def _busiest(region: Region) -> str:
     load, hour = max(((h.load, h.hour) for h in region.hours if h.load is not None), default=(0.0, 0))
-    return f"{hour:02d}:00 UTC, × {load:.2f}" if load else "–"
+    return f"{hour:02d}:00 × {load:.2f}" if load else "–"
 
 
 def _seconds(flag: str, text: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +28,15 @@ __all__ = ["app"]
 
 app = typer.Typer(help="Play the shipped code in virtual time.", no_args_is_help=True)
 
+
+class ReferenceLaw(enum.StrEnum):
+    """`simulation.reference.LawName`, as a flag has it."""
+
+    IID = "iid"
+    CALIBRATED = "calibrated"
+    RECORDED = "recorded"
+
+
 SEEDS = 8
 QUICK_RTT_MS = (0.0, 30.0, 100.0)
 LONGEST_RTT_MS = 10_000.0
@@ -46,6 +56,9 @@ def reference(
     ] = None,
     rtt: Annotated[str | None, typer.Option(help="Round trips in milliseconds, with commas.")] = None,
     drafters: Annotated[str, typer.Option(help="Drafters of an answer, with commas.")] = "2,4",
+    law: Annotated[
+        ReferenceLaw, typer.Option(help="How right drafters are: by chances, or as a recorded SmolLM2 pair was.")
+    ] = ReferenceLaw.IID,
     target_code: Annotated[
         float, typer.Option(help="Milliseconds of our own code for each pass of the target.", min=0.0, max=1000.0)
     ] = 0.0,
@@ -67,6 +80,8 @@ def reference(
 
     if ideal and ablate:
         raise ConfigError("--ideal knows the reference only: leave --ablate away")
+    if ideal and law is not ReferenceLaw.IID:
+        raise ConfigError("--ideal knows chances alone: leave --law away")
     if ideal and (target_code or node_code):
         raise ConfigError("--ideal has nothing take time but passes and ways: leave --target-code and --node-code away")
     if figure is not None:
@@ -76,7 +91,7 @@ def reference(
     counts = whole("--drafters", drafters, MAX_DRAFTERS)
     base = Setting(tokens=64, warm_up=32) if quick else Setting()
     base = base if tokens is None else replace(base, tokens=tokens)
-    base = replace(base, target_code=target_code / 1e3, node_code=node_code / 1e3)
+    base = replace(base, law=law.value, target_code=target_code / 1e3, node_code=node_code / 1e3)
     variants = ablations(base) if ablate else {"": Variant(base)}
     plans = {name: Plan(variant, distances, counts) for name, variant in variants.items()}
     chosen = seeds or (1 if quick else SEEDS)
@@ -84,6 +99,7 @@ def reference(
     flags = {"--ablate": ablate, "--ideal": ideal, "--quick": quick}
     words = ["wanspec sim reference", *(flag for flag, given in flags.items() if given)]
     words += [f"--seeds {chosen}", *([] if tokens is None else [f"--tokens {tokens}"])]
+    words += [] if law is ReferenceLaw.IID else [f"--law {law.value}"]
     words += [f"{flag} {ms:g}" for flag, ms in (("--target-code", target_code), ("--node-code", node_code)) if ms]
     words += [f"--rtt {listed(distances)}", f"--drafters {listed(counts)}"]
     report: dict[str, Any] = {"version": __version__, "date": today(), "command": " ".join(words), "seeds": chosen}

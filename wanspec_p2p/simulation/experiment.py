@@ -87,7 +87,7 @@ class Plan:
 
 
 def ablations(base: Setting) -> dict[str, Variant]:
-    """By what is changed."""
+    """By what is changed. With a law of a recording, mechanisms and links alone: they are what it is to judge."""
 
     def local(drafting: LocalDrafting) -> Policy:
         return replace(base.policy, local=drafting)
@@ -104,15 +104,21 @@ def ablations(base: Setting) -> dict[str, Variant]:
         "verdicts say nothing of what others drafted": Variant(replace(base, policy=replace(base.policy, outlook=0))),
         "drafters do not rest for verdicts": Variant(replace(base, rests=False)),
         "chain only": Variant(replace(base, chain=True, policy=local(LocalDrafting(rows=1, candidates=1)))),
+        **(_other_laws(base) if base.law == "iid" else {}),
+        "jitter 20 %": Variant(replace(base, wan=Wan(jitter=0.2))),
+        "1 % stalls of 400 ms": Variant(replace(base, wan=stalls)),
+        "1 % stalls of 400 ms, a spare node": Variant(replace(base, wan=stalls, spares=1)),
+        "1 % stalls of 400 ms, a spare node, hedging off": Variant(replace(base, wan=stalls, spares=1, hedge=False)),
+    }
+
+
+def _other_laws(base: Setting) -> dict[str, Variant]:
+    return {
         **{
             f"first rank right at {alpha:.1f}": Variant(replace(base, ranks=_ranks(alpha))) for alpha in (0.6, 0.7, 0.9)
         },
         "calibrated SmolLM2": Variant(replace(base, law="calibrated")),
         "recorded SmolLM2": Variant(replace(base, law="recorded")),
-        "jitter 20 %": Variant(replace(base, wan=Wan(jitter=0.2))),
-        "1 % stalls of 400 ms": Variant(replace(base, wan=stalls)),
-        "1 % stalls of 400 ms, a spare node": Variant(replace(base, wan=stalls, spares=1)),
-        "1 % stalls of 400 ms, a spare node, hedging off": Variant(replace(base, wan=stalls, spares=1, hedge=False)),
     }
 
 

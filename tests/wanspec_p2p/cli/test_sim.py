@@ -75,9 +75,20 @@ def test_ideal_drafters_are_told_as_such(run: Run) -> None:
     report = json.loads(run(*arguments, "--json")[1])
     assert report["ideal"] is True and set(report["r2"]) == LISTS
     assert "1 answer of each setting, calculated for ideal drafters" in run(*arguments)[1]
-    for other in (("--ablate",), ("--node-code", "1")):
+    for other in (("--ablate",), ("--node-code", "1"), ("--law", "recorded")):
         code, _, err = run("sim", "reference", "--ideal", *other)
         assert code == ExitCode.USAGE and other[0] in err and err.rstrip().endswith("away")
+
+
+def test_mechanisms_are_judged_with_a_recorded_pair(run: Run, plays: list[tuple[Setting, int]]) -> None:
+    arguments = ("sim", "reference", "--ablate", "--law", "recorded", "--rtt", "10", "--drafters", "2")
+    code, out, err = run(*arguments, "--seeds", "1", "--jobs", "1", "--json")
+    assert code == ExitCode.OK, err
+    report = json.loads(out)
+    assert "--law recorded --rtt" in report["command"]
+    assert {"lanes off", "one drafter", "1 % stalls of 400 ms"} < set(report["variants"])
+    assert not any("SmolLM2" in name or "first rank" in name for name in report["variants"])
+    assert {setting.law for setting, _ in plays} == {"recorded"}
 
 
 def test_code_takes_what_it_is_said_to_take(run: Run, plays: list[tuple[Setting, int]]) -> None:
