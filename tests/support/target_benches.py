@@ -23,6 +23,7 @@ from wanspec_p2p.links.memory import MemoryTransport, Path
 from wanspec_p2p.links.peer import accept
 from wanspec_p2p.protocol.codec import AT_TARGET_FROM_NODE
 from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.speculation.pace import Knowledge
 from wanspec_p2p.speculation.target_session import SessionSpec, TargetSession
 from wanspec_p2p.target.drafters import DrafterPool
 from wanspec_p2p.target.engine import Engine
@@ -121,12 +122,14 @@ class PoolBench:
         await until(lambda: self.came > came)
         return node
 
-    def session(self, name: str = "s", *, count: int = 8, sampling: Sampling | None = None) -> SessionRunner:
+    def session(
+        self, name: str = "s", *, count: int = 8, sampling: Sampling | None = None, knowledge: Knowledge | None = None
+    ) -> SessionRunner:
         """An answer under way; its tokens are in `answers`."""
         spec = SessionSpec(SessionId(name), (1, 2, 3), SEED, sampling or Sampling(), 256, count)
         answer = self.answers[name] = []
         runner = SessionRunner(
-            TargetSession(spec),
+            TargetSession(spec, knowledge=knowledge),
             self.engine,
             self.pool,
             lambda emit: answer.extend(t.token for t in emit.tokens),

@@ -110,14 +110,18 @@ class Reliability:
         self._claimed = 0.0
         self._known: dict[int, float] = {}
 
+    @property
+    def honesty(self) -> float:
+        """Tokens that were right, of those that its claims promised; never above 1, and 1 to begin with."""
+        return min(1.0, (self._right + 1.0) / (self._claimed + 1.0))
+
     def believed(self, confidence: int) -> float:
         """The chance that a token of this confidence is right where the token before it is."""
         known = self._known.get(confidence)
         if known is None:
             bucket = _bucket(confidence)
             # A drafter that promised too much so far is believed less in what it has not been tried on, too.
-            honesty = min(1.0, (self._right + 1.0) / (self._claimed + 1.0))
-            claim = chance(confidence) * honesty
+            claim = chance(confidence) * self.honesty
             known = (self._hits[bucket] + DOUBT * claim) / (self._decided[bucket] + DOUBT)
             self._known[confidence] = known
         return known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import structlog
@@ -14,6 +15,7 @@ from wanspec_p2p.protocol.target_to_node import TargetToNode
 from wanspec_p2p.security.leases import LEEWAY_SECONDS, LeaseClaims, check
 from wanspec_p2p.speculation.hedging import Lead
 from wanspec_p2p.speculation.instructions import AnnounceVerdict, OpenDraft, SendVerdict
+from wanspec_p2p.speculation.pace import Knowledge
 from wanspec_p2p.target.draft_link import DraftLink, attach
 from wanspec_p2p.target.runner import SessionRunner
 from wanspec_p2p.types import PeerId
@@ -26,6 +28,11 @@ RENEWAL_SECONDS = 60.0
 """How much longer after the coordinator is back: nodes have to find it again before it can renew their leases."""
 MAX_REVOKED = 65_536
 """Revocations that are remembered; leases run out long before so many have come."""
+
+PATIENCE_PASSES = 3.0
+USUAL_PASS_SECONDS, USUAL_RTT = 0.03, 0.05
+"""Before any was measured."""
+LEAST_EXPECTED = 2.0**-64
 
 log = structlog.get_logger(__name__)
 
@@ -213,7 +220,8 @@ class DrafterPool:
             if node not in drafting and node not in self._sessions[runner] and not link.ending
         ]
         taken = [self._links[node].lease for node in drafting if node in self._links]
-        return min(free, key=lambda link: _preference(link, taken), default=None)
+        knowledge = runner.session.knowledge
+        return min(free, key=lambda link: _preference(link, taken, _expected(link, knowledge)), default=None)
 
     # Hedging: a silent drafter gets a rival on its lane, and whoever drafts first keeps it
 
@@ -270,11 +278,25 @@ class DrafterPool:
         return ORPHAN_SECONDS if away_lately else LEEWAY_SECONDS
 
 
-def _preference(link: DraftLink, taken: list[LeaseClaims]) -> tuple[bool, bool, int, int]:
-    """Lowest first: another owner, another site, then the least busy, then whoever was asked least often."""
+def _expected(link: DraftLink, knowledge: Knowledge) -> float:
+    """Which share of what an idle, honest node next door would bring in time this one can be expected to bring.
+
+    As the coordinator reckons (`coordinator.matching`): who serves several drafts for each less often, what is claimed
+    comes true as often as it did, and e^(-t/D) is the chance that a time t is not too late. D is some of this target's
+    own passes, as many as drafts of use run ahead of.
+    """
+    patience = PATIENCE_PASSES * (knowledge.verify.mean or USUAL_PASS_SECONDS)
+    in_time = math.exp(-(USUAL_RTT if link.rtt is None else link.rtt) / patience)
+    return knowledge.reliability(link.node).honesty * in_time / (1.0 + link.load)
+
+
+def _preference(link: DraftLink, taken: list[LeaseClaims], expected: float) -> tuple[bool, bool, int, int, int]:
+    """Lowest first: another owner, another site, then who can be expected to bring most, then the least busy, then
+    whoever was asked least often. What lies within a factor of √2 is no difference, or load would not spread."""
     return (
         any(lease.owner == link.lease.owner for lease in taken),
         any(lease.site == link.lease.site for lease in taken),
+        -round(2.0 * math.log2(max(expected, LEAST_EXPECTED))),
         link.load,
         link.opened,
     )

@@ -14,6 +14,8 @@ from wanspec_p2p.protocol.node_to_target import Decline, Draft
 from wanspec_p2p.protocol.target_to_node import Close
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.security.leases import LEEWAY_SECONDS
+from wanspec_p2p.speculation.pace import Knowledge
+from wanspec_p2p.speculation.sampling import CONFIDENCE_MAX
 from wanspec_p2p.target import drafters
 from wanspec_p2p.target.drafters import ORPHAN_SECONDS, RENEWAL_SECONDS
 from wanspec_p2p.types import Sampling
@@ -302,6 +304,23 @@ async def test_other_owners_then_other_sites_then_the_least_busy_are_preferred()
         await settled()
         chosen = [[owners[node] for node in runner.session.drafters] for runner in pairs]
         assert chosen == [[a1, b2], [a2, b1]]
+        await bench.finish()
+
+
+@in_virtual_time
+async def test_the_honest_and_the_near_are_preferred_to_liars_and_the_far() -> None:
+    async with PoolBench(per_session=3) as bench:
+        far = await bench.node(back=Path(delay=2.0))
+        liar, honest = await bench.node(), await bench.node()
+        names = {node.identity.peer_id: name for node, name in ((far, "far"), (liar, "liar"), (honest, "honest"))}
+        links = [bench.pool.link(node) for node in names]
+        await until(lambda: all(link is not None and link.rtt is not None for link in links))
+        knowledge = Knowledge()
+        for _ in range(20):
+            knowledge.reliability(liar.identity.peer_id).decided(CONFIDENCE_MAX, False)
+        runner = bench.session(knowledge=knowledge)
+        await settled()
+        assert [names[node] for node in runner.session.drafters] == ["honest", "liar", "far"]
         await bench.finish()
 
 
