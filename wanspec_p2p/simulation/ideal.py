@@ -5,7 +5,7 @@ without a loss; they draft best first by the true chances of every candidate; th
 in its cache; messages take half a round trip and nothing else takes any time. What is kept is what nobody can do away
 with: passes take their time and have their rows, a verdict is heeded by the next pass, and an answer begins with
 nothing drafted. The text and the drafter's luck with it are those of the shipped plays of the same seed. It says how
-far from there the shipped code is, and which aims no better code would reach.
+far from there the shipped code is; it is no proven bound, since best first is the best order for one round alone.
 """
 
 from __future__ import annotations
