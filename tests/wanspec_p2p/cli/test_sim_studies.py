@@ -19,6 +19,7 @@ def bad(drafters: str, *, local: bool, kept: bool) -> dict[str, Any]:
         "local_drafter": local,
         "ms_per_token": 30.5,
         "alone_ms_per_token": 30.0,
+        "tree_ms_per_token": 29.5 if local else None,
         "speed_ratio": 0.984,
         "latency_ratio": 1.017,
         "kept": kept,

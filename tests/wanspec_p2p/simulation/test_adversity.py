@@ -55,6 +55,7 @@ def test_each_line_says_whether_its_promise_is_kept(pace: dict[str, float]) -> N
     pace |= {"lying": 0.0308, "lossy": 0.0135, "identical": 7}
     found = study(Adversity(32), 1, lambda *progress: None)
     lying = {line["local_drafter"]: line for line in found["never_slower"] if line["drafters"] == "lying"}
+    assert {line["tree_ms_per_token"] for line in found["never_slower"]} == {None, 30.0}
     assert lying[False]["kept"] and lying[False]["speed_ratio"] == pytest.approx(0.974, abs=1e-3)
     assert not lying[True]["kept"] and lying[True]["latency_ratio"] == pytest.approx(1.0267, abs=1e-3)
     assert {(line["loss_per_round"], line["kept"]) for line in found["churn"]} == {(0.001, False), (0.01, True)}
