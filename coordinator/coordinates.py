@@ -58,13 +58,19 @@ class Accuracy:
     """|predicted - measured| / measured, of the last `ERRORS_KEPT`; None before there was one."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    rtt: float  # seconds
+    hearsay: bool
+
+
 @dataclass(slots=True)
 class _Point:
     at: list[float]
     height: float
     error: float = FIRST_ERROR
     still: bool = False
-    partners: OrderedDict[PeerId, float] = field(default_factory=OrderedDict)  # seconds; whose turn is next comes first
+    partners: OrderedDict[PeerId, _Known] = field(default_factory=OrderedDict)  # whose turn is next comes first
 
     @property
     def doubt(self) -> float:
@@ -96,18 +102,33 @@ class Coordinates:
 
         What cannot be a round trip (not a number, infinite, negative, to oneself) is passed over.
         """
-        if one == other or not math.isfinite(rtt) or rtt < 0:
-            return
-        rtt = min(max(rtt, SHORTEST), LONGEST)
-        self._check(one, other, rtt)
+        if _is_round_trip(one, other, rtt):
+            known = _Known(min(max(rtt, SHORTEST), LONGEST), hearsay=False)
+            self._check(one, other, known.rtt)
+            self._take(one, other, known)
+
+    def hear(self, one: PeerId, other: PeerId, rtt: float) -> None:
+        """As `observe`, of what one of the two says of itself, before they have anything to do with each other.
+
+        It does not replace what was observed, and no prediction is judged by it: nobody relied on one.
+        """
+        found = self._known(one, other)
+        if _is_round_trip(one, other, rtt) and (found is None or found.hearsay):
+            self._take(one, other, _Known(min(max(rtt, SHORTEST), LONGEST), hearsay=True))
+
+    def _take(self, one: PeerId, other: PeerId, known: _Known) -> None:
         for peer, partner in ((one, other), (other, one)):
-            point = self._points.get(peer) or self._new(peer, partner, rtt)
-            self._remember(point, partner, rtt)
+            point = self._points.get(peer) or self._new(peer, partner, known.rtt)
+            self._remember(point, partner, known)
         for peer in (one, other):
             self._relax(self._points[peer])
 
     def measured(self, one: PeerId, other: PeerId) -> float | None:
         """Seconds, as it was last measured; None where it never was, or too long ago to be remembered."""
+        known = self._known(one, other)
+        return None if known is None else known.rtt
+
+    def _known(self, one: PeerId, other: PeerId) -> _Known | None:
         for peer, partner in ((one, other), (other, one)):
             point = self._points.get(peer)
             if point is not None and partner in point.partners:
@@ -151,9 +172,9 @@ class Coordinates:
         return point
 
     @staticmethod
-    def _remember(point: _Point, partner: PeerId, rtt: float) -> None:
+    def _remember(point: _Point, partner: PeerId, known: _Known) -> None:
         first = partner not in point.partners
-        point.partners[partner] = rtt
+        point.partners[partner] = known
         if first:
             point.partners.move_to_end(partner, last=False)  # its turn is now
             if len(point.partners) > MAX_PARTNERS:
@@ -161,11 +182,11 @@ class Coordinates:
 
     def _relax(self, point: _Point) -> None:
         for _ in range(1 if point.still else min(STEPS, len(point.partners))):
-            partner, rtt = next(iter(point.partners.items()))
+            partner, known = next(iter(point.partners.items()))
             point.partners.move_to_end(partner)
             there = self._points.get(partner)
             if there is not None:
-                self._step(point, there, rtt)
+                self._step(point, there, known.rtt)
 
     def _step(self, here: _Point, there: _Point, rtt: float) -> None:
         """One step of the paper's algorithm (its figure 3, with the height vectors of its section 5.4)."""
@@ -190,6 +211,10 @@ class Coordinates:
         drawn = [self._rng.gauss(0.0, 1.0) for _ in range(DIMENSIONS)]
         length = math.hypot(*drawn) or 1.0
         return [x / length for x in drawn]
+
+
+def _is_round_trip(one: PeerId, other: PeerId, rtt: float) -> bool:
+    return one != other and math.isfinite(rtt) and rtt >= 0
 
 
 def _way(here: _Point, there: _Point) -> float:

@@ -12,6 +12,7 @@ import structlog
 from coordinator.events import (
     DraftersAsked,
     Event,
+    LandmarkTimed,
     LeaseAnswered,
     LinkId,
     NodeBeat,
@@ -32,9 +33,16 @@ from wanspec_p2p.links.base import Transport
 from wanspec_p2p.links.peer import PeerLink, accept
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.codec import AT_COORDINATOR_FROM_NODE, AT_COORDINATOR_FROM_TARGET
-from wanspec_p2p.protocol.common_messages import SUCCESSION
+from wanspec_p2p.protocol.common_messages import LANDMARKS, SUCCESSION
 from wanspec_p2p.protocol.coordinator_to_target import ReceiptsStored
-from wanspec_p2p.protocol.node_to_coordinator import Drain, Heartbeat, LeaseAnswer, ProbeResult, RegisterNode
+from wanspec_p2p.protocol.node_to_coordinator import (
+    Drain,
+    Heartbeat,
+    LeaseAnswer,
+    ProbeResult,
+    RegisterNode,
+    Timed,
+)
 from wanspec_p2p.protocol.target_to_coordinator import (
     DraftersWanted,
     Failed,
@@ -93,7 +101,7 @@ class Endpoints:
             role=Role.COORDINATOR,
             roles=frozenset({role}),
             clock=self._executor.clock,
-            features=(SUCCESSION,),
+            features=(SUCCESSION, LANDMARKS),
             succession=self._executor.succession,
         )
 
@@ -170,7 +178,8 @@ class _Connection:
         self._admitted()
         at = executor.clock.monotonic()
         if isinstance(message, RegisterNode):
-            executor.post(NodeRegistered(at, self._number, enrolment.peer, enrolment.pool, message))
+            landmarks = LANDMARKS in self._link.features
+            executor.post(NodeRegistered(at, self._number, enrolment.peer, enrolment.pool, message, landmarks))
         else:
             executor.post(TargetRegistered(at, self._number, enrolment.peer, enrolment.pool, message))
 
@@ -193,6 +202,8 @@ class _Connection:
                 self._executor.post(TargetBeat(at, number, message, self._link.rtt, self._link.jitter))
             case ProbeResult():
                 raise RemoteProtocolError("no probe was asked for")
+            case Timed() if LANDMARKS not in self._link.features:
+                raise RemoteProtocolError("no landmarks were given")
             case RegisterNode() | RegisterTarget():
                 raise RemoteProtocolError("a link registers once")
             case _:
@@ -218,6 +229,7 @@ class _Connection:
 
 _EVENTS: dict[type, Callable[[float, LinkId, Any], Event]] = {
     LeaseAnswer: LeaseAnswered,
+    Timed: LandmarkTimed,
     Drain: lambda at, link, message: NodeDraining(at, link, message.reason),
     DraftersWanted: DraftersAsked,
     TargetDrain: lambda at, link, message: TargetDraining(at, link, message.reason),

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from wanspec_p2p.protocol.node_to_coordinator import Heartbeat, LeaseAnswer, RegisterNode
+from wanspec_p2p.protocol.node_to_coordinator import Heartbeat, LeaseAnswer, RegisterNode, Timed
 from wanspec_p2p.protocol.target_to_coordinator import DraftersWanted, Receipt, RegisterTarget, TargetHeartbeat
 from wanspec_p2p.types import PeerId
 
 __all__ = [
     "DraftersAsked",
     "Event",
+    "LandmarkTimed",
     "LeaseAnswered",
     "LinkId",
     "NodeBeat",
@@ -34,13 +35,14 @@ LinkId: TypeAlias = int
 
 @dataclass(frozen=True, slots=True)
 class NodeRegistered:
-    """A node the ledger admits has said what it can do."""
+    """A node the ledger admits has said what it can do. `landmarks`: its link has the feature of that name."""
 
     at: float
     link: LinkId
     peer: PeerId
     pool: str
     message: RegisterNode
+    landmarks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,13 @@ class LeaseAnswered:
     at: float
     link: LinkId
     message: LeaseAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class LandmarkTimed:
+    at: float
+    link: LinkId
+    message: Timed
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +145,7 @@ PeerEvent: TypeAlias = (
     NodeRegistered
     | NodeBeat
     | LeaseAnswered
+    | LandmarkTimed
     | NodeDraining
     | NodeLost
     | TargetRegistered

@@ -8,6 +8,7 @@ from typing import TypeAlias
 from coordinator.events import LinkId
 from wanspec_p2p.errors import CloseCode
 from wanspec_p2p.protocol.common_messages import LeaseRevoked, Registered
+from wanspec_p2p.protocol.coordinator_to_node import Landmarks
 from wanspec_p2p.protocol.coordinator_to_target import Drafters
 from wanspec_p2p.types import PeerId
 
@@ -40,7 +41,7 @@ class LeaseTerms:
 @dataclass(frozen=True, slots=True)
 class Send:
     link: LinkId
-    message: Registered | LeaseRevoked | Drafters
+    message: Registered | LeaseRevoked | Landmarks | Drafters
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass, field
 
 from coordinator.acceptance import Positions
@@ -13,7 +14,7 @@ from wanspec_p2p.protocol.node_to_coordinator import DrafterModel
 from wanspec_p2p.protocol.target_to_coordinator import ServedModel
 from wanspec_p2p.types import PeerId
 
-__all__ = ["LeaseRecord", "NodeRecord", "PeerState", "Tally", "TargetRecord", "WantRecord"]
+__all__ = ["LeaseRecord", "NodeRecord", "PeerState", "Survey", "Tally", "TargetRecord", "WantRecord"]
 
 
 class PeerState(enum.Enum):
@@ -35,6 +36,18 @@ class Tally:
 
 
 @dataclass(slots=True)
+class Survey:
+    """What a node was asked to time. Written by `landmarks` alone."""
+
+    round: int = 0
+    began_at: float = -math.inf  # the round
+    asked_at: float = -math.inf  # the last message
+    version: int = -1  # of the targets that were chosen from
+    links: dict[PeerId, LinkId] = field(default_factory=dict)  # this round's targets; one that came again has another
+    open: set[PeerId] = field(default_factory=set)  # not answered yet
+
+
+@dataclass(slots=True)
 class NodeRecord:
     link: LinkId
     peer: PeerId
@@ -50,6 +63,7 @@ class NodeRecord:
     sessions: int = 0
     rtt: float | None = None  # to the coordinator, in seconds: as we measure it, or else as the peer says
     jitter: float | None = None
+    survey: Survey | None = None  # None: its link lacks the feature
 
 
 @dataclass(slots=True)

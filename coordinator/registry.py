@@ -22,6 +22,7 @@ from coordinator.coordinates import Accuracy, Coordinates
 from coordinator.events import (
     DraftersAsked,
     Event,
+    LandmarkTimed,
     LeaseAnswered,
     LinkId,
     NodeBeat,
@@ -37,9 +38,10 @@ from coordinator.events import (
     Tick,
 )
 from coordinator.instructions import Close, Instruction, Send, TargetGone
+from coordinator.landmarks import LandmarkBook
 from coordinator.lease_book import LeaseBook
 from coordinator.matching import Candidate, Want
-from coordinator.records import LeaseRecord, NodeRecord, PeerState, Tally, TargetRecord
+from coordinator.records import LeaseRecord, NodeRecord, PeerState, Survey, Tally, TargetRecord
 from wanspec_p2p.errors import CloseCode, LocalProtocolError
 from wanspec_p2p.protocol.common_messages import Registered
 from wanspec_p2p.protocol.coordinator_to_target import Drafters
@@ -87,6 +89,7 @@ class Registry:
         self._nodes: dict[PeerId, NodeRecord] = {}
         self._targets: dict[PeerId, TargetRecord] = {}
         self._links: dict[LinkId, NodeRecord | TargetRecord] = {}
+        self._landmarks = LandmarkBook(self._targets)
         self._book = LeaseBook(
             self._nodes, self._targets, new_id=new_id, lease_seconds=lease_seconds, offer_seconds=offer_seconds
         )
@@ -161,6 +164,7 @@ class Registry:
             slots=message.slots,
             since=event.at,
             seen=event.at,
+            survey=Survey() if event.landmarks else None,
         )
         self._nodes[node.peer] = self._links[node.link] = node
         return [*replaced, Send(node.link, Registered(node.pool, self._heartbeat)), *revoked]
@@ -187,6 +191,7 @@ class Registry:
             seen=event.at,
         )
         self._targets[target.peer] = self._links[target.link] = target
+        self._landmarks.changed()
         return [*replaced, Send(target.link, Registered(target.pool, self._heartbeat)), *revoked]
 
     def _replace(self, at: float, link: LinkId, peer: PeerId) -> tuple[Handled, Handled]:
@@ -227,7 +232,7 @@ class Registry:
         self._measured(node, event)
         if node.state is PeerState.SILENT:
             node.state = PeerState.ACTIVE
-        return self._book.listed(node, event.message.leases)
+        return [*self._book.listed(node, event.message.leases), *self._landmarks.ask(event.at, node)]
 
     def _on_target_beat(self, event: TargetBeat) -> Handled:
         target, message = self._target(event.link), event.message
@@ -247,6 +252,13 @@ class Registry:
 
     def _on_answer(self, event: LeaseAnswered) -> Handled:
         return self._book.answered(event.at, self._node(event.link), event.message)
+
+    def _on_timed(self, event: LandmarkTimed) -> Handled:
+        """What it was not asked for, or is asked for no more, is passed over."""
+        node, message = self._node(event.link), event.message
+        if self._landmarks.answered(node, message.target):
+            self._coordinates.hear(node.peer, message.target, message.seconds)
+        return []
 
     def _on_wanted(self, event: DraftersAsked) -> Handled:
         target, message = self._target(event.link), event.message
@@ -335,6 +347,7 @@ class Registry:
             return instructions
         instructions = self._book.drop_target(record.peer, "the target is gone")
         del self._targets[record.peer]
+        self._landmarks.changed()
         return [TargetGone(link, "the target is gone"), *instructions]
 
     def _on_late(self, event: PeerEvent) -> Handled:
@@ -373,12 +386,13 @@ def _dialable(message: RegisterTarget) -> bool:
     return schemes <= {"ws", "wss"} and ("wss" not in schemes or message.certificate is not None)
 
 
-_NODE_EVENTS = (NodeRegistered, NodeBeat, LeaseAnswered, NodeDraining, NodeLost)
+_NODE_EVENTS = (NodeRegistered, NodeBeat, LeaseAnswered, LandmarkTimed, NodeDraining, NodeLost)
 _Handler: TypeAlias = Callable[[Registry, Any], Handled]
 _HERE: dict[type, _Handler] = {
     NodeRegistered: Registry._on_twice,
     NodeBeat: Registry._on_node_beat,
     LeaseAnswered: Registry._on_answer,
+    LandmarkTimed: Registry._on_timed,
     NodeDraining: Registry._on_node_draining,
     NodeLost: Registry._on_lost,
     TargetRegistered: Registry._on_twice,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeAlias, TypeVar, cast
 
 import structlog
@@ -27,10 +27,12 @@ from node.coordinator_events import (
     Send,
     TakeLease,
     Tick,
+    TimeLandmarks,
 )
 from node.coordinator_link import CoordinatorLink, State
 from node.draft_links import DraftLinks
 from node.drafting import DraftingEngine
+from node.landmarks import LandmarkTimer
 from node.outbox import Outbox
 from node.probes import answer_probe
 from wanspec_p2p.clock import Clock
@@ -45,7 +47,7 @@ from wanspec_p2p.errors import (
 )
 from wanspec_p2p.links.backoff import Backoff
 from wanspec_p2p.links.base import Link
-from wanspec_p2p.protocol.coordinator_to_node import CoordinatorToNode, ProbeRequest
+from wanspec_p2p.protocol.coordinator_to_node import CoordinatorToNode, Landmark, ProbeRequest
 from wanspec_p2p.protocol.node_to_coordinator import NodeMessage
 
 __all__ = ["ControlLink", "DialCoordinator"]
@@ -73,6 +75,7 @@ log = structlog.get_logger(__name__)
 class ControlLink:
     """Args:
     links: the links to targets.
+    landmarks: times the way to targets nobody has leased us to.
     dial: how the coordinator is reached.
     joined: called with the pool's name each time the coordinator has taken us in.
     """
@@ -82,6 +85,7 @@ class ControlLink:
         machine: CoordinatorLink,
         engine: DraftingEngine,
         links: DraftLinks,
+        landmarks: LandmarkTimer,
         *,
         dial: DialCoordinator,
         joined: Callable[[str], None],
@@ -89,12 +93,13 @@ class ControlLink:
         clock: Clock,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        self._machine, self._engine, self._links = machine, engine, links
+        self._machine, self._engine, self._links, self._landmarks = machine, engine, links, landmarks
         self._dial, self._joined, self._backoff, self._clock, self._sleep = dial, joined, backoff, clock, sleep
         self._heartbeat = FIRST_HEARTBEAT
         self._link: CoordinatorPeer | None = None
         self._outbox: Outbox[NodeMessage] | None = None
         self._probes: set[asyncio.Task[None]] = set()
+        self._timing: asyncio.Task[None] | None = None
         self._redial: Redial | None = None
         self._ended = asyncio.Event()  # nobody is to be dialled any more
         self._error: WanspecError | None = None
@@ -116,6 +121,7 @@ class ControlLink:
                     await self._back_off(self._redial)
             for task in (ticking, *self._probes):
                 task.cancel()
+            self._stop_timing()
         if self._error is not None:
             raise self._error
 
@@ -146,6 +152,8 @@ class ControlLink:
                 self._links.drop(lease, reason)
             case AnswerProbe(request):
                 self._probe(request)
+            case TimeLandmarks(landmarks):
+                self._time(landmarks)
             case Redial():
                 self._redial = instruction
             case GiveUp(error):
@@ -193,6 +201,7 @@ class ControlLink:
             raise
         finally:
             outbox, self._link, self._outbox = self._outbox, None, None
+            self._stop_timing()
             await outbox.close()
 
     async def _tick(self) -> None:
@@ -216,6 +225,18 @@ class ControlLink:
         result = await answer_probe(self._engine, request, self._clock)
         if outbox is not None and outbox is self._outbox:  # after a reconnection nobody waits for it
             outbox.put(result)
+
+    def _time(self, landmarks: Sequence[Landmark]) -> None:
+        """In the place of what was asked before, should that not be done."""
+        self._stop_timing()
+        if self._outbox is not None:
+            work = self._landmarks.time(landmarks, self._outbox.put)
+            self._timing = self._tasks.create_task(work, name="landmarks")
+
+    def _stop_timing(self) -> None:
+        if self._timing is not None:
+            self._timing.cancel()
+            self._timing = None
 
     async def _unless_ended(self, awaitable: Awaitable[T]) -> T | None:
         """Its result; None if we are to end before it has one."""

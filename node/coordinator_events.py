@@ -8,7 +8,7 @@ from typing import TypeAlias
 from node.lease_checks import Held
 from wanspec_p2p.errors import PeerRefused, RemoteProtocolError
 from wanspec_p2p.protocol.common_messages import LeaseRevoked, Registered
-from wanspec_p2p.protocol.coordinator_to_node import LeaseOffer, LeaseRenewed, ProbeRequest
+from wanspec_p2p.protocol.coordinator_to_node import Landmark, Landmarks, LeaseOffer, LeaseRenewed, ProbeRequest
 from wanspec_p2p.protocol.node_to_coordinator import Drain, Heartbeat, LeaseAnswer, RegisterNode
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Send",
     "TakeLease",
     "Tick",
+    "TimeLandmarks",
 ]
 
 
@@ -129,6 +130,11 @@ class AnswerProbe:
 
 
 @dataclass(frozen=True, slots=True)
+class TimeLandmarks:
+    landmarks: tuple[Landmark, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Redial:
     """Dial again after a back-off that does not undercut `retry_after` seconds."""
 
@@ -148,7 +154,7 @@ class GiveUp:
     error: PeerRefused | RemoteProtocolError
 
 
-CoordinatorMessage: TypeAlias = Registered | LeaseOffer | LeaseRenewed | LeaseRevoked | ProbeRequest
+CoordinatorMessage: TypeAlias = Registered | LeaseOffer | LeaseRenewed | LeaseRevoked | ProbeRequest | Landmarks
 Event: TypeAlias = (
     CoordinatorMessage
     | LinkOpened
@@ -160,4 +166,4 @@ Event: TypeAlias = (
     | LeaseLost
     | DrainRequested
 )
-Instruction: TypeAlias = Send | Joined | TakeLease | DropLease | AnswerProbe | Redial | HangUp | GiveUp
+Instruction: TypeAlias = Send | Joined | TakeLease | DropLease | AnswerProbe | TimeLandmarks | Redial | HangUp | GiveUp

@@ -36,12 +36,13 @@ from node.coordinator_events import (
     Send,
     TakeLease,
     Tick,
+    TimeLandmarks,
 )
 from node.lease_checks import Held, unfit
 from node.limits import LendingLimits, Load
 from wanspec_p2p.errors import CloseCode, LocalProtocolError, RemoteProtocolError
 from wanspec_p2p.protocol.common_messages import LeaseRevoked, Registered
-from wanspec_p2p.protocol.coordinator_to_node import LeaseOffer, LeaseRenewed, ProbeRequest
+from wanspec_p2p.protocol.coordinator_to_node import Landmarks, LeaseOffer, LeaseRenewed, ProbeRequest
 from wanspec_p2p.protocol.node_to_coordinator import Drain, Heartbeat, LeaseAnswer, RegisterNode
 from wanspec_p2p.security.leases import LEEWAY_SECONDS, LeaseClaims
 from wanspec_p2p.types import PeerId
@@ -204,6 +205,9 @@ class CoordinatorLink:
     def _on_probe(self, event: ProbeRequest) -> Handled:
         return [AnswerProbe(event)]
 
+    def _on_landmarks(self, event: Landmarks) -> Handled:
+        return [TimeLandmarks(event.landmarks)]
+
     def _on_drain(self, event: DrainRequested) -> Handled:
         say = [Send(Drain(reason=event.reason))] if self.state is State.MEMBER else []
         self.state = State.ENDED
@@ -250,9 +254,11 @@ _BY_STATE: dict[State, dict[type, _Handler]] = {
         LeaseRenewed: CoordinatorLink._on_renewed,
         LeaseRevoked: CoordinatorLink._on_revoked,
         ProbeRequest: CoordinatorLink._on_probe,
+        Landmarks: CoordinatorLink._on_landmarks,
     },
     State.ENDED: dict.fromkeys(
-        (*_ALWAYS, Registered, LeaseOffer, LeaseRenewed, LeaseRevoked, ProbeRequest), CoordinatorLink._on_nothing
+        (*_ALWAYS, Registered, LeaseOffer, LeaseRenewed, LeaseRevoked, ProbeRequest, Landmarks),
+        CoordinatorLink._on_nothing,
     ),
 }
 _TABLE: dict[tuple[State, type], _Handler] = {

@@ -77,6 +77,7 @@ async def run(
                 enrolled=enrolled,
                 dial_coordinator=dialler.coordinator,
                 dial_target=dialler.target,
+                time_target=dialler.time,
                 joined=joined,
                 clock=clock,
                 rng=random.Random(),

@@ -8,6 +8,7 @@ from typing import TypeVar
 import msgspec
 import structlog
 
+from node.landmarks import connection_seconds
 from node.lease_checks import Held
 from wanspec_p2p import __version__
 from wanspec_p2p.clock import Clock
@@ -18,8 +19,8 @@ from wanspec_p2p.links.home import Home
 from wanspec_p2p.links.membership import Membership
 from wanspec_p2p.links.peer import PeerLink, connect
 from wanspec_p2p.protocol.codec import AT_NODE_FROM_COORDINATOR, AT_NODE_FROM_TARGET, Codec
-from wanspec_p2p.protocol.common_messages import SUCCESSION, ControlMessage, DraftLinkMessage
-from wanspec_p2p.protocol.coordinator_to_node import CoordinatorToNode
+from wanspec_p2p.protocol.common_messages import LANDMARKS, SUCCESSION, ControlMessage, DraftLinkMessage
+from wanspec_p2p.protocol.coordinator_to_node import CoordinatorToNode, Landmark
 from wanspec_p2p.protocol.node_to_target import NodeToTarget
 from wanspec_p2p.protocol.target_to_node import TargetToNode
 from wanspec_p2p.security.identity import Identity
@@ -80,8 +81,9 @@ class Dialler:
     async def _coordinator_at(self, membership: Membership) -> PeerLink[CoordinatorToNode]:
         url = membership.url.rstrip("/") + COORDINATOR_PATH
         codec = AT_NODE_FROM_COORDINATOR
+        features = SUCCESSION, LANDMARKS
         return await self._connect(
-            url, membership.certificate, codec, membership.peer_id, Role.COORDINATOR, features=(SUCCESSION,)
+            url, membership.certificate, codec, membership.peer_id, Role.COORDINATOR, features=features
         )
 
     async def _moved(self) -> Membership | None:
@@ -98,6 +100,10 @@ class Dialler:
         """A link to the target of a lease, at one of its `dialable` addresses; raises as `coordinator`."""
         claims = lease.claims
         return await self._connect(address, claims.certificate, AT_NODE_FROM_TARGET, claims.target, Role.TARGET)
+
+    async def time(self, landmark: Landmark) -> float:
+        """See `connection_seconds`."""
+        return await connection_seconds(landmark, self._clock)
 
     async def _connect(
         self,

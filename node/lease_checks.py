@@ -10,7 +10,7 @@ from wanspec_p2p.protocol.node_to_coordinator import DrafterModel
 from wanspec_p2p.security.leases import LeaseClaims
 from wanspec_p2p.security.tls import is_loopback
 
-__all__ = ["Held", "dialable", "unfit"]
+__all__ = ["Held", "dialable", "endpoint", "unfit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +37,17 @@ def dialable(claims: LeaseClaims) -> tuple[str, ...]:
     return tuple(address for address in claims.addresses if _safe(address, claims.certificate))
 
 
-def _safe(address: str, certificate: str | None) -> bool:
+def endpoint(address: str) -> tuple[str, int] | None:
+    """Host and port of wss://, or of ws:// on loopback; None for any other address, which must not be dialled."""
     try:
         parts = urlsplit(address)
-        host, _ = parts.hostname, parts.port  # reading the port is what checks it
+        host, port = parts.hostname, parts.port
     except ValueError:
-        return False
-    if not host:
-        return False
-    if parts.scheme == "wss":
-        return certificate is not None
-    return parts.scheme == "ws" and is_loopback(host)
+        return None
+    if not host or not (parts.scheme == "wss" or (parts.scheme == "ws" and is_loopback(host))):
+        return None
+    return host, port or (443 if parts.scheme == "wss" else 80)
+
+
+def _safe(address: str, certificate: str | None) -> bool:
+    return endpoint(address) is not None and (certificate is not None or urlsplit(address).scheme == "ws")

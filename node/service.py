@@ -14,6 +14,7 @@ from node.coordinator_link import CoordinatorLink
 from node.draft_link import DialTarget, DraftLink
 from node.draft_links import DraftLinks
 from node.drafting import DraftingEngine
+from node.landmarks import LandmarkTimer, TimeTarget
 from node.lease_checks import Held
 from node.limits import LendingLimits
 from wanspec_p2p.clock import Clock
@@ -54,6 +55,7 @@ class NodeService:
         enrolled: bool,
         dial_coordinator: DialCoordinator,
         dial_target: DialTarget,
+        time_target: TimeTarget,
         joined: Callable[[str], None],
         clock: Clock,
         rng: random.Random,
@@ -71,6 +73,7 @@ class NodeService:
             machine,
             self.engine,
             self._links,
+            LandmarkTimer(time_target, clock=clock, rng=rng, sleep=sleep),
             dial=dial_coordinator,
             joined=joined,
             backoff=Backoff(rng, cap=COORDINATOR_CAP_SECONDS),

@@ -71,9 +71,16 @@ class Rig:
         target: FakeTarget = await self.peer(target_registration(secret, **changes), kind=FakeTarget, identity=identity)
         return target
 
-    async def node(self, *, identity: Identity | None = None, pool: str = "default", **changes: Any) -> FakePeer:
+    async def node(
+        self,
+        *,
+        identity: Identity | None = None,
+        pool: str = "default",
+        features: tuple[str, ...] = (),
+        **changes: Any,
+    ) -> FakePeer:
         secret = await self.secret(Role.NODE, pool=pool)
-        node: FakePeer = await self.peer(node_registration(secret, **changes), identity=identity)
+        node: FakePeer = await self.peer(node_registration(secret, **changes), identity=identity, features=features)
         return node
 
     async def close(self) -> None:

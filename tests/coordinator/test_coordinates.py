@@ -5,6 +5,7 @@ import math
 import random
 import statistics
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
 
 import pytest
 
@@ -98,6 +99,74 @@ def test_nodes_that_know_a_few_targets_have_their_way_to_others_predicted() -> N
         errors.append(error(found, ways, [(n, t) for n in nodes for t in targets if t not in known[n]]))
         assert found.accuracy.checked > 150
     assert statistics.median(errors) < 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """How well nodes are ranked for targets they have not talked to. `error` is the median of ways nobody measured;
+    the others are mean round trips in seconds: of the two nodes ranked nearest to each target, of any, of the nearest.
+    """
+
+    error: float
+    chosen: float
+    random: float
+    nearest: float
+
+
+def ranking(seed: int, landmarks: int) -> Ranking:
+    """As in service: idle nodes and ten targets that beat, each node having timed so many of the targets."""
+    rng, found = random.Random(seed), Coordinates(ANCHOR, random.Random(seed))
+    ways, targets, nodes = world(seed), range(1, 11), range(11, PEERS)
+    known = [(node, target) for node in nodes for target in rng.sample(targets, landmarks)]
+    for beat in range(30):
+        for number in range(1, PEERS):
+            found.observe(peer(number), ANCHOR, jittered(rng, ways[number, 0]))
+        for node, target in known if beat == 1 else ():
+            found.hear(peer(node), peer(target), min(jittered(rng, ways[node, target]) for _ in range(3)))
+
+    def predicted(node: int, target: int) -> float:
+        prediction = found.predict(peer(node), peer(target))
+        assert prediction is not None
+        return prediction.rtt
+
+    def two_nearest(by: Callable[[int, int], float]) -> float:
+        chosen = ((node, target) for target in targets for node in sorted(nodes, key=lambda n: by(n, target))[:2])
+        return statistics.mean(ways[pair] for pair in chosen)
+
+    service = list(itertools.product(nodes, targets))
+    return Ranking(
+        error=error(found, ways, set(service) - set(known)),
+        chosen=two_nearest(predicted),
+        random=statistics.mean(ways[pair] for pair in service),
+        nearest=two_nearest(lambda node, target: ways[node, target]),
+    )
+
+
+def test_idle_nodes_are_ranked_well_if_they_have_timed_three_targets_and_hardly_if_none() -> None:
+    def means(landmarks: int) -> Ranking:
+        found = [ranking(seed, landmarks) for seed in range(5)]
+        return Ranking(*(statistics.mean(getattr(each, field.name) for each in found) for field in fields(Ranking)))
+
+    alone, timed = means(0), means(3)
+    assert alone.error > 0.5 and timed.error < 0.35
+    assert alone.chosen > 0.7 * alone.random
+    assert timed.chosen < 0.4 * alone.chosen
+    assert timed.chosen < 2.0 * timed.nearest
+
+
+def test_what_one_says_of_itself_gives_way_to_what_others_measure_and_judges_nothing() -> None:
+    found = Coordinates(ANCHOR, random.Random(0))
+    for name in "ab":
+        found.observe(PeerId(name), ANCHOR, 0.05)
+    found.hear(PeerId("a"), PeerId("b"), 0.01)
+    found.hear(PeerId("a"), PeerId("b"), 0.02)
+    assert found.predict(PeerId("b"), PeerId("a")) == Prediction(0.02, 0.0)
+    found.observe(PeerId("b"), PeerId("a"), 0.3)
+    found.hear(PeerId("a"), PeerId("b"), 0.02)
+    found.hear(PeerId("a"), PeerId("b"), math.nan)
+    found.hear(PeerId("a"), PeerId("a"), 0.02)
+    assert found.measured(PeerId("a"), PeerId("b")) == 0.3
+    assert found.accuracy == Accuracy(0, None)
 
 
 LIES: dict[str, Callable[[random.Random], float]] = {

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -11,10 +12,10 @@ from coordinator.events import Tick
 from tests.support.fake_target import drafter, node_registration, target_registration, until
 from wanspec_p2p.errors import CloseCode, LinkClosed, PeerRefused
 from wanspec_p2p.protocol import limits
-from wanspec_p2p.protocol.common_messages import LeaseRevoked, Registered
-from wanspec_p2p.protocol.coordinator_to_node import LeaseOffer, LeaseRenewed
+from wanspec_p2p.protocol.common_messages import LANDMARKS, LeaseRevoked, Registered
+from wanspec_p2p.protocol.coordinator_to_node import Landmark, Landmarks, LeaseOffer, LeaseRenewed
 from wanspec_p2p.protocol.coordinator_to_target import Drafters, ReceiptsStored
-from wanspec_p2p.protocol.node_to_coordinator import Drain, Heartbeat, LeaseAnswer, ProbeResult
+from wanspec_p2p.protocol.node_to_coordinator import Drain, Heartbeat, LeaseAnswer, ProbeResult, Timed
 from wanspec_p2p.protocol.target_to_coordinator import (
     DraftersWanted,
     Finished,
@@ -26,7 +27,7 @@ from wanspec_p2p.protocol.target_to_coordinator import (
 )
 from wanspec_p2p.security import leases
 from wanspec_p2p.security.identity import Identity
-from wanspec_p2p.types import FinishReason, Role
+from wanspec_p2p.types import FinishReason, PeerId, Role
 
 
 async def test_a_lease_from_the_want_to_the_grant(rig: Any) -> None:
@@ -244,13 +245,36 @@ async def test_the_same_identity_twice_replaces_the_first(rig: Any) -> None:
     assert len(rig.executor.registry.nodes) == 1
 
 
+async def test_a_node_that_can_is_asked_to_time_targets_and_believed(rig: Any) -> None:
+    target = await rig.target()
+    node = await rig.node(features=(LANDMARKS,))
+    await node.send(Heartbeat(0))
+    (landmark,) = (await node.expect(Landmarks)).landmarks
+    assert landmark == Landmark(target.peer_id, target_registration().addresses[0])
+    await node.send(Timed(target.peer_id, 0.03))
+    measured = partial(rig.executor.registry._coordinates.measured, node.peer_id, target.peer_id)
+    await until(lambda: measured() == 0.03)
+
+
+async def test_a_node_of_the_release_before_is_asked_nothing(rig: Any) -> None:
+    await rig.target()
+    node = await rig.node()
+    await node.send(Heartbeat(0))
+    await node.send(Heartbeat(1))
+    await until(lambda: rig.executor.registry.nodes[node.peer_id].sessions == 1)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0):
+            await node.expect(Landmarks)
+
+
 @pytest.mark.parametrize(
     ("message", "words"),
     [
         (node_registration(), "registers once"),
         (ProbeResult("p", (), 0.0), "no probe"),
+        (Timed(PeerId("t" * 32), 0.01), "no landmarks"),
     ],
-    ids=["registers twice", "unasked probe"],
+    ids=["registers twice", "unasked probe", "landmarks without the feature"],
 )
 async def test_a_node_that_breaks_the_rules_is_hung_up_on(rig: Any, message: Any, words: str) -> None:
     node = await rig.node()

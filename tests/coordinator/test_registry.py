@@ -11,6 +11,7 @@ from coordinator.acceptance import Acceptance, ModelPair, Positions
 from coordinator.coordinates import Accuracy
 from coordinator.events import (
     DraftersAsked,
+    LandmarkTimed,
     LeaseAnswered,
     NodeBeat,
     NodeDraining,
@@ -30,7 +31,7 @@ from tests.support.fake_target import SERVED, drafter, node_registration, target
 from wanspec_p2p.errors import CloseCode, LocalProtocolError
 from wanspec_p2p.protocol.common_messages import LeaseRevoked, Registered
 from wanspec_p2p.protocol.coordinator_to_target import Drafters, GrantedDrafter
-from wanspec_p2p.protocol.node_to_coordinator import Heartbeat, LeaseAnswer
+from wanspec_p2p.protocol.node_to_coordinator import Heartbeat, LeaseAnswer, Timed
 from wanspec_p2p.protocol.target_to_coordinator import DraftersWanted, Receipt, TargetHeartbeat
 from wanspec_p2p.types import PeerId, Privacy
 
@@ -409,6 +410,19 @@ def test_predictions_are_judged_by_the_first_measurement(registry: Registry) -> 
     assert registry.accuracy.median_error is not None
 
 
+@pytest.mark.parametrize(("near", "far"), ["ab", "ba"])
+def test_a_way_that_nodes_timed_themselves_counts_until_a_target_has_measured_it(near: str, far: str) -> None:
+    registry = make()
+    add_target(registry)
+    for link, name in enumerate("ab", NODE):
+        registry.handle(NodeRegistered(0.0, link, peer(name), "default", node_registration(), landmarks=True))
+        registry.handle(NodeBeat(0.0, link, Heartbeat(0), 0.05, 0.001))
+        registry.handle(LandmarkTimed(0.0, link, Timed(T, 0.01 if name == near else 0.2)))
+    assert registry.accuracy.checked == 0
+    registry.handle(report(near, rtt=0.3))
+    assert first_asked(registry) == peer(far)
+
+
 def test_targets_of_other_pools_have_no_say_about_a_nodes_place() -> None:
     registry = make()
     add_target(registry)
@@ -459,6 +473,7 @@ NODE_EVENTS = {
     NodeRegistered: NodeRegistered(0.0, NODE, peer("a"), "default", node_registration()),
     NodeBeat: NodeBeat(0.0, NODE, Heartbeat(0)),
     LeaseAnswered: LeaseAnswered(0.0, NODE, LeaseAnswer("x", True)),
+    LandmarkTimed: LandmarkTimed(0.0, NODE, Timed(T, 0.01)),
     NodeDraining: NodeDraining(0.0, NODE, ""),
     NodeLost: NodeLost(0.0, NODE, ""),
 }

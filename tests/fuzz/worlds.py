@@ -24,6 +24,7 @@ from node.coordinator_link import CoordinatorLink
 from node.draft_link import DraftLink
 from node.draft_links import DraftLinks
 from node.drafting import DraftingEngine
+from node.landmarks import LandmarkTimer
 from node.limits import LendingLimits
 from tests.fuzz.frames import Frames, Lore
 from tests.support.fake_draft_target import FakeDraftTarget
@@ -42,12 +43,12 @@ from tests.support.target_kit import (
     scripted_target,
     target_alone,
 )
-from wanspec_p2p.errors import LinkClosed, PeerRefused, RequestError
+from wanspec_p2p.errors import LinkClosed, PeerRefused, RequestError, Unreachable
 from wanspec_p2p.links.backoff import Backoff
 from wanspec_p2p.links.memory import memory_transports
 from wanspec_p2p.links.peer import PeerLink
 from wanspec_p2p.protocol.common_messages import CommonMessage
-from wanspec_p2p.protocol.coordinator_to_node import CoordinatorToNode, LeaseOffer
+from wanspec_p2p.protocol.coordinator_to_node import CoordinatorToNode, Landmark, LeaseOffer
 from wanspec_p2p.protocol.coordinator_to_target import CoordinatorToTarget
 from wanspec_p2p.protocol.node_to_coordinator import NodeMessage
 from wanspec_p2p.protocol.node_to_target import Attach, NodeToTarget
@@ -438,12 +439,18 @@ class NodeFromCoordinator(_Node):
             machine,
             self.engine,
             self.links,
+            LandmarkTimer(self._time, clock=self.clock, rng=self.rng),
             dial=self.coordinator.dial,
             joined=lambda pool: None,
             backoff=Backoff(self.rng),
             clock=self.clock,
         )
         self.tasks.append(asyncio.ensure_future(_unless_refused(self.control.run)))
+
+    async def _time(self, landmark: Landmark) -> float:
+        if self.rng.random() < 0.5:
+            raise Unreachable("nobody is there")
+        return self.rng.random()
 
     def _draft_link_of(self, lease: Any) -> DraftLink:
         """To a target that nobody ever reaches."""

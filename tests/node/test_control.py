@@ -12,6 +12,7 @@ from node.control import MAX_PROBES, ControlLink, DialCoordinator
 from node.coordinator_link import CoordinatorLink
 from node.draft_links import DraftLinks
 from node.drafting import DraftingEngine
+from node.landmarks import LandmarkTimer
 from node.lease_checks import Held
 from node.limits import LendingLimits
 from tests.support.fake_node_coordinator import FakeNodeCoordinator, expect
@@ -20,9 +21,10 @@ from tests.support.scripted_models import ScriptedModel
 from tests.support.waits import Waits
 from wanspec_p2p.errors import CloseCode, ConfigError, LinkClosed, PeerRefused, RemoteProtocolError, Unreachable
 from wanspec_p2p.links.backoff import Backoff
-from wanspec_p2p.protocol.coordinator_to_node import LeaseOffer, ProbeRequest
-from wanspec_p2p.protocol.node_to_coordinator import Drain, Heartbeat, LeaseAnswer, ProbeResult
+from wanspec_p2p.protocol.coordinator_to_node import Landmark, Landmarks, LeaseOffer, ProbeRequest
+from wanspec_p2p.protocol.node_to_coordinator import Drain, Heartbeat, LeaseAnswer, ProbeResult, Timed
 from wanspec_p2p.security.leases import check
+from wanspec_p2p.types import PeerId
 
 
 class Links(DraftLinks):
@@ -67,6 +69,7 @@ class Bench:
             machine,
             self.engine,
             self.links,
+            LandmarkTimer(self._time, clock=self.facts.clock, rng=random.Random(1), sleep=self.waits),
             dial=dial or self.coordinator.dial,
             joined=self._joined,
             backoff=Backoff(random.Random(1)),
@@ -78,6 +81,9 @@ class Bench:
         if self._failure is not None:
             raise self._failure
         self.joined.append(pool)
+
+    async def _time(self, landmark: Landmark) -> float:
+        return 0.02
 
     def start(self) -> None:
         self._drafting = asyncio.create_task(self.engine.run())
@@ -231,6 +237,44 @@ async def test_too_many_probes_are_the_coordinators_fault(bench: Bench) -> None:
     with pytest.raises(PeerRefused, match=f"more than {MAX_PROBES} probes"):
         async with asyncio.timeout(5):
             await link.receive()
+
+
+def landmarks(*names: str) -> Landmarks:
+    return Landmarks(tuple(Landmark(PeerId(name * 32), "wss://gpu.example:1/wanspec/draft") for name in names))
+
+
+async def test_landmarks_are_timed(bench: Bench) -> None:
+    link = await bench.coordinator.admitted()
+    await link.send(landmarks("a", "b"))
+    await settle()
+    await bench.waits.end()
+    await expect(link, Heartbeat)
+    assert [await expect(link, Timed) for _ in range(2)] == [Timed(PeerId(name * 32), 0.02) for name in "ab"]
+
+
+async def test_other_landmarks_take_the_place_of_those_that_wait(bench: Bench) -> None:
+    link = await bench.coordinator.admitted()
+    await link.send(landmarks("a"))
+    await link.send(landmarks("b"))
+    await settle()
+    await bench.waits.end()
+    await expect(link, Heartbeat)
+    assert (await expect(link, Timed)).target == PeerId("b" * 32)
+
+
+async def test_landmarks_of_a_link_that_broke_are_not_timed(bench: Bench) -> None:
+    link = await bench.coordinator.admitted()
+    await link.send(landmarks("a"))
+    await settle()
+    await link.close()
+    await settle()
+    await bench.waits.end()
+    again = await bench.coordinator.admitted()
+    await settle()
+    await bench.waits.end()
+    await expect(again, Heartbeat)
+    bench.control.drain("bye")
+    await expect(again, Drain)
 
 
 async def test_draining_says_so_drops_leases_and_ends(bench: Bench) -> None:

@@ -27,18 +27,21 @@ from node.coordinator_events import (
     Send,
     TakeLease,
     Tick,
+    TimeLandmarks,
 )
 from node.coordinator_link import MAX_HEARTBEAT, MIN_HEARTBEAT, ORPHAN_SECONDS, CoordinatorLink, State
 from node.limits import LendingLimits
 from tests.support.node_facts import NodeFacts
 from wanspec_p2p.errors import CloseCode, LocalProtocolError, PeerRefused, RemoteProtocolError
 from wanspec_p2p.protocol.common_messages import LeaseRevoked, Registered
-from wanspec_p2p.protocol.coordinator_to_node import LeaseOffer, LeaseRenewed, ProbeRequest
+from wanspec_p2p.protocol.coordinator_to_node import Landmark, Landmarks, LeaseOffer, LeaseRenewed, ProbeRequest
 from wanspec_p2p.protocol.node_to_coordinator import Drain, Heartbeat, LeaseAnswer
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.security.leases import LEEWAY_SECONDS, check, issue
+from wanspec_p2p.types import PeerId
 
 LIMITS = LendingLimits(slots=2, max_prefix=100, leases=2)
+LANDMARKS = Landmarks((Landmark(PeerId("t" * 32), "wss://gpu.example:1/wanspec/draft"),))
 PROBE = ProbeRequest(probe="p", model="small", prefix=(1, 2), count=3)
 
 
@@ -272,6 +275,10 @@ def test_a_probe_is_passed_on(member: CoordinatorLink) -> None:
     assert member.handle(PROBE) == [AnswerProbe(PROBE)]
 
 
+def test_landmarks_are_passed_on(member: CoordinatorLink) -> None:
+    assert member.handle(LANDMARKS) == [TimeLandmarks(LANDMARKS.landmarks)]
+
+
 # The end
 
 
@@ -315,12 +322,13 @@ MESSAGES: tuple[Event, ...] = (
     LeaseRenewed(jti="x", lease="y"),
     LeaseRevoked(jti="x", reason=""),
     PROBE,
+    LANDMARKS,
 )
 EXPECTED = {
     State.OFFLINE: {LinkOpened},
     State.REGISTERING: {Registered},
-    State.MEMBER: {LeaseOffer, LeaseRenewed, LeaseRevoked, ProbeRequest},
-    State.ENDED: {Registered, LeaseOffer, LeaseRenewed, LeaseRevoked, ProbeRequest},
+    State.MEMBER: {LeaseOffer, LeaseRenewed, LeaseRevoked, ProbeRequest, Landmarks},
+    State.ENDED: {Registered, LeaseOffer, LeaseRenewed, LeaseRevoked, ProbeRequest, Landmarks},
 }
 ALWAYS = {type(event) for event in OWN} - {LinkOpened}
 

@@ -16,6 +16,8 @@ from wanspec_p2p.links.membership import Membership
 from wanspec_p2p.links.peer import accept
 from wanspec_p2p.links.websocket import DRAFT_PATH, Listener, listen
 from wanspec_p2p.protocol.codec import AT_COORDINATOR_FROM_NODE, AT_TARGET_FROM_NODE
+from wanspec_p2p.protocol.common_messages import LANDMARKS, SUCCESSION
+from wanspec_p2p.protocol.coordinator_to_node import Landmark
 from wanspec_p2p.security import tls
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.security.self_made import load_or_create_certificate
@@ -37,7 +39,13 @@ class Loopback:
 
         async def handle(transport: Transport) -> None:
             link = await accept(
-                transport, codec, identity=identity, role=role, roles=frozenset({Role.NODE}), clock=self.facts.clock
+                transport,
+                codec,
+                identity=identity,
+                role=role,
+                roles=frozenset({Role.NODE}),
+                clock=self.facts.clock,
+                features=(LANDMARKS, SUCCESSION, "trees"),
             )
             try:
                 await link.receive()
@@ -77,6 +85,7 @@ async def test_a_coordinator_is_reached_under_its_path_and_key(loopback: Loopbac
     home = loopback.membership(url + "/", loopback.fingerprint if secure else None)
     link = await Dialler(facts.node, home, facts.clock).coordinator()
     assert (link.peer, link.role) == (facts.coordinator.peer_id, Role.COORDINATOR)
+    assert link.features == {LANDMARKS, SUCCESSION}
     await link.close()
 
 
@@ -103,6 +112,13 @@ async def test_a_target_is_reached_at_the_address_of_its_lease(loopback: Loopbac
     link = await Dialler(facts.node, loopback.membership("ws://127.0.0.1:1"), facts.clock).target(lease, address)
     assert (link.peer, link.role) == (facts.target.peer_id, Role.TARGET)
     await link.close()
+
+
+async def test_the_way_to_a_target_is_timed_without_a_lease(loopback: Loopback) -> None:
+    facts = loopback.facts
+    address = await loopback.listen(facts.target, Role.TARGET, secure=True) + DRAFT_PATH
+    dialler = Dialler(facts.node, loopback.membership("ws://127.0.0.1:1"), facts.clock)
+    assert await dialler.time(Landmark(facts.target.peer_id, address)) == 0.0, "by a clock that stands"
 
 
 async def test_nobody_there(loopback: Loopback) -> None:

@@ -43,6 +43,7 @@ class Bench:
             enrolled=False,
             dial_coordinator=self.coordinator.dial,
             dial_target=self.target.dial,
+            time_target=self.target.time,
             joined=self.joined.append,
             clock=facts.clock,
             rng=random.Random(1),

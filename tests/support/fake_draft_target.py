@@ -11,6 +11,7 @@ from tests.support.session_rows import prefix_hash
 from wanspec_p2p.clock import Clock
 from wanspec_p2p.links.peer import PeerLink
 from wanspec_p2p.protocol.codec import AT_NODE_FROM_TARGET, AT_TARGET_FROM_NODE
+from wanspec_p2p.protocol.coordinator_to_node import Landmark
 from wanspec_p2p.protocol.node_to_target import Attach, Draft, NodeToTarget
 from wanspec_p2p.protocol.target_to_node import Close, Open, TargetToNode, Verdict, Window
 from wanspec_p2p.security.identity import Identity
@@ -38,6 +39,10 @@ class FakeDraftTarget(DialledLinks[NodeToTarget]):
         return await self.connected(
             AT_NODE_FROM_TARGET, identity=self._node, role=Role.NODE, expect=lease.claims.target
         )
+
+    async def time(self, landmark: Landmark) -> float:
+        """Seconds; the same every time."""
+        return 0.02
 
     async def attached(self) -> tuple[PeerLink[NodeToTarget], str]:
         """The next link, and the lease it was attached with."""

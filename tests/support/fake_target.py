@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -111,6 +111,7 @@ class FakePeer:
         clock: Clock | None = None,
         registered: bool = True,
         first: ControlMessage | None = None,
+        features: Iterable[str] = (),
     ) -> Any:
         """Handshake and registration; `registered=False` where a refusal is expected, `first` to say something else."""
         identity = identity or Identity.generate()
@@ -123,6 +124,7 @@ class FakePeer:
             role=Role.NODE if is_node else Role.TARGET,
             expect=coordinator,
             clock=clock or SystemClock(),
+            features=features,
         )
         peer = cls(link, identity)
         await peer.send(first or registration)

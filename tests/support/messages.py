@@ -8,6 +8,7 @@ import msgspec
 from hypothesis import strategies as st
 from msgspec import inspect
 
+from wanspec_p2p.protocol.coordinator_to_node import Landmarks
 from wanspec_p2p.protocol.coordinator_to_target import Generate
 from wanspec_p2p.protocol.node_to_target import Draft
 from wanspec_p2p.protocol.target_to_coordinator import Receipt, Receipts, Tokens
@@ -97,6 +98,8 @@ def _agree(message: Any) -> Any:
         case Verdict(tail=tail, committed_len=length, outlook=outlook):
             outlook = None if outlook is None else _hanging_together(outlook)
             return change(message, committed_len=max(length, len(tail)), outlook=outlook)
+        case Landmarks(landmarks=landmarks):
+            return change(message, landmarks=tuple({landmark.target: landmark for landmark in landmarks}.values()))
         case Generate(messages=chat):
             return change(message, prompt=None if chat else "x", prompt_ids=())
         case Tokens(ids=ids, origins=origins, logprobs=logprobs):

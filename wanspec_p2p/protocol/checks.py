@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from wanspec_p2p.protocol.coordinator_to_node import Landmarks
 from wanspec_p2p.protocol.coordinator_to_target import Generate
 from wanspec_p2p.protocol.node_to_target import Draft
 from wanspec_p2p.protocol.target_to_coordinator import Receipts, Tokens
@@ -62,6 +63,11 @@ def _outlook(outlook: Outlook) -> str | None:
     return None
 
 
+def _landmarks(message: Landmarks) -> str | None:
+    twice = len({landmark.target for landmark in message.landmarks}) < len(message.landmarks)
+    return "landmarks names a target twice" if twice else None
+
+
 def _generate(message: Generate) -> str | None:
     given = bool(message.messages) + (message.prompt is not None) + bool(message.prompt_ids)
     return None if given == 1 else "exactly one of messages, prompt and prompt_ids must be given"
@@ -93,6 +99,7 @@ _RULES: dict[type, Callable[[Any], str | None]] = {
     Draft: _draft,
     Open: _open,
     Verdict: _verdict,
+    Landmarks: _landmarks,
     Generate: _generate,
     Tokens: _tokens,
     Receipts: _receipts,

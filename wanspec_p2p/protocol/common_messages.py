@@ -14,6 +14,7 @@ from wanspec_p2p.security.succession import Succession
 from wanspec_p2p.types import PeerId, Role
 
 __all__ = [
+    "LANDMARKS",
     "SUCCESSION",
     "Challenge",
     "CommonMessage",
@@ -47,6 +48,8 @@ Peer: TypeAlias = Annotated[PeerId, msgspec.Meta(min_length=32, max_length=32, p
 
 SUCCESSION = "succession"
 """Feature: a coordinator whose key has changed may say so in its Challenge."""
+LANDMARKS = "landmarks"
+"""Feature: a coordinator may ask a node how far targets are (`Landmarks`, `Timed`)."""
 
 
 class ControlMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag=str.lower):

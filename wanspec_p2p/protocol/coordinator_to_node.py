@@ -13,11 +13,13 @@ from wanspec_p2p.protocol.common_messages import (
     Lease,
     LeaseRevoked,
     Name,
+    Peer,
     Registered,
     Token,
+    Url,
 )
 
-__all__ = ["CoordinatorToNode", "LeaseOffer", "LeaseRenewed", "ProbeRequest"]
+__all__ = ["CoordinatorToNode", "Landmark", "Landmarks", "LeaseOffer", "LeaseRenewed", "ProbeRequest"]
 
 
 class LeaseOffer(ControlMessage, frozen=True):
@@ -41,4 +43,22 @@ class ProbeRequest(ControlMessage, frozen=True):
     count: Annotated[int, msgspec.Meta(ge=1, le=limits.MAX_DRAFT_TOKENS)]
 
 
-CoordinatorToNode: TypeAlias = CommonMessage | Registered | LeaseOffer | LeaseRenewed | LeaseRevoked | ProbeRequest
+class Landmark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A target and one of its addresses, as a lease would name them."""
+
+    target: Peer
+    address: Url
+
+
+class Landmarks(ControlMessage, frozen=True):
+    """Please time how long a TCP connection to each of these targets takes; nothing is sent on it.
+
+    Of the feature of that name.
+    """
+
+    landmarks: Annotated[tuple[Landmark, ...], msgspec.Meta(min_length=1, max_length=limits.MAX_LANDMARKS)]
+
+
+CoordinatorToNode: TypeAlias = (
+    CommonMessage | Registered | LeaseOffer | LeaseRenewed | LeaseRevoked | ProbeRequest | Landmarks
+)

@@ -55,10 +55,15 @@ MAX_PROBE_TOKENS = 4096
 MAX_SESSIONS = 1 << 20
 MAX_SUCCESSIONS = 8
 """Changes of its key a coordinator can prove to a peer that pinned an old one."""
+MAX_LANDMARKS = 4
+"""Targets a node is asked to time at once."""
+MAX_TIMED_SECONDS = 60.0
 
 HANDSHAKE_SECONDS = 10.0
 PING_SECONDS = 2.0
 SILENCE_SECONDS = 10.0
 """A link without a frame for this long is dead; a drafter drops its sessions."""
+LANDMARK_SECONDS = 60.0
+"""A node times landmarks no more often than once in this time, however often it is asked."""
 FLUSH_TOKENS = 4
 FLUSH_SECONDS = 0.010

@@ -13,12 +13,13 @@ from wanspec_p2p.protocol.common_messages import (
     Count,
     Digest,
     Name,
+    Peer,
     Reason,
     Seconds,
     Token,
 )
 
-__all__ = ["Drain", "DrafterModel", "Heartbeat", "LeaseAnswer", "NodeMessage", "ProbeResult", "RegisterNode"]
+__all__ = ["Drain", "DrafterModel", "Heartbeat", "LeaseAnswer", "NodeMessage", "ProbeResult", "RegisterNode", "Timed"]
 
 
 class DrafterModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,10 +62,17 @@ class ProbeResult(ControlMessage, frozen=True):
     seconds: Seconds
 
 
+class Timed(ControlMessage, frozen=True):
+    """The way to one of the `Landmarks`: the shortest of a few round trips. Of those nobody reached nothing is said."""
+
+    target: Peer
+    seconds: Annotated[float, msgspec.Meta(ge=0.0, le=limits.MAX_TIMED_SECONDS)]
+
+
 class Drain(ControlMessage, frozen=True):
     """I take nothing new and leave when what I have is done."""
 
     reason: Reason = ""
 
 
-NodeMessage: TypeAlias = CommonMessage | RegisterNode | Heartbeat | LeaseAnswer | ProbeResult | Drain
+NodeMessage: TypeAlias = CommonMessage | RegisterNode | Heartbeat | LeaseAnswer | ProbeResult | Timed | Drain

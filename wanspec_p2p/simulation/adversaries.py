@@ -169,6 +169,7 @@ async def run(kind: Kind, *, join: str, data_dir: Path, cache_dir: Path, model: 
         enrolled=False,
         dial_coordinator=dialler.coordinator,
         dial_target=dial_target,
+        time_target=dialler.time,
         joined=lambda pool: _say_ready(identity.peer_id),
         clock=clock,
         rng=random.Random(),

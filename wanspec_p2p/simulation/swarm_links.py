@@ -61,12 +61,24 @@ class SwarmLinks:
         return near
 
     def to_target(self, caller: str, target: PeerId) -> MemoryTransport:
-        if target not in self._targets:
-            raise Unreachable("nobody answers there")
-        called = self._targets[target]
+        called = self._called(target)
         near, far = self._wire(caller, called.name)
         self._spawn(called.admit(far), f"{called.name}'s end for {caller}")
         return near
+
+    async def time(self, caller: str, target: PeerId) -> float:
+        """One frame there and one back, over a link that nobody serves."""
+        near, far = self._wire(caller, self._called(target).name)
+        begun = self.clock.monotonic()
+        for sender, receiver in ((near, far), (far, near)):
+            await sender.send("")
+            await receiver.receive()
+        return self.clock.monotonic() - begun
+
+    def _called(self, target: PeerId) -> SwarmTarget:
+        if target not in self._targets:
+            raise Unreachable("nobody answers there")
+        return self._targets[target]
 
     def _wire(self, caller: str, called: str) -> tuple[MemoryTransport, MemoryTransport]:
         wan = self._wan(caller, called)

@@ -24,6 +24,7 @@ from wanspec_p2p.protocol.codec import (
     Codec,
     In,
 )
+from wanspec_p2p.protocol.common_messages import LANDMARKS
 from wanspec_p2p.protocol.coordinator_to_node import CoordinatorToNode
 from wanspec_p2p.protocol.coordinator_to_target import CoordinatorToTarget
 from wanspec_p2p.protocol.node_to_coordinator import DrafterModel, RegisterNode
@@ -57,6 +58,10 @@ class Switchboard(Protocol):
 
     def to_target(self, caller: str, target: PeerId) -> MemoryTransport:
         """Raises Unreachable: there is no such target."""
+        ...
+
+    async def time(self, caller: str, target: PeerId) -> float:
+        """A round trip, in seconds, as a connection would take; raises as `to_target`."""
         ...
 
 
@@ -164,6 +169,7 @@ class SwarmNode:
             enrolled=stay > 0,
             dial_coordinator=self._dial_coordinator,
             dial_target=self._dial_target,
+            time_target=lambda landmark: network.time(name, landmark.target),
             joined=lambda pool: None,
             clock=network.clock,
             rng=self._rng,
@@ -188,13 +194,16 @@ class SwarmNode:
 
     async def _dial_coordinator(self) -> PeerLink[CoordinatorToNode]:
         transport = self._network.to_coordinator(self.name, Role.NODE)
-        return await self._dial(transport, AT_NODE_FROM_COORDINATOR, self._network.coordinator.peer_id)
+        expect = self._network.coordinator.peer_id
+        return await self._dial(transport, AT_NODE_FROM_COORDINATOR, expect, features=(LANDMARKS,))
 
     async def _dial_target(self, lease: Held, address: str) -> PeerLink[TargetToNode]:
         transport = self._network.to_target(self.name, lease.claims.target)
         return await self._dial(transport, AT_NODE_FROM_TARGET, lease.claims.target)
 
-    async def _dial(self, transport: MemoryTransport, codec: Codec[In], expect: PeerId) -> PeerLink[In]:
+    async def _dial(
+        self, transport: MemoryTransport, codec: Codec[In], expect: PeerId, *, features: Sequence[str] = ()
+    ) -> PeerLink[In]:
         self._transports.append(transport)
         return await connect(
             transport,
@@ -204,4 +213,5 @@ class SwarmNode:
             expect=expect,
             clock=self._network.clock,
             nonce=self._rng.randbytes,
+            features=features,
         )

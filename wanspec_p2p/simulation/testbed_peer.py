@@ -31,7 +31,7 @@ from node.probes import tokens_per_second
 from node.service import NodeService
 from wanspec_p2p import logs
 from wanspec_p2p.clock import SystemClock
-from wanspec_p2p.errors import WanspecError
+from wanspec_p2p.errors import Unreachable, WanspecError
 from wanspec_p2p.links import membership
 from wanspec_p2p.links.base import Link
 from wanspec_p2p.links.membership import Membership
@@ -39,6 +39,7 @@ from wanspec_p2p.links.peer import PeerLink, connect
 from wanspec_p2p.links.websocket import DRAFT_PATH, dial, listen
 from wanspec_p2p.models.base import LanguageModel
 from wanspec_p2p.protocol.codec import AT_TARGET_FROM_COORDINATOR
+from wanspec_p2p.protocol.coordinator_to_node import Landmark
 from wanspec_p2p.protocol.coordinator_to_target import CoordinatorToTarget
 from wanspec_p2p.protocol.node_to_coordinator import DrafterModel, RegisterNode
 from wanspec_p2p.protocol.node_to_target import NodeToTarget
@@ -221,6 +222,9 @@ async def _serve_node(peer: _Peer, ready: Callable[..., None], stop: asyncio.Eve
     async def dial_target(lease: Held, address: str) -> Link[NodeToTarget, TargetToNode]:
         return await dialler.target(lease, part.through or address)
 
+    async def time_target(landmark: Landmark) -> float:
+        raise Unreachable("a relay opens every connection at once, however far it is")
+
     drafter = DrafterModel(info.name, info.digest, info.tokenizer, info.vocab_size, info.context, speed)
     service = NodeService(
         peer.identity.peer_id,
@@ -233,6 +237,7 @@ async def _serve_node(peer: _Peer, ready: Callable[..., None], stop: asyncio.Eve
         enrolled=False,
         dial_coordinator=dialler.coordinator,
         dial_target=dial_target,
+        time_target=time_target,
         joined=lambda pool: ready(peer=peer.identity.peer_id),
         clock=peer.clock,
         rng=_Eager(REDIAL_SECONDS * part.slow) if part.kind == "flapping" else random.Random(),

@@ -5,6 +5,7 @@ import pytest
 
 from wanspec_p2p.protocol.checks import check
 from wanspec_p2p.protocol.common_messages import ControlMessage, DraftLinkMessage, Ping
+from wanspec_p2p.protocol.coordinator_to_node import Landmark, Landmarks
 from wanspec_p2p.protocol.coordinator_to_target import ChatMessage, Generate
 from wanspec_p2p.protocol.node_to_target import Draft
 from wanspec_p2p.protocol.target_to_coordinator import Receipt, Receipts, TokenLogprob, Tokens
@@ -18,6 +19,10 @@ def _draft(**fields: tuple[int, ...]) -> Draft:
 
 def _open(**fields: int) -> Open:
     return Open(1, "s", (1, 2), fields.pop("prompt_len", 2), bytes(16), Sampling(), (), Window(8, 8), **fields)
+
+
+def _landmarks(*targets: str) -> Landmarks:
+    return Landmarks(tuple(Landmark(PeerId(name * 32), "wss://gpu.example") for name in targets))
 
 
 def _generate(**fields: object) -> Generate:
@@ -61,6 +66,7 @@ LOGPROB = TokenLogprob(token=1, text="a", logprob=-1.0)
         _generate(messages=CHAT),
         _generate(prompt=""),
         _generate(prompt_ids=(1,)),
+        _landmarks("t", "u"),
         _tokens(),
         _tokens(logprobs=(LOGPROB, LOGPROB)),
         _receipts(),
@@ -90,6 +96,7 @@ def test_what_agrees_passes(message: ControlMessage | DraftLinkMessage) -> None:
         (_generate(), "exactly one of messages, prompt and prompt_ids must be given"),
         (_generate(prompt="", prompt_ids=(1,)), "exactly one of messages, prompt and prompt_ids must be given"),
         (_generate(messages=CHAT, prompt="x"), "exactly one of messages, prompt and prompt_ids must be given"),
+        (_landmarks("t", "u", "t"), "landmarks names a target twice"),
         (_tokens(origins=(None,)), "origins has 1 entries for 2 ids"),
         (_tokens(logprobs=(LOGPROB,)), "logprobs has 1 entries for 2 ids"),
         (_boast(verified=8, accepted=9), "accepted is more than verified"),
