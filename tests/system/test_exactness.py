@@ -18,15 +18,17 @@ pytestmark = [pytest.mark.system, pytest.mark.model, pytest.mark.timeout(600), p
 
 PROMPTS = Path(__file__).parents[1] / "data" / "prompts.jsonl"
 MODEL, DRAFTER = "smollm2-135m", "smollm2-draft"
+QUICK_DRAFTER = "ngram:smollm2-135m"
+"""Starts at once, and is right where a text repeats itself."""
 
 
 @asynccontextmanager
 async def running(
-    directory: Path, environment: dict[str, str], cache: Path
+    directory: Path, environment: dict[str, str], cache: Path, drafter: str = DRAFTER
 ) -> AsyncIterator[tuple[Cluster, AsyncClient]]:
     async with (
         Fleet(directory, environment) as fleet,
-        Cluster.running(fleet, directory, environment, cache=cache, model=MODEL, drafter=DRAFTER) as cluster,
+        Cluster.running(fleet, directory, environment, cache=cache, model=MODEL, drafter=drafter) as cluster,
         AsyncClient(cluster.url) as client,
     ):
         yield cluster, client
@@ -62,12 +64,14 @@ async def test_nor_does_a_drafter_at_the_target_beside_such_nodes_change_a_token
     tmp_path: Path, environment: dict[str, str], model_cache: Path
 ) -> None:
     conditions = (Condition.HONEST, Condition.KILLED, Condition.LIAR)
-    async with running(tmp_path, environment, model_cache) as (cluster, client):
+    by_id = {prompt.id: prompt for prompt in load_prompts(PROMPTS)}
+    prompts = [by_id["1"], by_id["14"]]  # a long answer, and one that repeats its prompt: nodes draft that one
+    async with running(tmp_path, environment, model_cache, QUICK_DRAFTER) as (cluster, client):
         outcomes = await compare(
             cluster,
             client,
-            load_prompts(PROMPTS, 1),
-            tokens=24,
+            prompts,
+            tokens=16,
             temperatures=(0.0, 0.8),
             conditions=conditions,
             model=MODEL,
@@ -76,7 +80,8 @@ async def test_nor_does_a_drafter_at_the_target_beside_such_nodes_change_a_token
         )
     assert [(o.condition, o.temperature) for o in outcomes] == [(c, t) for c in conditions for t in (0.0, 0.8)]
     for outcome in outcomes:
-        assert (outcome.differences, outcome.answers, outcome.local_drafter) == ([], 1, DRAFTER)
+        assert (outcome.differences, outcome.answers, outcome.local_drafter) == ([], 2, DRAFTER)
         assert outcome.tokens > outcome.answers
-        assert outcome.target_draft_passes > 0
-        assert outcome.accepted > 0
+    # Both draft: one alone would prove nothing of the two together.
+    assert all(sum(o.target_draft_passes for o in outcomes if o.condition is c) for c in conditions)
+    assert sum(o.won_by_nodes for o in outcomes) > 0
