@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -15,24 +17,28 @@ from wanspec_p2p.client import AsyncClient
 pytestmark = [pytest.mark.system, pytest.mark.model, pytest.mark.timeout(600), pytest.mark.usefixtures("no_orphans")]
 
 PROMPTS = Path(__file__).parents[1] / "data" / "prompts.jsonl"
+MODEL, DRAFTER = "smollm2-135m", "smollm2-draft"
+QUICK_DRAFTER = "ngram:smollm2-135m"
+"""Starts at once, and is right where a text repeats itself."""
+
+
+@asynccontextmanager
+async def running(
+    directory: Path, environment: dict[str, str], cache: Path, drafter: str = DRAFTER
+) -> AsyncIterator[tuple[Cluster, AsyncClient]]:
+    async with (
+        Fleet(directory, environment) as fleet,
+        Cluster.running(fleet, directory, environment, cache=cache, model=MODEL, drafter=drafter) as cluster,
+        AsyncClient(cluster.url) as client,
+    ):
+        yield cluster, client
 
 
 async def test_every_condition_gives_the_tokens_of_the_target_alone(
     tmp_path: Path, environment: dict[str, str], model_cache: Path
 ) -> None:
     prompts = load_prompts(PROMPTS, 3)
-    async with (
-        Fleet(tmp_path, environment) as fleet,
-        Cluster.running(
-            fleet,
-            tmp_path,
-            environment,
-            cache=model_cache,
-            model="smollm2-135m",
-            drafter="smollm2-draft",
-        ) as cluster,
-        AsyncClient(cluster.url) as client,
-    ):
+    async with running(tmp_path, environment, model_cache) as (cluster, client):
         outcomes = await compare(
             cluster,
             client,
@@ -40,7 +46,7 @@ async def test_every_condition_gives_the_tokens_of_the_target_alone(
             tokens=32,
             temperatures=(0.0, 0.8),
             conditions=tuple(CONDITIONS),
-            model="smollm2-135m",
+            model=MODEL,
             progress=lambda what, done, total: None,
         )
     assert {(o.condition, o.temperature) for o in outcomes} == {(c, t) for c in Condition for t in (0.0, 0.8)}
@@ -48,6 +54,34 @@ async def test_every_condition_gives_the_tokens_of_the_target_alone(
         assert outcome.differences == []
         assert outcome.answers == 3
         assert outcome.tokens > outcome.answers  # every answer is more than its end
+        assert outcome.target_draft_passes == 0
     accepted = {c: sum(o.accepted for o in outcomes if o.condition is c) for c in Condition}
     # Where an honest node drafts, some of it must have counted: an idle network proves nothing.
     assert {c for c in Condition if accepted[c]} == {c for c in Condition if CONDITIONS[c]}
+
+
+async def test_nor_does_a_drafter_at_the_target_beside_such_nodes_change_a_token(
+    tmp_path: Path, environment: dict[str, str], model_cache: Path
+) -> None:
+    conditions = (Condition.HONEST, Condition.KILLED, Condition.LIAR)
+    by_id = {prompt.id: prompt for prompt in load_prompts(PROMPTS)}
+    prompts = [by_id["1"], by_id["14"]]  # a long answer, and one that repeats its prompt: nodes draft that one
+    async with running(tmp_path, environment, model_cache, QUICK_DRAFTER) as (cluster, client):
+        outcomes = await compare(
+            cluster,
+            client,
+            prompts,
+            tokens=16,
+            temperatures=(0.0, 0.8),
+            conditions=conditions,
+            model=MODEL,
+            progress=lambda what, done, total: None,
+            local_drafter=DRAFTER,
+        )
+    assert [(o.condition, o.temperature) for o in outcomes] == [(c, t) for c in conditions for t in (0.0, 0.8)]
+    for outcome in outcomes:
+        assert (outcome.differences, outcome.answers, outcome.local_drafter) == ([], 2, DRAFTER)
+        assert outcome.tokens > outcome.answers
+    # Both draft: one alone would prove nothing of the two together.
+    assert all(sum(o.target_draft_passes for o in outcomes if o.condition is c) for c in conditions)
+    assert sum(o.won_by_nodes for o in outcomes) > 0

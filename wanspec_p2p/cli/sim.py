@@ -175,21 +175,27 @@ def faults(
     seed: Annotated[int, typer.Option(help="Of the first schedule; the others follow.", min=0)] = 0,
     json: Json = False,
 ) -> None:
-    """Play answers while nodes lie, stall, part and die; fail if any text is not the target's own."""
-    from wanspec_p2p.simulation.faults import play_faults
+    """Play answers while nodes lie, repeat, stall, part and die; fail if any text is not the target's own."""
+    from wanspec_p2p.simulation.faults import KINDS, LAWS, play_faults
 
     wrong: list[int] = []
     struck, seconds = 0, 0.0
+    laws, nodes = dict.fromkeys(LAWS, 0), dict.fromkeys(KINDS, 0)
     with progress_bars() as progress:
         for done in range(count):
             schedule = play_faults(seed + done)
             struck, seconds = struck + schedule.events, seconds + schedule.seconds
+            laws[schedule.law] += 1
+            for kind in schedule.nodes:
+                nodes[kind] += 1
             if not schedule.exact:
                 wrong.append(schedule.seed)
             progress("play", done + 1, count)
     report = {
         "schedules": count,
         "first_seed": seed,
+        "laws": laws,
+        "nodes": nodes,
         "faults": struck,
         "virtual_seconds": seconds,
         "wrong_seeds": wrong,

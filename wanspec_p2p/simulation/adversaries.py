@@ -18,7 +18,6 @@ import os
 import random
 import signal
 import sys
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,12 +37,13 @@ from wanspec_p2p.models.catalog import Catalog
 from wanspec_p2p.models.loading import load_language_model
 from wanspec_p2p.models.segments import CachedTokens
 from wanspec_p2p.protocol.node_to_coordinator import DrafterModel, RegisterNode
-from wanspec_p2p.protocol.node_to_target import Draft, NodeToTarget
+from wanspec_p2p.protocol.node_to_target import NodeToTarget
 from wanspec_p2p.protocol.target_to_node import TargetToNode
 from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.simulation.echo import Echo
 from wanspec_p2p.types import PeerId, Role, Segment
 
-__all__ = ["Echo", "Kind", "LiarModel", "SilentModel", "run"]
+__all__ = ["Kind", "LiarModel", "SilentModel", "run"]
 
 
 class Kind(enum.StrEnum):
@@ -93,45 +93,6 @@ class SilentModel(LiarModel):
         raise AssertionError("unreachable")
 
 
-class Echo:
-    """A link that sends each draft twice, and now and then one from long ago."""
-
-    def __init__(self, link: Link[NodeToTarget, TargetToNode]) -> None:
-        self._link = link
-        self._past: deque[Draft] = deque(maxlen=64)
-        self._rng = random.Random(0)
-
-    @property
-    def peer(self) -> PeerId:
-        return self._link.peer
-
-    @property
-    def role(self) -> Role:
-        return self._link.role
-
-    @property
-    def rtt(self) -> float | None:
-        return self._link.rtt
-
-    @property
-    def jitter(self) -> float | None:
-        return self._link.jitter
-
-    async def send(self, message: NodeToTarget) -> None:
-        await self._link.send(message)
-        if isinstance(message, Draft):
-            await self._link.send(message)
-            self._past.append(message)
-            if self._rng.random() < 0.5:
-                await self._link.send(self._rng.choice(self._past))
-
-    async def receive(self) -> TargetToNode:
-        return await self._link.receive()
-
-    async def close(self, code: int = 1000, reason: str = "") -> None:
-        await self._link.close(code, reason)
-
-
 async def run(kind: Kind, *, join: str, data_dir: Path, cache_dir: Path, model: str, stop: asyncio.Event) -> None:
     """Join and misbehave until `stop` is set."""
     clock = SystemClock()
@@ -143,7 +104,7 @@ async def run(kind: Kind, *, join: str, data_dir: Path, cache_dir: Path, model: 
 
     async def dial_target(lease: Held, address: str) -> Link[NodeToTarget, TargetToNode]:
         link = await dialler.target(lease, address)
-        return Echo(link) if kind is Kind.ECHO else link
+        return Echo(link, random.Random(0)) if kind is Kind.ECHO else link
 
     service = NodeService(
         identity.peer_id,

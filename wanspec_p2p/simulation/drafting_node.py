@@ -4,8 +4,10 @@ be spoilt."""
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from node.draft_link import DraftLink
 from node.drafting import DraftingEngine
@@ -28,7 +30,10 @@ from wanspec_p2p.simulation.metering import MeteredModel, Work, traced
 from wanspec_p2p.simulation.trace import Trace
 from wanspec_p2p.types import PeerId, Role
 
-__all__ = ["NodeSpec", "SimulatedNode"]
+__all__ = ["NodeSpec", "Says", "SimulatedNode"]
+
+Says: TypeAlias = Callable[[Link[NodeToTarget, TargetToNode], random.Random], Link[NodeToTarget, TargetToNode]]
+"""(link to the target, chance of its own) → the link that the node speaks on instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,7 @@ class NodeSpec:
         owner, site: as its lease says; None for ones of its own.
         slots: sessions it takes at once.
         engine: what drafts with the model; an experiment may take something away from it.
+        says: what becomes of its words; None: they are sent as they are.
         redial: seconds at most before it dials a target again that it lost; None: as nodes do.
     """
 
@@ -50,6 +56,7 @@ class NodeSpec:
     site: str | None = None
     slots: int = 64
     engine: type[DraftingEngine] = DraftingEngine
+    says: Says | None = None
     redial: float | None = None
 
 
@@ -75,6 +82,7 @@ class SimulatedNode:
         self.engine = spec.engine(self.model, clock=clock)
         self._spec, self._target, self._accept, self._clock, self._trace = spec, target, accept, clock, trace
         self._rng = chance(seed, name, "handshakes and the way")
+        self._words = chance(seed, name, "what it says")
         self._transport: MemoryTransport | None = None
         self._parted = False
         self._traffic: list[LinkStats] = []  # of every link it had
@@ -173,4 +181,4 @@ class SimulatedNode:
             nonce=self._rng.randbytes,
         )
         self._traffic.append(link.stats)
-        return link
+        return link if self._spec.says is None else self._spec.says(link, self._words)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.wanspec_p2p.cli.conftest import Run
 from wanspec_p2p.errors import ExitCode
-from wanspec_p2p.simulation.faults import Schedule
+from wanspec_p2p.simulation.faults import KINDS, LAWS, Schedule
 from wanspec_p2p.simulation.reference import Figures, Setting
 
 LISTS = {
@@ -162,10 +162,15 @@ def test_faults_that_change_no_text(run: Run) -> None:
     assert code == ExitCode.OK, err
     report = json.loads(out)
     assert (report["schedules"], report["first_seed"], report["wrong_seeds"]) == (2, 5, [])
+    assert (report["laws"].keys(), report["nodes"].keys()) == (set(LAWS), set(KINDS))
+    assert sum(report["laws"].values()) == 2 <= sum(report["nodes"].values())
 
 
 def test_a_wrong_text_is_an_error_that_names_its_seed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wanspec_p2p.simulation.faults.play_faults", lambda seed: Schedule(seed, seed != 8, 1, 0, 1.0))
+    monkeypatch.setattr(
+        "wanspec_p2p.simulation.faults.play_faults",
+        lambda seed: Schedule(seed, seed != 8, "iid", ("honest",), 0, 1.0),
+    )
     code, _, err = run("sim", "faults", "--count", "3", "--seed", "7")
     assert code == ExitCode.FAILURE
     assert "seeds 8" in err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wanspec_p2p.simulation.faults import play_faults
+from wanspec_p2p.simulation.faults import KINDS, LAWS, play_faults
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -25,4 +25,11 @@ def test_a_schedule_is_a_function_of_its_seed() -> None:
 def test_schedules_do_bring_trouble() -> None:
     played = [play_faults(seed, tokens=16) for seed in range(8)]
     assert sum(one.events for one in played) > 8
-    assert len({one.nodes for one in played}) > 1
+    assert len({len(one.nodes) for one in played}) > 1
+
+
+def test_schedules_have_nodes_of_every_kind_and_drafters_of_every_law() -> None:
+    played = [play_faults(seed, answers=1, tokens=8) for seed in range(24)]
+    assert all(one.exact for one in played)
+    assert {one.law for one in played} == set(LAWS)
+    assert {kind for one in played for kind in one.nodes} == set(KINDS)

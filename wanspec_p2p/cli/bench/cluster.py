@@ -99,6 +99,14 @@ class Cluster:
             self._fleet, home, READY_SECONDS, name=self._log_name("coordinator"), port=port
         )
 
+    async def give_local_drafter(self, name: str) -> None:
+        """End the targets in order, and start the same ones again with a drafter of their own, `name`."""
+        self._local_drafter = name
+        for target, child in list(self.targets.items()):
+            await child.stop()
+            self._fleet.forget(child)
+            await self._fleet.while_alive((await self.start_target(target)).ready(READY_SECONDS))
+
     async def start_target(self, name: str) -> Child:
         """Not waited for. A name that has been used is the same target, started again."""
         home = self._directory / name

@@ -51,6 +51,10 @@ def exactness(
     tokens: Tokens = 64,
     model: TargetModel = "smollm2-135m",
     drafter: DrafterModel = "smollm2-draft",
+    local_drafter: Annotated[
+        str | None,
+        typer.Option(help="A drafter of the target's own, under every condition.", metavar="MODEL"),
+    ] = None,
     condition: Annotated[list[str] | None, typer.Option(help="Only this one; may be given again.")] = None,
     json: Json = False,
 ) -> None:
@@ -61,18 +65,28 @@ def exactness(
     conditions = tuple(Condition) if condition is None else tuple(_condition(text) for text in condition)
     chosen = load_prompts(prompts, count)
     with progress_bars() as progress:
-        outcomes = asyncio.run(_exactness(chosen, tokens, model, drafter, conditions, progress))
+        outcomes = asyncio.run(_exactness(chosen, tokens, model, drafter, local_drafter, conditions, progress))
     if json:
         emit([asdict(outcome) | {"identical": outcome.identical} for outcome in outcomes])
     else:
-        say("| condition | temperature | answers | tokens | rounds | accepted per round | identical |")
-        say("|---|---|---|---|---|---|---|")
-        for o in outcomes:
-            said = "yes" if o.identical else f"no: {counted(len(o.differences), 'answer differs', 'answers differ')}"
-            per_round = f"{o.accepted / o.rounds:.2f}" if o.rounds else "-"
-            say(f"| {o.condition} | {o.temperature:g} | {o.answers} | {o.tokens} | {o.rounds} | {per_round} | {said} |")
+        _say_outcomes(outcomes, local_drafter)
     if not all(outcome.identical for outcome in outcomes):
         raise typer.Exit(ExitCode.NOT_IDENTICAL)
+
+
+def _say_outcomes(outcomes: Sequence[Outcome], local_drafter: str | None) -> None:
+    own = () if local_drafter is None else ("first from nodes", "draft passes at the target")
+    if own:
+        say(f"The target has a drafter of its own, {local_drafter}; alone it had none.\n")
+    columns = ("condition", "temperature", "answers", "tokens", "rounds", "accepted per round", *own, "identical")
+    say(f"| {' | '.join(columns)} |")
+    say("|---" * len(columns) + "|")
+    for o in outcomes:
+        said = "yes" if o.identical else f"no: {counted(len(o.differences), 'answer differs', 'answers differ')}"
+        per_round = f"{o.accepted / o.rounds:.2f}" if o.rounds else "-"
+        also = (o.won_by_nodes, o.target_draft_passes) if own else ()
+        cells = (o.condition, f"{o.temperature:g}", o.answers, o.tokens, o.rounds, per_round, *also, said)
+        say(f"| {' | '.join(map(str, cells))} |")
 
 
 def _condition(text: str) -> Condition:
@@ -89,6 +103,7 @@ async def _exactness(
     tokens: int,
     model: str,
     drafter: str,
+    local_drafter: str | None,
     conditions: Sequence[Condition],
     progress: Progress,
 ) -> list[Outcome]:
@@ -114,6 +129,7 @@ async def _exactness(
                 conditions=conditions,
                 progress=progress,
                 model=model,
+                local_drafter=local_drafter,
             )
 
     return await with_fleet("wanspec-bench-", work)

@@ -1,6 +1,7 @@
 """The promise that matters most, tried with real processes: the same token ids whatever the nodes do.
 
-Every prompt is answered by the target alone first, then under each condition; every id is compared.
+Every prompt is answered by the target alone first, then under each condition; every id is compared. Where the target is
+to have a drafter of its own, it gets it after it has answered alone.
 """
 
 from __future__ import annotations
@@ -63,6 +64,9 @@ class Outcome:
     tokens: int = 0
     rounds: int = 0
     accepted: int = 0
+    won_by_nodes: int = 0  # of these, tokens that a node brought first
+    local_drafter: str | None = None
+    target_draft_passes: int = 0
     differences: list[Difference] = field(default_factory=list)
 
     @property
@@ -86,8 +90,14 @@ async def compare(
     conditions: Sequence[Condition],
     progress: Callable[[str, int, int], None],
     model: str,
+    local_drafter: str | None = None,
 ) -> list[Outcome]:
-    """Ask everything under every condition. The seed of each request is the prompt's place, so answers repeat."""
+    """Ask everything under every condition. The seed of each request is the prompt's place, so answers repeat.
+
+    Args:
+        cluster: its target has no drafter of its own yet.
+        local_drafter: which one it has under every condition.
+    """
     seeds = {prompt.id: number for number, prompt in enumerate(prompts)}
     questions = [_Question(prompt, temperature) for temperature in temperatures for prompt in prompts]
 
@@ -112,12 +122,14 @@ async def compare(
     for number, question in enumerate(questions):
         progress("the target alone", number, len(questions))
         alone[question] = (await ask(question, network=False)).token_ids
+    if local_drafter is not None:
+        await cluster.give_local_drafter(local_drafter)
 
     outcomes: list[Outcome] = []
     for condition in conditions:
         kinds = CONDITIONS[condition]
         await cluster.have(kinds, client)
-        by_temperature = {t: Outcome(condition, t) for t in temperatures}
+        by_temperature = {t: Outcome(condition, t, local_drafter=local_drafter) for t in temperatures}
 
         together = CROWD if condition is Condition.CROWD else 1
         kill = condition is Condition.KILLED
@@ -141,6 +153,8 @@ def _count(outcome: Outcome, question: _Question, answer: Answer, expected: Sequ
     outcome.tokens += len(expected)
     outcome.rounds += answer.speculation.rounds
     outcome.accepted += answer.speculation.accepted
+    outcome.won_by_nodes += sum(answer.speculation.won_by_peer.values())
+    outcome.target_draft_passes += answer.speculation.target_draft_passes
     if ids != expected:
         ends = min(len(ids), len(expected))
         at = next((i for i in range(ends) if ids[i] != expected[i]), ends)

@@ -1,4 +1,5 @@
-"""`wanspec bench speed` with models without weights: everything else, its draft link included, is what ships."""
+"""`wanspec bench speed` with models without weights: everything else, its draft link included, is what ships. And what
+`wanspec bench exactness` says of what it found."""
 
 from __future__ import annotations
 
@@ -10,7 +11,9 @@ import pytest
 
 from tests.support.scripted_models import ByteTokenizer, ScriptedModel
 from tests.wanspec_p2p.cli.conftest import Run
-from wanspec_p2p.cli.bench import speed
+from wanspec_p2p.cli.bench import commands, speed
+from wanspec_p2p.cli.bench.exactness import Condition, Difference, Outcome
+from wanspec_p2p.errors import ExitCode
 from wanspec_p2p.models import loading
 from wanspec_p2p.models.catalog import Catalog
 
@@ -56,3 +59,43 @@ def test_json_is_one_object_and_nothing_else(run: Run) -> None:
     assert [(gain["sessions"], gain["rows"]) for gain in engine["gain_of_company"]] == [(4, 1), (4, 4), (4, 8)]
     assert [wire["temperature"] for wire in figures["wire"]] == [0.0, 0.8]
     assert [wire["tokens"] for wire in figures["wire"]] == [4, 4]
+
+
+def outcomes(monkeypatch: pytest.MonkeyPatch, *found: Outcome) -> None:
+    async def played(*given: Any) -> list[Outcome]:
+        return list(found)
+
+    monkeypatch.setattr(commands, "_exactness", played)
+
+
+COMPARE = ("bench", "exactness", "--prompts", str(PROMPTS), "--count", "1")
+
+
+def test_exactness_is_a_table(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes(monkeypatch, Outcome(Condition.LIAR, 0.8, 1, 8, 4, 2))
+    code, out, err = run(*COMPARE)
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        "| condition | temperature | answers | tokens | rounds | accepted per round | identical |",
+        "|---|---|---|---|---|---|---|",
+        "| a node lying in every token | 0.8 | 1 | 8 | 4 | 0.50 | yes |",
+    ]
+
+
+def test_its_report_names_the_drafter_at_the_target(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Outcome(Condition.HONEST, 0.0, 1, 8, 4, 2, 1, "ngram", 3, [Difference("p", 5)])
+    outcomes(monkeypatch, found)
+    code, out, err = run(*COMPARE, "--local-drafter", "ngram")
+    assert (code, err) == (ExitCode.NOT_IDENTICAL, "")
+    assert out.splitlines() == [
+        "The target has a drafter of its own, ngram; alone it had none.",
+        "",
+        "| condition | temperature | answers | tokens | rounds | accepted per round | first from nodes "
+        "| draft passes at the target | identical |",
+        "|---|---|---|---|---|---|---|---|---|",
+        "| three honest nodes | 0 | 1 | 8 | 4 | 0.50 | 1 | 3 | no: 1 answer differs |",
+    ]
+    code, out, err = run(*COMPARE, "--local-drafter", "ngram", "--json")
+    (said,) = json.loads(out)
+    assert (said["local_drafter"], said["target_draft_passes"], said["won_by_nodes"]) == ("ngram", 3, 1)
+    assert not said["identical"]
