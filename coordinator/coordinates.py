@@ -154,6 +154,8 @@ class Coordinates:
                 point.partners.pop(peer, None)
 
     def _check(self, one: PeerId, other: PeerId, rtt: float) -> None:
+        if self._anchor in (one, other):
+            return  # that way is measured for itself; nobody relies on a prediction of it
         predicted = self.predict(one, other)
         if predicted is not None and self.measured(one, other) is None:
             self._checked += 1

@@ -287,3 +287,12 @@ def test_who_left_is_forgotten_and_memory_stays_bounded() -> None:
 def test_the_same_samples_and_seed_give_the_same_map() -> None:
     one, other = (learn(4, 300)[0] for _ in range(2))
     assert [point.at for point in one._points.values()] == [point.at for point in other._points.values()]
+
+
+def test_the_way_to_the_coordinator_is_no_prediction_to_be_judged() -> None:
+    found = Coordinates(ANCHOR, random.Random(1))
+    found.observe(ANCHOR, PeerId("target"), 0.02)
+    found.hear(PeerId("node"), PeerId("target"), 0.05)
+    assert found.predict(ANCHOR, PeerId("node")) is not None
+    found.observe(ANCHOR, PeerId("node"), 0.03)
+    assert found.accuracy == Accuracy(0, None)
