@@ -25,18 +25,17 @@ def run(
 ) -> None:
     """Play a scenario file, beside the same target alone."""
     from wanspec_p2p.simulation.scenario_file import read_scenario
-    from wanspec_p2p.simulation.scenario_play import alone, played, policy_of, total, trees
+    from wanspec_p2p.simulation.scenario_play import alone, best_tree, played, policy_of, total, trees
 
     wanted = read_scenario(scenario)
     chosen = seeds or wanted.seeds
     own, plain = (wanted, policy_of(wanted)), (alone(wanted, local=False), policy_of(wanted))
-    tried = trees(wanted)
     with progress_bars() as progress:
-        results = played((plain, own, *tried.values()), chosen, lambda done, of: progress("play", done, of))
-    best = min(tried, key=lambda passes: total(results[tried[passes]]).per_token)
+        results = played((plain, own, *trees(wanted).values()), chosen, lambda done, of: progress("play", done, of))
+    best, best_alone = best_tree(wanted, results)
     rows = {
         "target alone": total(results[plain]),
-        f"tree at the target, {counted(best, 'pass', 'passes')} a round": total(results[tried[best]]),
+        f"tree at the target, {counted(best, 'pass', 'passes')} a round": best_alone,
         "scenario": total(results[own]),
     }
     without, tree, found = rows.values()

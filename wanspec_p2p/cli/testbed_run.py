@@ -24,7 +24,7 @@ from wanspec_p2p.simulation.models import SIMULATED_TOKENIZER
 from wanspec_p2p.simulation.reference import WARM_UP_PROMPT, Figures, Setting, prompts
 from wanspec_p2p.simulation.relay import Relay, punctual_loop, relaying
 from wanspec_p2p.simulation.swarm_peers import SimulatedTokenizer
-from wanspec_p2p.simulation.testbed import Code, Observed
+from wanspec_p2p.simulation.testbed import Code, Observed, between_passes
 from wanspec_p2p.simulation.testbed_peer import peer_command
 from wanspec_p2p.types import Role, TokenId
 
@@ -166,9 +166,8 @@ def _observed(setting: Setting, answers: Sequence[Answer], before: Look, after: 
         remote_passes=after.passes_since(before, "node"),
     )
     late = {model: after.late_since(before, model) for model in ("target", "local", "node")}
-    in_passes = setting.verify * figures.rounds + setting.draft * figures.local_passes
     code = Code(
-        target=max(0.0, figures.seconds - in_passes) / (figures.rounds + figures.local_passes),
+        target=max(0.0, between_passes(setting, figures)) / (figures.rounds + figures.local_passes),
         node=after.pause("node") + late["node"],
     )
     return Observed(figures, after.at - before.at, late, code, after.cores_since(before))

@@ -17,7 +17,17 @@ from typing import Any
 import msgspec
 
 from wanspec_p2p.simulation.scenario import Adversaries, Churn, Scenario, Target, Way
-from wanspec_p2p.simulation.scenario_play import Outcome, Play, Played, alone, played, policy_of, total, trees
+from wanspec_p2p.simulation.scenario_play import (
+    Outcome,
+    Play,
+    Played,
+    alone,
+    best_tree,
+    played,
+    policy_of,
+    total,
+    trees,
+)
 from wanspec_p2p.simulation.swarm_kill import SwarmOutcome, play_swarm
 
 __all__ = ["Adversity", "study"]
@@ -134,7 +144,7 @@ def study(adversity: Adversity, seeds: int, progress: Callable[[str, int, int], 
 
 def _never_slower(adversity: Adversity, results: Played) -> list[dict[str, Any]]:
     lines = []
-    tree = min((total(results[play]) for play in trees(adversity.bad["honest", True]).values()), key=_per_token)
+    _, tree = best_tree(adversity.bad["honest", True], results)
     for (kind, local), scenario in adversity.bad.items():
         own = total(results[_play(scenario)])
         base = total(results[_play(alone(scenario, local=local))])
@@ -205,10 +215,6 @@ def _killed_in_swarms(swarms: Mapping[bool, Sequence[SwarmOutcome]]) -> dict[str
         "unharmed_tokens_per_second": speed(swarms[False]),
         "kept": identical == answers,
     }
-
-
-def _per_token(outcome: Outcome) -> float:
-    return outcome.per_token
 
 
 def _ms(outcome: Outcome) -> float:

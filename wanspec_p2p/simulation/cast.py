@@ -19,7 +19,7 @@ from wanspec_p2p.simulation.drafting_node import NodeSpec, SimulatedNode
 from wanspec_p2p.simulation.laws import CalibratedLaw, Guess, IidLaw, Law, Place, RecordedLaw, Text, tempered
 from wanspec_p2p.simulation.models import SimulatedDrafter
 from wanspec_p2p.simulation.pacing import DeviceTime, Steps
-from wanspec_p2p.simulation.scenario import Scenario
+from wanspec_p2p.simulation.scenario import LawOf, Scenario
 from wanspec_p2p.simulation.scenario_file import judged
 from wanspec_p2p.simulation.site import Site
 from wanspec_p2p.simulation.troubles import Troubles
@@ -49,16 +49,15 @@ REPLACEMENT_ROUND_TRIPS = 4.0
 """Until a node that takes a lost one's place dials our handshake: one to find it, and TCP's, TLS's and WebSocket's."""
 
 
-def law(scenario: Scenario, text: Text) -> Law:
-    """How right the scenario's honest drafters are about `text`."""
-    own = scenario.law
+def law(own: LawOf, text: Text, drafter: str = "drafter") -> Law:
+    """How right honest drafters are about `text`; those of one name guess alike."""
     match own.kind:
         case "iid":
-            return IidLaw(text) if own.ranks is None else IidLaw(text, ranks=own.ranks)
+            return IidLaw(text, drafter) if own.ranks is None else IidLaw(text, drafter, own.ranks)
         case "calibrated":
-            return CalibratedLaw(text, judged(own))
+            return CalibratedLaw(text, judged(own), drafter)
         case "recorded":
-            return RecordedLaw(text, judged(own))
+            return RecordedLaw(text, judged(own), drafter)
 
 
 class Lies:
@@ -108,7 +107,7 @@ class Cast:
     def __init__(self, scenario: Scenario, text: Text, seed: int, slow: float = 1.0) -> None:
         self.lost = 0  # drafters and bystanders that died
         self._slow = slow
-        self._scenario, self._law = scenario, law(scenario, text)
+        self._scenario, self._law = scenario, law(scenario.law, text)
         self._rng = random.Random(f"scenario {seed}")
         self._parts = parts(scenario)
         self._alive: dict[SimulatedNode, tuple[str, Wan]] = {}

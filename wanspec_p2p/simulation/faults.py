@@ -13,21 +13,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from wanspec_p2p.simulation.cast import law
 from wanspec_p2p.simulation.drafting_node import NodeSpec, Says, SimulatedNode
 from wanspec_p2p.simulation.echo import Echo
-from wanspec_p2p.simulation.laws import CalibratedLaw, IidLaw, Law, RecordedLaw, Text
+from wanspec_p2p.simulation.laws import IidLaw, Text
 from wanspec_p2p.simulation.loop import run_in_virtual_time
 from wanspec_p2p.simulation.models import SimulatedDrafter, SimulatedTarget
 from wanspec_p2p.simulation.pacing import DeviceTime, Steps, flat
+from wanspec_p2p.simulation.reference import LawName
 from wanspec_p2p.simulation.scenario import LawOf
-from wanspec_p2p.simulation.scenario_file import judged
 from wanspec_p2p.simulation.site import Site, question
 from wanspec_p2p.simulation.wan import Wan
 from wanspec_p2p.speculation.policy import LocalDrafting, Policy
 
 __all__ = ["KINDS", "LAWS", "Schedule", "play_faults"]
 
-LAWS = ("iid", "calibrated", "recorded")
+LAWS: tuple[LawName, ...] = ("iid", "calibrated", "recorded")
 """How right drafters are; the last two are right where those of the recording were that comes with the package."""
 KINDS = ("honest", "liar", "silent", "another drafter", "doubling", "repeating")
 """Of nodes. "doubling": it sends each of its drafts twice; "repeating": it sends old ones again, much later."""
@@ -51,7 +52,7 @@ class Schedule:
 
     seed: int
     exact: bool
-    law: str
+    law: LawName
     nodes: tuple[str, ...]
     events: int
     seconds: float
@@ -65,11 +66,11 @@ def play_faults(seed: int, *, answers: int = 2, tokens: int = 48) -> Schedule:
 async def _play(seed: int, answers: int, tokens: int) -> Schedule:
     rng = random.Random(f"faults {seed}")
     text = Text(seed)
-    law = rng.choice(LAWS)
+    honest = LawOf(rng.choice(LAWS))
     # Most nodes of a network are honest: drafts that count are what trouble can spoil.
     kinds = tuple(rng.choice(("honest", "honest", *KINDS)) for _ in range(rng.randint(1, 4)))
-    specs = [_node(rng, text, law, kind) for kind in kinds]
-    local = SimulatedDrafter(_law(law, text), DeviceTime(Steps(0.005, 8))) if rng.random() < 0.5 else None
+    specs = [_node(rng, text, honest, kind) for kind in kinds]
+    local = SimulatedDrafter(law(honest, text), DeviceTime(Steps(0.005, 8))) if rng.random() < 0.5 else None
     policy = Policy(width=rng.choice((7, 31, 63)), local=LocalDrafting(price=rng.choice((0.0, 1.0))))
     target = SimulatedTarget(text, DeviceTime(flat(0.030, 64)))
     async with Site(target, specs, seed=seed, drafters=rng.randint(1, 3), local=local) as site:
@@ -86,22 +87,12 @@ async def _play(seed: int, answers: int, tokens: int) -> Schedule:
     exact = all(
         list(answer.tokens) == text.continuation(prompt, tokens) for answer, prompt in zip(played, prompts, strict=True)
     )
-    return Schedule(seed, exact, law, kinds, strikes.count, sum(answer.seconds for answer in played))
+    return Schedule(seed, exact, honest.kind, kinds, strikes.count, sum(answer.seconds for answer in played))
 
 
-def _law(kind: str, text: Text, drafter: str = "drafter") -> Law:
-    match kind:
-        case "calibrated":
-            return CalibratedLaw(text, judged(LawOf("calibrated")), drafter)
-        case "recorded":
-            return RecordedLaw(text, judged(LawOf("recorded")), drafter)
-        case _:
-            return IidLaw(text, drafter)
-
-
-def _node(rng: random.Random, text: Text, law: str, kind: str) -> NodeSpec:
+def _node(rng: random.Random, text: Text, honest: LawOf, kind: str) -> NodeSpec:
     drafter = "another" if kind == "another drafter" else "drafter"
-    own = IidLaw(text, ranks=LIAR) if kind == "liar" else _law(law, text, drafter)
+    own = IidLaw(text, ranks=LIAR) if kind == "liar" else law(honest, text, drafter)
     seconds = FAR_TOO_SLOW if kind == "silent" else rng.choice((0.001, 0.005, 0.020))
     wan = Wan(
         rtt=rng.choice((0.0, 0.010, 0.030, 0.150, 2.0)),

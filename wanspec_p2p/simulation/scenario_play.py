@@ -20,7 +20,7 @@ from wanspec_p2p.simulation.scenario import Adversaries, Churn, Scenario
 from wanspec_p2p.simulation.site import Answer, Site, question
 from wanspec_p2p.speculation.policy import LocalDrafting, Policy
 
-__all__ = ["Outcome", "Played", "alone", "play", "played", "policy_of", "total", "trees"]
+__all__ = ["Outcome", "Played", "alone", "best_tree", "play", "played", "policy_of", "total", "trees"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,13 @@ def alone(scenario: Scenario, *, local: bool) -> Scenario:
 def trees(scenario: Scenario) -> dict[int, Play]:
     """What the target could draft for itself at best: trees of so many passes a round."""
     return {passes: (alone(scenario, local=True), tree_alone(passes).policy) for passes in PASSES}
+
+
+def best_tree(scenario: Scenario, results: Played) -> tuple[int, Outcome]:
+    """Of its `trees`, all of which were played: passes a round, and what came of them."""
+    found = {passes: total(results[tree]) for passes, tree in trees(scenario).items()}
+    best = min(found, key=lambda passes: found[passes].per_token)
+    return best, found[best]
 
 
 def played(plays: Iterable[Play], seeds: int, progress: Callable[[int, int], None]) -> Played:

@@ -16,7 +16,7 @@ from wanspec_p2p.simulation.plays import Played
 from wanspec_p2p.simulation.reference import PASSES, Figures, Setting, summed, tree_alone
 from wanspec_p2p.simulation.wan import Wan
 
-__all__ = ["Bed", "Cell", "Code", "Observed", "compared"]
+__all__ = ["Bed", "Cell", "Code", "Observed", "between_passes", "compared"]
 
 LATENCY_WITHIN, OFFLOAD_WITHIN = 0.10, 0.10
 
@@ -56,12 +56,12 @@ class Bed:
 
     def setting(self, cell: Cell) -> Setting:
         wan = Wan(rtt=cell.rtt_ms / 1000.0 * self.slow, jitter=cell.jitter)
-        return replace(self._stretched, wan=wan, drafters=cell.drafters)
+        return replace(self.stretched, wan=wan, drafters=cell.drafters)
 
     @property
     def trees(self) -> dict[int, Setting]:
         """The target alone, by passes a round."""
-        return {passes: tree_alone(passes, self._stretched) for passes in PASSES}
+        return {passes: tree_alone(passes, self.stretched) for passes in PASSES}
 
     @property
     def settings(self) -> tuple[Setting, ...]:
@@ -69,7 +69,7 @@ class Bed:
         return tuple(dict.fromkeys((*self.trees.values(), *map(self.setting, self.cells))))
 
     @property
-    def _stretched(self) -> Setting:
+    def stretched(self) -> Setting:
         return replace(self.base, verify=self.base.verify * self.slow, draft=self.base.draft * self.slow)
 
 
@@ -91,6 +91,11 @@ class Observed:
     cores: dict[str, float]
 
 
+def between_passes(setting: Setting, figures: Figures) -> float:
+    """Seconds that the target's time has beside its passes: waiting, and our own code."""
+    return figures.seconds - setting.verify * figures.rounds - setting.draft * figures.local_passes
+
+
 def compared(bed: Bed, observed: Sequence[Observed], played: Played) -> dict[str, Any]:
     """The report: the baseline, and each cell as the testbed and as the simulator found it, with code and without.
 
@@ -102,7 +107,7 @@ def compared(bed: Bed, observed: Sequence[Observed], played: Played) -> dict[str
     best = min(trees, key=lambda passes: trees[passes].per_token)
     tree = trees[best]
     cells = [
-        _compared(bed, cell, seen, [summed(played[own.setting(cell)]) for own in (coded, bed)], tree)
+        _compared(bed, cell, seen, summed(played[coded.setting(cell)]), summed(played[bed.setting(cell)]), tree)
         for cell, seen in zip(bed.cells, observed, strict=True)
     ]
     return {
@@ -113,14 +118,16 @@ def compared(bed: Bed, observed: Sequence[Observed], played: Played) -> dict[str
     }
 
 
-def _compared(bed: Bed, cell: Cell, seen: Observed, simulated: Sequence[Figures], tree: Figures) -> dict[str, Any]:
-    names = ("testbed", "simulator", "simulator_without_code")
+def _compared(
+    bed: Bed, cell: Cell, seen: Observed, simulated: Figures, without_code: Figures, tree: Figures
+) -> dict[str, Any]:
+    ways = {"testbed": seen.figures, "simulator": simulated, "simulator_without_code": without_code}
     found = {
         name: {**_absolute(bed, figures), "offload": round(_offload(figures, tree), 4)}
-        for name, figures in zip(names, (seen.figures, *simulated), strict=True)
+        for name, figures in ways.items()
     }
-    ratio = seen.figures.per_token / simulated[0].per_token
-    difference = _offload(seen.figures, tree) - _offload(simulated[0], tree)
+    ratio = seen.figures.per_token / simulated.per_token
+    difference = _offload(seen.figures, tree) - _offload(simulated, tree)
     return {
         "rtt_ms": cell.rtt_ms,
         "drafters": cell.drafters,
@@ -141,14 +148,12 @@ def _code(code: Code) -> dict[str, float]:
 
 
 def _absolute(bed: Bed, figures: Figures) -> dict[str, float]:
-    base = bed.base
-    in_passes = base.verify * figures.rounds + base.draft * figures.local_passes
+    between = between_passes(bed.stretched, figures)
     return {
         "ms_per_token": round(figures.per_token * 1000.0 / bed.slow, 3),
         "passes_per_token": round(figures.local_per_token, 4),
         "rounds_per_token": round(figures.rounds / figures.tokens, 4),
-        # What the target did between its passes: waiting, and our own code.
-        "between_passes_ms_per_token": round((figures.seconds / bed.slow - in_passes) * 1000.0 / figures.tokens, 3),
+        "between_passes_ms_per_token": round(between / bed.slow * 1000.0 / figures.tokens, 3),
         "remote_passes_per_token": round(figures.remote_passes / figures.tokens, 4),
     }
 

@@ -52,7 +52,7 @@ from wanspec_p2p.simulation.models import SIMULATED_TOKENIZER, SimulatedDrafter,
 from wanspec_p2p.simulation.pacing import DeviceTime, Steps, flat
 from wanspec_p2p.simulation.reference import Setting
 from wanspec_p2p.simulation.relay import punctual_loop
-from wanspec_p2p.simulation.scenario import LawOf, Scenario
+from wanspec_p2p.simulation.scenario import LawOf
 from wanspec_p2p.simulation.swarm_peers import SimulatedTokenizer
 from wanspec_p2p.target.service import TARGET_PATH
 from wanspec_p2p.target.settings import TargetSettings
@@ -129,7 +129,7 @@ class _Peer:
         )
         self.part = Part(arguments.kind, arguments.through or None, arguments.slow)
         self.text = Text(arguments.seed)
-        self.law = law(Scenario(law=msgspec.json.decode(arguments.law, type=LawOf)), self.text)
+        self.law = law(msgspec.json.decode(arguments.law, type=LawOf), self.text)
         self.sessions: Callable[[], int] = int  # that this peer drafts for
         self.clock = SystemClock()
         self.identity = Identity.load_or_create(self.data_dir / "identity.pem")

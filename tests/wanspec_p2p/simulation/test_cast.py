@@ -30,10 +30,10 @@ async def answer(cast: Cast, site: Site, tokens: int = 48) -> list[int]:
 
 
 def test_laws_are_those_of_the_scenario() -> None:
-    assert isinstance(law(Scenario(), TEXT), IidLaw)
-    assert type(law(Scenario(law=LawOf(kind="calibrated")), TEXT)) is CalibratedLaw
-    assert isinstance(law(Scenario(law=LawOf(kind="recorded")), TEXT), RecordedLaw)
-    sure = law(Scenario(law=LawOf(ranks=(1.0, 0.0, 0.0, 0.0, 0.0))), TEXT)
+    assert isinstance(law(LawOf(), TEXT), IidLaw)
+    assert type(law(LawOf(kind="calibrated"), TEXT)) is CalibratedLaw
+    assert isinstance(law(LawOf(kind="recorded"), TEXT), RecordedLaw)
+    sure = law(LawOf(ranks=(1.0, 0.0, 0.0, 0.0, 0.0)), TEXT)
     place = TEXT.start
     assert sure.guess(place).tokens[0] == place.truth
 
@@ -57,7 +57,7 @@ def test_what_adversaries_do_in_time_is_stretched_as_the_scenario_is() -> None:
     kinds = Adversaries(far=1, flapping=1)
     far, flapping = Cast(Scenario(nodes=2, adversaries=kinds, wan=Way(rtt_ms=40.0)), TEXT, 0, 4.0).specs
     assert (far.up.delay, flapping.up.delay, flapping.redial) == (4.0, 0.02, 0.04)
-    honest = law(Scenario(), TEXT)
+    honest = law(LawOf(), TEXT)
     assert drafting("honest", honest, 0.02, 4.0) == drafting("far", honest, 0.02, 4.0) == (honest, 0.02)
     assert drafting("silent", honest, 0.02, 4.0) == (honest, 240.0)
     lies, seconds = drafting("lying", honest, 0.02, 4.0)
