@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -102,6 +103,10 @@ class DrafterLeft:
 
 @dataclass(frozen=True, slots=True)
 class DraftArrived:
+    """Args:
+    heard: what was said to it before this time it had heard when it sent this.
+    """
+
     drafter: PeerId
     base_len: int
     base_hash: bytes
@@ -110,6 +115,7 @@ class DraftArrived:
     confidences: tuple[int, ...]
     at: float
     bases: tuple[tuple[int, bytes], ...] = ()
+    heard: float = -math.inf
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from wanspec_p2p.speculation.allotment import Wish, draft_places, verification_rows
 from wanspec_p2p.speculation.calibration import RankTable, Reliability
+from wanspec_p2p.speculation.contribution import Contribution
 from wanspec_p2p.speculation.passcost import PassCost
 from wanspec_p2p.types import PeerId, Segment
 
@@ -97,7 +99,7 @@ class SharedPasses:
 
 
 class Knowledge:
-    """What one target has learned and all its sessions share: drafters' reliability, costs, its own drafter's ranks.
+    """What one target has learned and all its sessions share: of drafters, of costs, and of its own drafter's ranks.
 
     A row that one session adds to a pass delays all that are in it. So its price is that of the whole pass, and what
     its time would bring otherwise is what all of them make (`allotment`). Each pass is counted once, whoever shares it.
@@ -110,7 +112,8 @@ class Knowledge:
         self.table = RankTable()
         self.verifying, self.drafting = SharedPasses(), SharedPasses(SHORT_DRAFT_PROMPT)
         self._rounds_undrafted = 0  # in a row
-        self._reliability: dict[PeerId, Reliability] = {}
+        self._peers: dict[PeerId, _Known] = {}
+        self._everyone = Contribution()
 
     def verification_rows(self, wishes: Sequence[Wish], most: int) -> list[int]:
         """How many of its candidates each waiting session is to verify, at most so many together."""
@@ -158,9 +161,37 @@ class Knowledge:
         self.pace.spent(seconds)
 
     def reliability(self, peer: PeerId) -> Reliability:
-        known = self._reliability.get(peer)
+        return self._of(peer).reliability
+
+    def contributed(self, peer: PeerId, tokens: int, at: float) -> None:
+        """A node drafted for a session that settled a round, so many of whose tokens it had drafted."""
+        self._of(peer).contribution.round(tokens, at)
+        self._everyone.round(tokens, at)
+
+    def expected(self, peer: PeerId, likely: float, at: float) -> float:
+        """Tokens of the answer that a node can be expected to bring a round.
+
+        Args:
+            likely: share of what is usual, of a node that was never seen.
+        """
+        return self._of(peer).contribution.expected(likely * self._everyone.usual, at)
+
+    def fruitless(self, peer: PeerId, at: float) -> bool:
+        """Whether a node has drafted for long, and for nothing."""
+        return self._of(peer).contribution.fruitless(at)
+
+    def _of(self, peer: PeerId) -> _Known:
+        known = self._peers.get(peer)
         if known is None:
-            if len(self._reliability) >= MAX_PEERS:
-                del self._reliability[next(iter(self._reliability))]
-            known = self._reliability[peer] = Reliability()
+            if len(self._peers) >= MAX_PEERS:
+                del self._peers[next(iter(self._peers))]
+            known = self._peers[peer] = _Known()
         return known
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Of one node."""
+
+    reliability: Reliability = field(default_factory=Reliability)
+    contribution: Contribution = field(default_factory=Contribution)

@@ -25,7 +25,7 @@ TRUST = 2.0
 class DrafterStats:
     drafted: int = 0  # tokens it sent
     verified: int = 0  # of these, tokens that entered a pass
-    accepted: int = 0  # of these, tokens of the answer
+    accepted: int = 0  # of these, tokens of the answer that it was not told of
     won: int = 0  # of these, tokens nobody brought earlier
     winning: float = 0.0  # of these, by rounds since: what it brings of late
     late: int = 0
@@ -136,8 +136,12 @@ class SessionStats:
         own.unknown += merge.unknown
         own.surplus += merge.surplus
 
-    def verified_round(self, tree: DraftTree, candidates: Candidates, steps: Sequence[Step]) -> None:
-        """Count a round, before the tree moves on. Only a node whose parent was right tells about its drafter."""
+    def verified_round(self, tree: DraftTree, candidates: Candidates, steps: Sequence[Step]) -> Counter[PeerId]:
+        """Count a round, before the tree moves on. Only a node whose parent was right tells about its drafter.
+
+        Returns:
+            How many of its tokens each drafter had drafted. What it was told of before is no merit of its own.
+        """
         right = {step.candidate for step in steps if step.candidate is not None}
         self.rounds += 1
         self.verified += len(candidates.nodes)
@@ -148,22 +152,31 @@ class SessionStats:
             own.passed()
         depths = {step.row - 1: depth for depth, step in enumerate(steps, 1)}  # of what hangs below that candidate
         positions: dict[tuple[PeerId, int], bool] = {}  # one, however many candidates a drafter had for it
+        merits: dict[tuple[PeerId, int], bool] = {}  # of these, those it was not told of
+        brought: Counter[PeerId] = Counter()
         for i, (node_id, parent) in enumerate(zip(candidates.nodes, candidates.parents, strict=True)):
             node = tree[node_id]
             for drafter in node.drafters:
                 own = self.of(drafter)
                 own.verified += 1
-                own.accepted += i in right
                 if (depth := depths.get(parent)) is not None:
                     positions[drafter, depth] = i in right or positions.get((drafter, depth), False)
-            if i in right:
+                    if drafter not in node.told:
+                        merits[drafter, depth] = i in right or merits.get((drafter, depth), False)
+                        if i in right:
+                            brought[drafter] += 1
+            if i in right and node.origin not in node.told:
                 self.of(node.origin).won += 1
                 self.of(node.origin).winning += 1.0
-        for (drafter, depth), hit in positions.items():
-            self.of(drafter).judged(depth, hit)
+        for (drafter, _), hit in positions.items():
             self.of(drafter).decided(hit)
+        for (drafter, depth), hit in merits.items():
+            self.of(drafter).judged(depth, hit)
+        for drafter, tokens in brought.items():
+            self.of(drafter).accepted += tokens
         for drafter in self.drafters.keys() - {drafter for drafter, _ in positions}:
             self.drafters[drafter].undecided()
+        return brought
 
 
 def _deepest(candidates: Candidates) -> int:

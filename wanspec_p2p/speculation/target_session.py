@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import itertools
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,8 @@ from wanspec_p2p.types import FinishReason, PeerId, Sampling, Segment, SessionId
 __all__ = ["TRANSITIONS", "SessionSpec", "TargetSession", "TargetState"]
 
 PROGRESS_MEMORY = 0.95
+TELLING = 64
+"""Outlooks that may be on their way to a drafter; older ones are settled before it has heard of them."""
 UNSURE = quantised(0.5)
 """What a token counts for whose drafter says nothing about it."""
 
@@ -132,6 +135,7 @@ class TargetSession:
         self._answer_len = len(spec.committed)
         self._candidates = Candidates((), (), ())
         self._offered: Candidates | None = None  # of which the next pass may have a share
+        self._telling: dict[PeerId, deque[tuple[float, list[int]]]] = {}  # nodes told of, by when, to be heard yet
         self._beliefs: dict[int, float] = {}  # by node, within one look at the tree
         self._progress = 1.0  # tokens of a pass, lately
         self._cached = 0  # positions in the model's cache that belong to the committed prefix
@@ -274,7 +278,9 @@ class TargetSession:
         tokens = tuple(step.token for step in steps)
         committed = tuple(self._committed(step, candidates, event.rows) for step in steps)
         emit = Emit(self._answer_len, committed)
-        self.stats.verified_round(self.tree, candidates, steps)
+        brought = self.stats.verified_round(self.tree, candidates, steps)
+        for drafter in self.drafters:
+            self.knowledge.contributed(drafter, brought[drafter], event.at)
         self._learn(candidates, steps, event.at)
         self._progress = PROGRESS_MEMORY * self._progress + (1.0 - PROGRESS_MEMORY) * len(steps)
         tails = {drafter: self._tail(drafter, tokens) for drafter in self.drafters}
@@ -296,7 +302,7 @@ class TargetSession:
         length, prefix_hash = self.tree.committed_len, self.tree.hash
         likeliest = self._likeliest()
         verdicts = [
-            SendVerdict(d, length, tail, prefix_hash, self._credit(d), self._outlook(likeliest, d))
+            SendVerdict(d, length, tail, prefix_hash, self._credit(d), self._outlook(likeliest, d, event.at))
             for d, tail in tails.items()
         ]
         return [emit, RequestModel(), *verdicts]
@@ -305,7 +311,7 @@ class TargetSession:
         """What drafters are told of, as far as they lack it."""
         return self._select(self.policy.outlook if self.drafters else 0, 0.0, False)
 
-    def _outlook(self, likeliest: Candidates, drafter: PeerId) -> Outlook | None:
+    def _outlook(self, likeliest: Candidates, drafter: PeerId, at: float) -> Outlook | None:
         """What this drafter has not drafted of them, and what that hangs from."""
         nodes = [self.tree[node] for node in likeliest.nodes]
         told = [drafter not in node.holders for node in nodes]
@@ -315,6 +321,8 @@ class TargetSession:
         chosen = [i for i, tell in enumerate(told) if tell]
         if not chosen:
             return None
+        new = [node for i in chosen if drafter not in self.tree[node := likeliest.nodes[i]].holders]
+        self._telling.setdefault(drafter, deque(maxlen=TELLING)).append((at, new))
         index = {i: number for number, i in enumerate(chosen)} | {-1: -1}
         return Outlook(
             tuple(likeliest.tokens[i] for i in chosen),
@@ -373,10 +381,20 @@ class TargetSession:
 
     def _leave(self, event: DrafterLeft) -> list[TargetInstruction]:
         self.drafters.pop(event.drafter, None)
+        self._telling.pop(event.drafter, None)
         return []
+
+    def _heard(self, drafter: PeerId, before: float) -> None:
+        """What it was told before then is none of its own from now on: it may be an echo of our words."""
+        telling = self._telling.get(drafter)
+        while telling and telling[0][0] < before:
+            for node in map(self.tree.__getitem__, self.tree.living(telling.popleft()[1])):
+                if drafter not in node.holders:
+                    node.told |= {drafter}
 
     def _merge(self, event: DraftArrived) -> list[TargetInstruction]:
         if event.drafter in self.drafters:
+            self._heard(event.drafter, event.heard)
             merge = self.tree.merge(
                 event.drafter,
                 event.base_len,

@@ -43,6 +43,8 @@ FINAL_REFUSALS = frozenset(
     }
 )
 MIN_HEARTBEAT, FIRST_HEARTBEAT, MAX_HEARTBEAT = 0.2, 2.0, 60.0
+SPARE = 1
+"""Nodes kept attached besides those that are wanted: one gone silent is replaced without asking anybody."""
 MAX_WAITING = 65_536
 """Messages that wait for the coordinator; one that reads this slowly is as good as gone."""
 
@@ -153,7 +155,7 @@ class Control:
         if count:
             want = self._new_id()
             self._recruiter.asked(want, now)
-            self._outbox.say(DraftersWanted(want, count, exclude=tuple(self._pool.attached)))
+            self._outbox.say(DraftersWanted(want, count, exclude=tuple(self._pool.unwanted[: limits.MAX_PEERS])))
 
     async def _stay_linked(self) -> str:
         """One connection, from dialling to its end; returns why it ended, where trying again makes sense."""
@@ -256,6 +258,7 @@ class Control:
             await self._sleep(self._heartbeat)
             if self._pool is not None:
                 self._pool.close_expired()
+                self._pool.release_idle(self._recruiter.wanted + SPARE)
             if self._registered:
                 attached = 0 if self._pool is None else len(self._pool.attached)
                 rtt = None if self._link is None else self._link.rtt

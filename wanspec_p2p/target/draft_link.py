@@ -111,6 +111,7 @@ class DraftLink:
         self._sessions: dict[int, _Session] = {}
         self._by_runner: dict[SessionRunner, int] = {}
         self._credit = 0  # tokens it may send
+        self._idle_since = clock.monotonic()
         self._waiting: asyncio.Queue[TargetToNode] = asyncio.Queue(MAX_WAITING)
         self._ending: asyncio.Future[tuple[CloseCode, str]] = asyncio.get_running_loop().create_future()
 
@@ -121,6 +122,11 @@ class DraftLink:
     @property
     def load(self) -> int:
         return len(self._sessions)
+
+    @property
+    def idle_since(self) -> float | None:
+        """When its last session ended, or when it attached; None while it has one."""
+        return None if self._sessions else self._idle_since
 
     @property
     def ending(self) -> bool:
@@ -211,6 +217,7 @@ class DraftLink:
         handle = self._by_runner.pop(runner, None)
         if handle is not None:
             del self._sessions[handle]
+            self._idle_since = self._clock.monotonic()
             self._say(Close(session=handle))
 
     def silence(self, runner: SessionRunner) -> float:
@@ -218,6 +225,11 @@ class DraftLink:
         handle = self._by_runner.get(runner)
         told = None if handle is None else self._sessions[handle].told
         return 0.0 if told is None else self._clock.monotonic() - told
+
+    def has_drafted(self, runner: SessionRunner) -> bool:
+        """Whether the node has sent anything for this session."""
+        handle = self._by_runner.get(runner)
+        return handle is not None and self._sessions[handle].heard
 
     def end(self, code: CloseCode, reason: str) -> None:
         """Have `serve` close the link; the first reason given stands."""
@@ -287,6 +299,7 @@ class DraftLink:
                 confidences=draft.confidences,
                 bases=draft.bases,
                 at=now,
+                heard=now - (self.rtt or 0.0),
             )
         )
 
@@ -294,6 +307,7 @@ class DraftLink:
         session = self._sessions.pop(handle, None)
         if session is not None:
             runner = session.runner
+            self._idle_since = self._clock.monotonic()
             log.info("a node declined a session", node=self.node, reason=reason)
             del self._by_runner[runner]
             runner.leave(self.node)

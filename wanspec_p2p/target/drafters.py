@@ -26,13 +26,23 @@ ORPHAN_SECONDS = 900.0
 """How much longer an attached lease is honoured while the coordinator cannot be reached to renew it."""
 RENEWAL_SECONDS = 60.0
 """How much longer after the coordinator is back: nodes have to find it again before it can renew their leases."""
-MAX_REVOKED = 65_536
-"""Revocations that are remembered; leases run out long before so many have come."""
+MAX_REVOKED, MAX_DISMISSED = 65_536, 1024
+"""Revocations that are remembered; leases run out long before so many have come. And nodes that are not asked again."""
 
 PATIENCE_PASSES = 3.0
 USUAL_PASS_SECONDS, USUAL_RTT = 0.03, 0.05
 """Before any was measured."""
 LEAST_EXPECTED = 2.0**-64
+EXCHANGE_ROUNDS = 8
+"""So often a session looks whether a node that is free would bring more than one that drafts for it."""
+WORTH_EXCHANGING = 2.0
+"""Times as much it must be expected to bring."""
+DISMISSED_SECONDS = 900.0
+"""A node whose drafts were of no use is not asked again for so long."""
+IDLE_SECONDS = 60.0
+"""A node that more than enough others are attached besides, and that nobody asked for so long, is let go."""
+ENOUGH_DECLINED = 8
+"""Once so many nodes have turned a session down, or proved of no use to it, no more are asked for."""
 
 log = structlog.get_logger(__name__)
 
@@ -67,9 +77,10 @@ class DrafterPool:
         self._per_session, self._arrived, self._short = per_session, arrived, short
         self._tokenizer = tokenizer
         self._links: dict[PeerId, DraftLink] = {}
-        self._sessions: dict[SessionRunner, set[PeerId]] = {}  # to the nodes that declined them
+        self._sessions: dict[SessionRunner, set[PeerId]] = {}  # to the nodes that declined them, or lost their lanes
         self._rivals: dict[SessionRunner, dict[PeerId, PeerId]] = {}  # who shares a lane until one of them drafts
         self._revoked: dict[str, None] = {}  # in the order they came
+        self._dismissed: dict[PeerId, float] = {}  # until when, in this order
         self._hedge, self._lead = hedge, Lead()
         self._spare_wanted = False
         self.hedges = 0
@@ -83,8 +94,18 @@ class DrafterPool:
     @property
     def lacking(self) -> int:
         """Drafters that sessions are short of: those attached are too few, or declined, or gone silent."""
-        filled = (len(set(runner.session.drafters.values())) for runner in self._sessions)
-        return max((self._per_session - lanes for lanes in filled), default=0) + self._spare_wanted
+        short = (
+            self._per_session - len(set(runner.session.drafters.values()))
+            for runner, declined in self._sessions.items()
+            if len(declined) < ENOUGH_DECLINED
+        )
+        return max(short, default=0) + self._spare_wanted
+
+    @property
+    def unwanted(self) -> list[PeerId]:
+        """Nodes not to be asked for: those attached, and those that were of no use a while ago."""
+        self._forgive()
+        return list(dict.fromkeys((*self._links, *self._dismissed)))
 
     @property
     def sessions(self) -> int:
@@ -153,6 +174,15 @@ class DrafterPool:
             if now >= link.lease.expires + self._grace():
                 link.end(CloseCode.LEASE_REFUSED, "the lease has expired")
 
+    def release_idle(self, keep: int) -> None:
+        """End links that nobody has used for a while, down to `keep` of them: others may have use for those nodes."""
+        now = self._clock.monotonic()
+        attached = [link for link in self._links.values() if not link.ending]
+        idle = sorted((link for link in attached if link.idle_since is not None), key=lambda link: link.opened)
+        for link in idle[: max(0, len(attached) - keep)]:
+            if link.idle_since is not None and now - link.idle_since >= IDLE_SECONDS:
+                link.end(CloseCode.IDLE, "the target has drafters enough")
+
     def close(self) -> None:
         for link in self._links.values():
             link.end(CloseCode.GOING_AWAY, "the target stops")
@@ -170,8 +200,12 @@ class DrafterPool:
     def verdict(self, runner: SessionRunner, instruction: SendVerdict) -> None:
         if (link := self._links.get(instruction.drafter)) is not None:
             link.verdict(runner, instruction)
-            if self._hedge and link.silence(runner) > link.gaps.usual + self._lead.usual:
+            if runner.session.knowledge.fruitless(link.node, self._clock.monotonic()):
+                self._dismiss(link)
+            elif self._hedge and link.silence(runner) > link.gaps.usual + self._lead.usual:
                 self._open_beside(link, runner)
+            elif runner.session.stats.rounds % EXCHANGE_ROUNDS == 0:
+                self._exchange(link, runner)
 
     def close_session(self, runner: SessionRunner, drafter: PeerId) -> None:
         if (link := self._links.get(drafter)) is not None:
@@ -211,7 +245,7 @@ class DrafterPool:
                 return
             runner.join(best.node, lane, best.lease.jti)
 
-    def _best(self, runner: SessionRunner) -> DraftLink | None:
+    def _best(self, runner: SessionRunner, instead_of: PeerId | None = None) -> DraftLink | None:
         """Of the nodes that could draft for a session and do not."""
         drafting = runner.session.drafters
         free = [
@@ -219,9 +253,48 @@ class DrafterPool:
             for node, link in self._links.items()
             if node not in drafting and node not in self._sessions[runner] and not link.ending
         ]
-        taken = [self._links[node].lease for node in drafting if node in self._links]
-        knowledge = runner.session.knowledge
-        return min(free, key=lambda link: _preference(link, taken, _expected(link, knowledge)), default=None)
+        taken = [self._links[node].lease for node in drafting if node in self._links and node != instead_of]
+        return min(
+            free, key=lambda link: _preference(link, taken, self._expected(runner, link, link.load)), default=None
+        )
+
+    def _expected(self, runner: SessionRunner, link: DraftLink, load: int) -> float:
+        return _expected(link, runner.session.knowledge, load, self._clock.monotonic())
+
+    def _exchange(self, link: DraftLink, runner: SessionRunner) -> None:
+        """Give the lane of a drafter that brings little to a free node that can be expected to bring much more.
+
+        One that has not drafted yet may still be reading the prompt, as the other would have to: that is for hedging.
+        """
+        lane = runner.session.drafters.get(link.node)
+        if lane is None or runner not in self._sessions or link.node in self._rivals.get(runner, {}):
+            return
+        if not link.has_drafted(runner):
+            return
+        better = self._best(runner, instead_of=link.node)
+        if better is None:
+            return
+        brings, would = self._expected(runner, link, link.load - 1), self._expected(runner, better, better.load)
+        if would < WORTH_EXCHANGING * brings:
+            return
+        log.info("a drafter is exchanged for a better one", node=link.node, other=better.node)
+        self._sessions[runner].add(link.node)
+        self.close_session(runner, link.node)
+        runner.leave(link.node)
+        runner.join(better.node, lane, better.lease.jti)
+
+    def _dismiss(self, link: DraftLink) -> None:
+        """What it sends costs time to read, and is for nothing."""
+        self._dismissed.pop(link.node, None)
+        self._dismissed[link.node] = self._clock.monotonic() + DISMISSED_SECONDS
+        if len(self._dismissed) > MAX_DISMISSED:
+            del self._dismissed[next(iter(self._dismissed))]
+        link.end(CloseCode.IDLE, "nothing it drafted was of use")
+
+    def _forgive(self) -> None:
+        now = self._clock.monotonic()
+        for node in [node for node, until in self._dismissed.items() if until <= now]:
+            del self._dismissed[node]
 
     # Hedging: a silent drafter gets a rival on its lane, and whoever drafts first keeps it
 
@@ -263,6 +336,9 @@ class DrafterPool:
         claims = check(lease, coordinator=self._coordinator, clock=self._clock, node=node, target=self._me)
         if claims.jti in self._revoked:
             raise RemoteProtocolError("the lease was revoked", CloseCode.LEASE_REFUSED)
+        self._forgive()
+        if node in self._dismissed:
+            raise RemoteProtocolError("nothing it drafted was of use lately", CloseCode.IDLE)
         if self._tokenizer is not None and claims.tokenizer != self._tokenizer:
             raise RemoteProtocolError(
                 f"the drafter's tokenizer {claims.tokenizer} is not the target's {self._tokenizer}",
@@ -278,16 +354,16 @@ class DrafterPool:
         return ORPHAN_SECONDS if away_lately else LEEWAY_SECONDS
 
 
-def _expected(link: DraftLink, knowledge: Knowledge) -> float:
-    """Which share of what an idle, honest node next door would bring in time this one can be expected to bring.
+def _expected(link: DraftLink, knowledge: Knowledge, load: int, at: float) -> float:
+    """Tokens of the answer that a node can be expected to bring a round, beside so many sessions it serves already.
 
-    As the coordinator reckons (`coordinator.matching`): who serves several drafts for each less often, what is claimed
-    comes true as often as it did, and e^(-t/D) is the chance that a time t is not too late. D is some of this target's
-    own passes, as many as drafts of use run ahead of.
+    What it brought lately says it best. Of a node that was not seen, distance alone is known, and e^(-t/D) is the
+    chance that a time t is not too late (as in `coordinator.matching`); D is some of this target's own passes, as many
+    as drafts of use run ahead of.
     """
     patience = PATIENCE_PASSES * (knowledge.verify.mean or USUAL_PASS_SECONDS)
     in_time = math.exp(-(USUAL_RTT if link.rtt is None else link.rtt) / patience)
-    return knowledge.reliability(link.node).honesty * in_time / (1.0 + link.load)
+    return knowledge.expected(link.node, in_time, at) / (1.0 + load)
 
 
 def _preference(link: DraftLink, taken: list[LeaseClaims], expected: float) -> tuple[bool, bool, int, int, int]:

@@ -16,7 +16,7 @@ class Recruiter:
     """Keeps `wanted` drafters attached, more where sessions lack them; one question at a time."""
 
     def __init__(self, wanted: int) -> None:
-        self._wanted = wanted
+        self.wanted = wanted
         self._asked: str | None = None
         self._asked_at = 0.0
         self._expected: list[float] = []  # when granted nodes are given up on
@@ -33,7 +33,7 @@ class Recruiter:
             return 0
         if now < self._not_before:
             return 0
-        return max(0, min(max(self._wanted - attached, lacking), limits.MAX_DRAFTERS) - len(self._expected))
+        return max(0, min(max(self.wanted - attached, lacking), limits.MAX_DRAFTERS) - len(self._expected))
 
     def asked(self, want: str, now: float) -> None:
         self._asked, self._asked_at = want, now

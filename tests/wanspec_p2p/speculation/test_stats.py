@@ -49,6 +49,18 @@ def test_a_round_credits_everyone_who_was_right_and_the_first_with_the_win(tree:
     assert stats.won_by_peer == {A: 1}
 
 
+def test_what_a_drafter_was_told_of_is_no_merit_of_its_own(tree: DraftTree) -> None:
+    for node in (0, 1):
+        tree[node].told |= {B}
+    tree.add(0, 5, B)
+    stats = SessionStats()
+    brought = stats.verified_round(tree, CANDIDATES, [step(4, 0, 0), step(5, 1, 1), step(9, 2, None)])
+    assert brought == {A: 2}
+    assert (stats.of(A).accepted, stats.of(A).by_depth) == (2, ((1, 1), (1, 1), (1, 0)))
+    assert (stats.of(B).accepted, stats.of(B).by_depth) == (0, ((1, 0),)), "7 was its own, and wrong"
+    assert stats.of(B).acceptance == 1.0, "how far it may run ahead goes by what it says, wherever it has it from"
+
+
 def test_only_tokens_whose_parent_was_right_tell_about_their_drafter(tree: DraftTree) -> None:
     stats = SessionStats()
     stats.verified_round(tree, CANDIDATES, [step(4, 0, 0), step(9, 1, None)])

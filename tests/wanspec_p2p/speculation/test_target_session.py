@@ -200,6 +200,32 @@ def test_what_hangs_from_the_drafters_own_comes_with_it() -> None:
     assert (outlook.tokens, outlook.parents) == ((8, 9), (-1, 0))
 
 
+@pytest.mark.parametrize(("heard", "merit"), [(AT, 1), (AT + 0.1, 0)])
+def test_who_repeats_what_it_has_heard_has_not_drafted_it(heard: float, merit: int) -> None:
+    """What crossed our words was its own; what came after it had heard them may be their echo."""
+    session = session_of(width=1)
+    feed(session, Started(AT), DrafterJoined(A, 0, AT), DrafterJoined(B, 1, AT))
+    feed(session, drafts(A, PROMPT, 7, 8, 9), ModelFree(AT))
+    assert outlooks(feed(session, says(7, 8)))[B] == Outlook((9,), (-1,), (quantised(session.belief(2)),))
+    copy = dataclasses.replace(drafts(B, (*PROMPT, 7, 8), 9), heard=heard)
+    feed(session, copy, ModelFree(AT), says(9, 4))
+    assert session.tree.committed[-2:] == [9, 4]
+    assert (session.stats.of(B).accepted, session.stats.of(B).won) == (merit, 0)
+    expected = session.knowledge.expected(B, 1.0, AT), session.knowledge.expected(A, 1.0, AT)
+    assert expected[0] < expected[1]
+
+
+def test_words_that_a_drafter_never_hears_are_forgotten() -> None:
+    session = session_of(width=1, max_tokens=1000)
+    feed(session, Started(AT), DrafterJoined(A, 0, AT), DrafterJoined(B, 1, AT))
+    for _ in range(100):
+        base = tuple(session.tree.committed)
+        feed(session, drafts(A, base, 7, 8, 9), ModelFree(AT), says(7, 8))
+    assert len(session._telling[B]) <= 64
+    feed(session, DrafterLeft(B, AT))
+    assert B not in session._telling
+
+
 def test_a_sibling_can_be_right() -> None:
     session = session_of()
     feed(session, Started(AT), DrafterJoined(A, 0, AT), drafts(A, PROMPT, 7, 8, 9, parents=(-1, -1, 1)), ModelFree(AT))

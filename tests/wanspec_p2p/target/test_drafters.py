@@ -15,9 +15,8 @@ from wanspec_p2p.protocol.target_to_node import Close
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.security.leases import LEEWAY_SECONDS
 from wanspec_p2p.speculation.pace import Knowledge
-from wanspec_p2p.speculation.sampling import CONFIDENCE_MAX
 from wanspec_p2p.target import drafters
-from wanspec_p2p.target.drafters import ORPHAN_SECONDS, RENEWAL_SECONDS
+from wanspec_p2p.target.drafters import ENOUGH_DECLINED, ORPHAN_SECONDS, RENEWAL_SECONDS
 from wanspec_p2p.types import Sampling
 
 LEASE_SECONDS = 600
@@ -308,7 +307,7 @@ async def test_other_owners_then_other_sites_then_the_least_busy_are_preferred()
 
 
 @in_virtual_time
-async def test_the_honest_and_the_near_are_preferred_to_liars_and_the_far() -> None:
+async def test_who_brings_much_and_the_near_are_preferred_to_who_brings_nothing_and_the_far() -> None:
     async with PoolBench(per_session=3) as bench:
         far = await bench.node(back=Path(delay=2.0))
         liar, honest = await bench.node(), await bench.node()
@@ -317,7 +316,8 @@ async def test_the_honest_and_the_near_are_preferred_to_liars_and_the_far() -> N
         await until(lambda: all(link is not None and link.rtt is not None for link in links))
         knowledge = Knowledge()
         for _ in range(20):
-            knowledge.reliability(liar.identity.peer_id).decided(CONFIDENCE_MAX, False)
+            knowledge.contributed(liar.identity.peer_id, 0, bench.clock.monotonic())
+            knowledge.contributed(honest.identity.peer_id, 2, bench.clock.monotonic())
         runner = bench.session(knowledge=knowledge)
         await settled()
         assert [names[node] for node in runner.session.drafters] == ["honest", "liar", "far"]
@@ -386,7 +386,7 @@ async def test_what_can_be_told_of_a_pool() -> None:
         await bench.finish()
 
 
-# Hedging --------------------------------------------------------------------------------------------------------------
+# Who is of no use -----------------------------------------------------------------------------------------------------
 
 
 class PacedBench(PoolBench):
@@ -394,6 +394,107 @@ class PacedBench(PoolBench):
 
     async def _before(self) -> None:
         await asyncio.sleep(0.05)
+
+
+@in_virtual_time
+async def test_no_end_of_nodes_is_asked_for_a_session_that_nobody_takes() -> None:
+    async with PoolBench(per_session=1) as bench:
+        bench.session()
+        await settled()
+        for number in range(ENOUGH_DECLINED):
+            assert bench.pool.lacking == 1, number
+            node = await bench.node()
+            opened = await node.opened()
+            await node.link.send(Decline(session=opened.session, reason="the prompt is too long"))
+            await settled()
+        assert bench.pool.lacking == 0
+        bench.session("another")
+        await settled()
+        assert bench.pool.lacking == 0, "those who declined the first are there for the second"
+        await bench.finish()
+
+
+@in_virtual_time
+async def test_nodes_beyond_those_wanted_are_let_go_when_nobody_has_used_them_for_a_while() -> None:
+    async with PoolBench(per_session=1) as bench:
+        nodes = [await bench.node() for _ in range(4)]
+        runner = bench.session()
+        await settled()
+        (busy,) = runner.session.drafters
+        await asyncio.sleep(drafters.IDLE_SECONDS - 2.0)
+        bench.pool.release_idle(2)
+        await settled()
+        assert len(bench.pool.attached) == 4, "not yet"
+        await asyncio.sleep(2.0)
+        bench.pool.release_idle(2)
+        await settled()
+        assert len(bench.pool.attached) == 2 and busy in bench.pool.attached
+        gone = [node for node in nodes if node.identity.peer_id not in bench.pool.attached]
+        assert {(await node.refused()).code for node in gone} == {CloseCode.IDLE}
+        again = await bench.node(gone[0].identity)
+        assert again.identity.peer_id in bench.pool.attached, "it did nothing wrong"
+        await bench.finish()
+
+
+@in_virtual_time
+async def test_a_node_that_drafted_for_nothing_is_let_go_and_not_asked_for_until_later() -> None:
+    async with PacedBench(per_session=2) as bench:
+        node = await bench.node(jti="first")
+        useless, knowledge = node.identity.peer_id, Knowledge()
+        bench.session(count=700, knowledge=knowledge)
+        refusal = await node.refused()
+        assert (refusal.code, str(refusal)) == (CloseCode.IDLE, "nothing it drafted was of use")
+        await settled()
+        assert bench.pool.attached == [] and bench.pool.unwanted == [useless]
+        again = await bench.dial(node.identity)
+        await again.attach(bench.mint.lease(useless))
+        assert (await again.refused()).code == CloseCode.IDLE
+        await asyncio.sleep(drafters.DISMISSED_SECONDS)
+        assert bench.pool.unwanted == []
+        await bench.node(node.identity)
+        assert bench.pool.attached == [useless]
+        await bench.finish()
+
+
+@in_virtual_time
+async def test_dismissals_without_end_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drafters, "MAX_DISMISSED", 2)
+    async with PacedBench(per_session=4) as bench:
+        nodes = [await bench.node() for _ in range(4)]
+        bench.session(count=700, knowledge=Knowledge())
+        for node in nodes:
+            assert (await node.refused()).code == CloseCode.IDLE
+        await settled()
+        assert len(bench.pool.unwanted) == 2
+        await bench.finish()
+
+
+@in_virtual_time
+async def test_a_drafter_that_brings_little_loses_its_lane_to_one_that_brings_more() -> None:
+    async with PacedBench(per_session=1) as bench:
+        knowledge, now = Knowledge(), bench.clock.monotonic()
+        poor, good = await bench.node(), await bench.node()
+        for _ in range(20):
+            knowledge.contributed(poor.identity.peer_id, 2, now)
+            knowledge.contributed(good.identity.peer_id, 2, now)
+        runner = bench.session(count=200, knowledge=knowledge)
+        await settled()
+        (first,) = runner.session.drafters
+        node = poor if first == poor.identity.peer_id else good
+        opened = await node.opened()
+        await settled()
+        assert list(runner.session.drafters) == [first], "it may still be reading the prompt"
+        await node.draft(opened, [255])
+        await until(lambda: list(runner.session.drafters) != [first])
+        (second,) = runner.session.drafters
+        assert {first, second} == {poor.identity.peer_id, good.identity.peer_id}
+        assert runner.session.drafters == {second: 0}
+        async for _ in node.verdicts():
+            pass  # it ends with a Close
+        await bench.finish()
+
+
+# Hedging --------------------------------------------------------------------------------------------------------------
 
 
 async def hedged(bench: PoolBench) -> None:
