@@ -38,12 +38,28 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="wanspec",
-    help="Idle machines draft, the target decides every token.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode=None,  # plain help: rich's takes a third of the start
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        say(f"wanspec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def wanspec(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Idle machines draft, the target decides every token."""
+
+
 app.command("demo")(demo.demo)
 app.add_typer(coordinator.app, name="coordinator")
 app.add_typer(target.app, name="target")

@@ -23,7 +23,7 @@ def adversity(
     tokens: Annotated[int, typer.Option(help="Of an answer; four times as many under churn.", min=8, max=4096)] = 256,
     json: Json = False,
 ) -> None:
-    """Say what lying, silent, far, flapping and lost nodes cost, and whether each promise is kept."""
+    """Say what lying, silent, far, flapping, poor, slow and lost nodes cost, and whether each promise is kept."""
     from wanspec_p2p.simulation.adversity import Adversity, study
 
     with progress_bars() as progress:
@@ -34,6 +34,7 @@ def adversity(
         return
     say(f"{command}, {today()}: the shipped code in virtual time")
     _never_slower(found["never_slower"])
+    _beside_good(found["beside_good"])
     _churn(found["churn"])
     _killed(found["killed"])
 
@@ -54,6 +55,17 @@ def _never_slower(lines: list[dict[str, Any]]) -> None:
         )
     tree = next(line["tree_ms_per_token"] for line in lines if line["local_drafter"])  # the same for all of them
     say(f"the best tree at the target, its passes chosen with hindsight, takes {tree:.2f} ms/token")
+
+
+def _beside_good(lines: list[dict[str, Any]]) -> None:
+    say("\nbeside good ones: four nodes attached, 10 ms away, two of them good; the second answer")
+    say(f"{'the other two':>14}  at the target  ms/token  good alone  cost    allowed  kept")
+    for line in lines:
+        local = "a drafter" if line["local_drafter"] else "none"
+        say(
+            f"{line['drafters']:>14}  {local:13}  {line['ms_per_token']:8.2f}  {line['good_ms_per_token']:10.2f}"
+            f"  {line['cost']:6.1%}  {line['allowed']:7.0%}  {_kept(line)}"
+        )
 
 
 def _churn(lines: list[dict[str, Any]]) -> None:

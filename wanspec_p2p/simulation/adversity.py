@@ -2,7 +2,8 @@
 
 *Never slower*: whatever drafters do, a target without a drafter of its own keeps 97 % of the speed that it has with the
 network switched off, and one with a drafter takes at most 1.02 times as long. That target drafts by its gate; the best
-tree, whose number of passes was chosen with hindsight, is told beside it. *Churn*: two drafters, each lost in a
+tree, whose number of passes was chosen with hindsight, is told beside it. *Beside good ones*: the same bad nodes where
+two good ones are attached as well; they must not keep those from drafting. *Churn*: two drafters, each lost in a
 round with a fixed chance and replaced by a node that has to dial; and 30 % of all nodes dead at once. For comparison:
 Petals, whose nodes hold the target's layers, is quoted to fall from 7.76 to 2.17 steps a second as the chance of a
 failure per step goes from 1e-3 to 1e-2 (arXiv 2312.08361, table 1).
@@ -38,6 +39,8 @@ ALLOWED_COST: Mapping[float, float] = {0.001: 0.05, 0.01: 0.15}
 """Share of tokens per second that a chance of loss per round may cost."""
 NEVER_SLOWER_RTT_MS, CHURN_RTT_MS = 10.0, 30.0
 CHURN_TOKENS = 1024
+BESIDE_GOOD_COST = 0.05
+"""Share of the time per token that bad nodes may cost where good ones are attached as well."""
 DIALS = "dials"
 KILL_SHARE, KILL_NODES, KILL_ANSWERS, KILL_AT_MS = 0.3, 20, 8, 500.0
 
@@ -63,6 +66,19 @@ class Adversity:
             for local in (False, True)
             for kind in (*KINDS, "honest")
         }
+
+    @property
+    def mixed(self) -> dict[tuple[str, bool], Scenario]:
+        """The same two beside two good nodes, of which any two draft, in the second answer that they are there for."""
+        return {
+            (kind, local): msgspec.structs.replace(scenario, nodes=4, drafters=2, warm_up=self.tokens)
+            for (kind, local), scenario in self.bad.items()
+            if kind in KINDS
+        }
+
+    def good(self, local: bool) -> Scenario:
+        """What they are held against: two good nodes alone."""
+        return msgspec.structs.replace(self.bad["honest", local], warm_up=self.tokens)
 
     def steady(self, local: bool) -> Scenario:
         """Two drafters that stay."""
@@ -107,9 +123,10 @@ class Adversity:
     def plays(self) -> Iterator[Play]:
         for local in (False, True):
             yield _play(self.steady(local))
+            yield _play(self.good(local))
             yield _play(alone(self.bad["honest", local], local=local))
         yield from trees(self.bad["honest", True]).values()
-        for scenario in (*self.bad.values(), *self.lossy.values(), *self.killed.values()):
+        for scenario in (*self.bad.values(), *self.mixed.values(), *self.lossy.values(), *self.killed.values()):
             yield _play(scenario)
 
 
@@ -118,7 +135,7 @@ def _play(scenario: Scenario) -> Play:
 
 
 def study(adversity: Adversity, seeds: int, progress: Callable[[str, int, int], None]) -> dict[str, Any]:
-    """The tables `never_slower`, `churn` and `killed`: lists of lines, each saying whether its promise is kept."""
+    """Tables `never_slower`, `beside_good`, `churn` and `killed`: lists of lines, each with its promise kept or not."""
     results = played(adversity.plays, seeds, lambda done, of: progress("play", done, of))
     swarms: dict[bool, list[SwarmOutcome]] = {False: [], True: []}
     for done in range(2 * seeds):
@@ -137,6 +154,7 @@ def study(adversity: Adversity, seeds: int, progress: Callable[[str, int, int], 
         progress("with a coordinator", done + 1, 2 * seeds)
     return {
         "never_slower": _never_slower(adversity, results),
+        "beside_good": _beside_good(adversity, results),
         "churn": _churn(adversity, results),
         "killed": [_killed(adversity, results), _killed_in_swarms(swarms)],
     }
@@ -159,6 +177,25 @@ def _never_slower(adversity: Adversity, results: Played) -> list[dict[str, Any]]
                 "latency_ratio": round(latency, 4),
                 "tree_ms_per_token": _ms(tree) if local else None,
                 "kept": latency <= LATENCY_KEPT if local else speed >= SPEED_KEPT,
+            }
+        )
+    return lines
+
+
+def _beside_good(adversity: Adversity, results: Played) -> list[dict[str, Any]]:
+    lines = []
+    for (kind, local), scenario in adversity.mixed.items():
+        own, good = total(results[_play(scenario)]), total(results[_play(adversity.good(local))])
+        cost = own.per_token / good.per_token - 1.0
+        lines.append(
+            {
+                "drafters": kind,
+                "local_drafter": local,
+                "ms_per_token": _ms(own),
+                "good_ms_per_token": _ms(good),
+                "cost": round(cost, 4),
+                "allowed": BESIDE_GOOD_COST,
+                "kept": cost <= BESIDE_GOOD_COST,
             }
         )
     return lines

@@ -5,6 +5,8 @@
 - *far*: honest, with a round trip of two seconds.
 - *flapping*: honest, its link breaks every 100 ms; it dials again within 10 ms.
 - *stalling*: honest, its link carries nothing for 100 ms of every 200 ms, and then all of it.
+- *poor*: honest, with a model that names the right token first one time in five.
+- *slow*: honest, on a machine that takes twelve times as long for a pass.
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ FAR_RTT = 2.0
 SILENT_SECONDS = 60.0
 LYING_SECONDS = 0.0005
 """Of a pass. A liar has nothing to compute; a pass that takes no time at all would never let time go on."""
+POOR_RANKS = (0.20, 0.10, 0.05, 0.05, 0.60)
+SLOWER = 12.0
 REDIAL_SECONDS = 0.01
 REPLACEMENT_ROUND_TRIPS = 4.0
 """Until a node that takes a lost one's place dials our handshake: one to find it, and TCP's, TLS's and WebSocket's."""
@@ -83,6 +87,10 @@ def drafting(kind: str, honest: Law, seconds: float, slow: float = 1.0) -> tuple
             return Lies(honest.text), LYING_SECONDS * slow
         case "silent":
             return honest, SILENT_SECONDS * slow
+        case "poor":
+            return IidLaw(honest.text, "poor drafter", POOR_RANKS), seconds
+        case "slow":
+            return honest, seconds * SLOWER
         case _:
             return honest, seconds
 

@@ -132,6 +132,8 @@ class Adversaries(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     far: Count = 0
     flapping: Count = 0
     stalling: Count = 0
+    poor: Count = 0
+    slow: Count = 0
 
     @property
     def kinds(self) -> list[str]:

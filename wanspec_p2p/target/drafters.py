@@ -32,6 +32,7 @@ MAX_REVOKED, MAX_DISMISSED = 65_536, 1024
 PATIENCE_PASSES = 3.0
 USUAL_PASS_SECONDS, USUAL_RTT = 0.03, 0.05
 """Before any was measured."""
+HOPE = 1.5
 LEAST_EXPECTED = 2.0**-64
 EXCHANGE_ROUNDS = 8
 """So often a session looks whether a node that is free would bring more than one that drafts for it."""
@@ -359,11 +360,12 @@ def _expected(link: DraftLink, knowledge: Knowledge, load: int, at: float) -> fl
 
     What it brought lately says it best. Of a node that was not seen, distance alone is known, and e^(-t/D) is the
     chance that a time t is not too late (as in `coordinator.matching`); D is some of this target's own passes, as many
-    as drafts of use run ahead of.
+    as drafts of use run ahead of. Else it is hoped to be a little better than those that were seen, or nobody would
+    ever find out (optimism in the face of uncertainty: Lai and Robbins 1985).
     """
     patience = PATIENCE_PASSES * (knowledge.verify.mean or USUAL_PASS_SECONDS)
     in_time = math.exp(-(USUAL_RTT if link.rtt is None else link.rtt) / patience)
-    return knowledge.expected(link.node, in_time, at) / (1.0 + load)
+    return knowledge.expected(link.node, HOPE * in_time, at) / (1.0 + load)
 
 
 def _preference(link: DraftLink, taken: list[LeaseClaims], expected: float) -> tuple[bool, bool, int, int, int]:

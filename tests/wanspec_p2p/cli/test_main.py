@@ -32,7 +32,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> dict[str, BaseException]:
 
 
 def test_version(run: Run) -> None:
-    assert run("version") == (0, f"wanspec {__version__}\n", "")
+    assert run("version") == run("--version") == (0, f"wanspec {__version__}\n", "")
     code, out, _ = run("version", "--json")
     assert code == 0 and json.loads(out)["version"] == __version__
 

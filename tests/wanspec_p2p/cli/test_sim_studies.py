@@ -28,6 +28,17 @@ def bad(drafters: str, *, local: bool, kept: bool) -> dict[str, Any]:
 
 TABLES: dict[str, Any] = {
     "never_slower": [bad("lying", local=False, kept=True), bad("far", local=True, kept=False)],
+    "beside_good": [
+        {
+            "drafters": "poor",
+            "local_drafter": True,
+            "ms_per_token": 9.4,
+            "good_ms_per_token": 8.28,
+            "cost": 0.1353,
+            "allowed": 0.05,
+            "kept": False,
+        }
+    ],
     "churn": [
         {
             "loss_per_round": 0.01,
@@ -76,6 +87,9 @@ def test_adversity_says_of_each_line_whether_it_is_kept(run: Run, studies: list[
     assert lines[0].startswith("wanspec sim adversity --seeds 4 --tokens 256, 2")
     assert [line for line in lines if "lying" in line][0].split()[-2:] == ["0.984", "kept"]
     assert [line for line in lines if " far " in line][0].split()[-3:] == ["1.017", "NOT", "KEPT"]
+    assert [line for line in lines if " poor " in line][0].split() == [
+        *("poor", "a", "drafter", "9.40", "8.28", "13.5%", "5%", "NOT", "KEPT")
+    ]
     assert any("1.8%" in line and "15%" in line for line in lines)
     assert lines[-1] == (
         "one target: 8 of 8 answers whole and identical, 6 nodes lost; 610 tokens/s, 617 with nobody killed: kept"

@@ -62,7 +62,7 @@ def test_all_of_them_and_the_object_for_machines(run: Run, observed: list[tuple[
     assert code == ExitCode.NOT_IDENTICAL and err == "" and out.count("\n") == 1
     report = json.loads(out)
     assert set(report) == {"version", "date", "command", "conditions", "identical"}
-    assert len(report["conditions"]) == 17 and len(observed) == 34
+    assert len(report["conditions"]) == 21 and len(observed) == 42
     assert [line["condition"] for line in report["conditions"] if not line["identical"]] == ["silent", "silent"]
 
 
@@ -88,7 +88,10 @@ def test_a_scenario_file(run: Run, observed: list[tuple[Scenario, float, int]], 
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
-        (("--adversity", "lying,x"), "--adversity: 'x' is none of all, lying, silent, far, flapping, stalling, honest"),
+        (
+            ("--adversity", "lying,x"),
+            "--adversity: 'x' is none of all, lying, silent, far, flapping, stalling, poor, slow, honest",
+        ),
         (("--adversity", "far, far"), "--adversity: 'far' is named twice"),
         (("--adversity", "all", "--rtt", "10"), "--rtt does not go with --adversity"),
         (("--adversity", "all", "--answers", "2"), "--answers does not go with --adversity"),

@@ -15,12 +15,14 @@ Told = list[tuple[str, int, int]]
 @pytest.fixture
 def pace(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Seconds per token of what is played: nothing is simulated. Liars take as long as "lying" says, and so on."""
-    slow = {"lying": 0.030, "lossy": 0.012, "steady": 0.012}
+    slow = {"lying": 0.030, "lossy": 0.012, "steady": 0.012, "mixed": 0.0125}
 
     def play(scenario: Scenario, policy: Policy, seed: int) -> Outcome:
         per_token = slow["steady"] if scenario.ways else 0.030
         if scenario.adversaries.lying:
             per_token = slow["lying"]
+        if len(scenario.ways) == 4:
+            per_token = slow["mixed"]
         if scenario.churn.loss_per_round:
             per_token = slow["lossy"]
         tokens = scenario.tokens * scenario.at_once
@@ -40,9 +42,12 @@ def test_everything_is_played_beside_what_it_is_held_against(pace: dict[str, flo
     told: Told = []
     found = study(Adversity(32), 2, lambda *progress: told.append(progress))
     bad, churn, killed = found["never_slower"], found["churn"], found["killed"]
-    kinds = {"lying", "silent", "far", "flapping", "stalling", "honest"}
+    kinds = {"lying", "silent", "far", "flapping", "stalling", "poor", "slow", "honest"}
     assert {(line["drafters"], line["local_drafter"]) for line in bad} == {
         (k, own) for k in kinds for own in (True, False)
+    }
+    assert {(line["drafters"], line["local_drafter"]) for line in found["beside_good"]} == {
+        (k, own) for k in kinds - {"honest"} for own in (True, False)
     }
     assert {line["loss_per_round"] for line in churn} == {0.001, 0.01} and len(churn) == 12
     assert [line["played"] for line in killed] == ["one target, its nodes attached", "three targets and a coordinator"]
@@ -52,12 +57,13 @@ def test_everything_is_played_beside_what_it_is_held_against(pace: dict[str, flo
 
 
 def test_each_line_says_whether_its_promise_is_kept(pace: dict[str, float]) -> None:
-    pace |= {"lying": 0.0308, "lossy": 0.0135, "identical": 7}
+    pace |= {"lying": 0.0308, "lossy": 0.0135, "mixed": 0.0127, "identical": 7}
     found = study(Adversity(32), 1, lambda *progress: None)
     lying = {line["local_drafter"]: line for line in found["never_slower"] if line["drafters"] == "lying"}
     assert {line["tree_ms_per_token"] for line in found["never_slower"]} == {None, 30.0}
     assert lying[False]["kept"] and lying[False]["speed_ratio"] == pytest.approx(0.974, abs=1e-3)
     assert not lying[True]["kept"] and lying[True]["latency_ratio"] == pytest.approx(1.0267, abs=1e-3)
+    assert {(line["cost"], line["kept"]) for line in found["beside_good"]} == {(0.0583, False)}
     assert {(line["loss_per_round"], line["kept"]) for line in found["churn"]} == {(0.001, False), (0.01, True)}
     assert {line["cost"] for line in found["churn"]} == {0.1111}
     assert [line["kept"] for line in found["killed"]] == [True, False]
@@ -69,6 +75,11 @@ def test_what_is_played_is_the_setting_that_is_told() -> None:
         assert (scenario.tokens, scenario.warm_up, scenario.target.local_drafter) == (256, 0, local)
         assert scenario.adversaries.kinds == ([] if kind == "honest" else [kind] * 2)
         assert {wan.rtt for wan in scenario.ways} == {0.010}
+    for (kind, local), scenario in wanted.mixed.items():
+        assert (scenario.tokens, scenario.warm_up, scenario.target.local_drafter) == (256, 256, local)
+        assert (scenario.adversaries.kinds, len(scenario.ways), scenario.per_session) == ([kind] * 2, 4, 2)
+        good = wanted.good(local)
+        assert (good.adversaries.kinds, len(good.ways), good.warm_up, good.wan) == ([], 2, 256, scenario.wan)
     for (chance, replacement, local), scenario in wanted.lossy.items():
         assert (scenario.churn.loss_per_round, scenario.churn.silently) == (chance, "silently" in replacement)
         assert (scenario.per_session, scenario.tokens, scenario.target.local_drafter) == (2, 1024, local)

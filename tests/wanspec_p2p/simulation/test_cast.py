@@ -47,10 +47,10 @@ def test_lies_are_wrong_everywhere_and_as_sure_as_can_be() -> None:
 
 
 def test_each_kind_is_what_it_says() -> None:
-    kinds = Adversaries(lying=1, silent=1, far=1, flapping=1, stalling=1)
-    specs = Cast(Scenario(nodes=6, adversaries=kinds, wan=Way(rtt_ms=10.0)), TEXT, 0).specs
-    assert [spec.up.delay for spec in specs] == [0.005, 0.005, 1.0, 0.005, 0.005, 0.005]
-    assert [spec.redial is None for spec in specs] == [True, True, True, False, True, True]
+    kinds = Adversaries(lying=1, silent=1, far=1, flapping=1, stalling=1, poor=1, slow=1)
+    specs = Cast(Scenario(nodes=8, adversaries=kinds, wan=Way(rtt_ms=10.0)), TEXT, 0).specs
+    assert [spec.up.delay for spec in specs] == [0.005, 0.005, 1.0, *[0.005] * 5]
+    assert [spec.redial is None for spec in specs] == [True, True, True, False, *[True] * 4]
 
 
 def test_what_adversaries_do_in_time_is_stretched_as_the_scenario_is() -> None:
@@ -60,11 +60,21 @@ def test_what_adversaries_do_in_time_is_stretched_as_the_scenario_is() -> None:
     honest = law(LawOf(), TEXT)
     assert drafting("honest", honest, 0.02, 4.0) == drafting("far", honest, 0.02, 4.0) == (honest, 0.02)
     assert drafting("silent", honest, 0.02, 4.0) == (honest, 240.0)
+    assert drafting("slow", honest, 0.02, 4.0) == (honest, 0.24), "its passes are part of the scenario"
     lies, seconds = drafting("lying", honest, 0.02, 4.0)
     assert isinstance(lies, Lies) and seconds == 0.002
 
 
-@pytest.mark.parametrize("kind", ["lying", "silent", "far", "flapping", "stalling"])
+def test_poor_drafters_are_right_one_time_in_five() -> None:
+    poor, seconds = drafting("poor", law(LawOf(), TEXT), 0.005)
+    place, right = TEXT.start, 0
+    for _ in range(1000):
+        right += poor.guess(place).tokens[0] == place.truth
+        place = TEXT.step(place, place.truth)
+    assert seconds == 0.005 and 150 < right < 250
+
+
+@pytest.mark.parametrize("kind", Adversaries.__struct_fields__)
 @in_virtual_time
 async def test_the_text_is_the_targets_whatever_they_do(kind: str) -> None:
     cast, site = stage(Scenario(wan=Way(rtt_ms=10.0), adversaries=Adversaries(**{kind: 2})))
