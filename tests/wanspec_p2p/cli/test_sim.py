@@ -91,6 +91,36 @@ def test_mechanisms_are_judged_with_a_recorded_pair(run: Run, plays: list[tuple[
     assert {setting.law for setting, _ in plays} == {"recorded"}
 
 
+def test_the_recorded_pair_is_played_at_the_temperature_that_is_asked_for(
+    run: Run, plays: list[tuple[Setting, int]]
+) -> None:
+    arguments = ("sim", "reference", "--quick", "--law", "recorded", "--rtt", "0", "--jobs", "1", "--json")
+    for wanted, said in (("0.8", "--law recorded --temperature 0.8 --rtt"), ("0", "--law recorded --rtt")):
+        plays.clear()
+        assert said in json.loads(run(*arguments, "--temperature", wanted)[1])["command"]
+        assert {(setting.law, setting.temperature) for setting, _ in plays} == {("recorded", float(wanted))}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ("--law", "recorded", "--temperature", "0.5"),
+            "--temperature: the recordings that come with the package are at 0 and 0.8, not at 0.5",
+        ),
+        (
+            ("--temperature", "0"),
+            "--temperature is that of a recording: give --law calibrated or recorded, or leave it away",
+        ),
+    ],
+)
+def test_a_temperature_without_a_recording_is_named(
+    run: Run, plays: list[tuple[Setting, int]], arguments: tuple[str, ...], line: str
+) -> None:
+    assert run("sim", "reference", *arguments) == (ExitCode.USAGE, "", f"wanspec: {line}\n")
+    assert not plays
+
+
 def test_code_takes_what_it_is_said_to_take(run: Run, plays: list[tuple[Setting, int]]) -> None:
     arguments = ("sim", "reference", "--quick", "--rtt", "0", "--jobs", "1", "--json")
     report = json.loads(run(*arguments, "--target-code", "2", "--node-code", "0.5")[1])
