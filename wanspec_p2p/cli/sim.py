@@ -199,11 +199,13 @@ def faults(
     wrong: list[int] = []
     struck, seconds = 0, 0.0
     laws, nodes = dict.fromkeys(LAWS, 0), dict.fromkeys(KINDS, 0)
+    sampling = {"greedy": 0, "sampled": 0}
     with progress_bars() as progress:
         for done in range(count):
             schedule = play_faults(seed + done)
             struck, seconds = struck + schedule.events, seconds + schedule.seconds
             laws[schedule.law] += 1
+            sampling["greedy" if schedule.sampling.greedy else "sampled"] += 1
             for kind in schedule.nodes:
                 nodes[kind] += 1
             if not schedule.exact:
@@ -213,6 +215,7 @@ def faults(
         "schedules": count,
         "first_seed": seed,
         "laws": laws,
+        "sampling": sampling,
         "nodes": nodes,
         "faults": struck,
         "virtual_seconds": seconds,
@@ -222,7 +225,9 @@ def faults(
         emit(report)
     else:
         schedules, found = counted(count, "schedule"), counted(struck, "fault")
-        say(f"{schedules} from seed {seed}, {found} in {counted(round(seconds), 'virtual second')}: {len(wrong)} wrong")
+        how = ", ".join(f"{number} {kind}" for kind, number in sampling.items())
+        virtual = counted(round(seconds), "virtual second")
+        say(f"{schedules} from seed {seed} ({how}), {found} in {virtual}: {len(wrong)} wrong")
     if wrong:
         raise EngineError(f"the text was not the target's own with seeds {', '.join(map(str, wrong[:10]))}")
 
