@@ -43,7 +43,7 @@ TEMPERATURES = (2.0, 2.5, 3.0)
 OUTWEIGHING = 20.0
 """A presence penalty above all that the target is sure by: even a greedy answer says nothing twice."""
 PRICES = (0.0, LocalDrafting().price, 1.0)
-"""Of a local pass."""
+"""Of a local pass; as shipped, and on either side of it."""
 
 
 @dataclass(frozen=True, slots=True)
