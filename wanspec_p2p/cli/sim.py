@@ -59,6 +59,9 @@ def reference(
     law: Annotated[
         ReferenceLaw, typer.Option(help="How right drafters are: by chances, or as a recorded SmolLM2 pair was.")
     ] = ReferenceLaw.IID,
+    temperature: Annotated[
+        float | None, typer.Option(help="That the SmolLM2 pair was recorded at: 0, which is the default, or 0.8.")
+    ] = None,
     target_code: Annotated[
         float, typer.Option(help="Milliseconds of our own code for each pass of the target.", min=0.0, max=1000.0)
     ] = 0.0,
@@ -84,6 +87,8 @@ def reference(
         raise ConfigError("--ideal knows chances alone: leave --law away")
     if ideal and (target_code or node_code):
         raise ConfigError("--ideal has nothing take time but passes and ways: leave --target-code and --node-code away")
+    if temperature is not None:
+        _check_temperature(temperature, law)
     if figure is not None:
         _check_figure(figure, ablate=ablate)
     usual = ABLATION_RTT_MS if ablate else QUICK_RTT_MS if quick else RTT_MS
@@ -91,7 +96,8 @@ def reference(
     counts = whole("--drafters", drafters, MAX_DRAFTERS)
     base = Setting(tokens=64, warm_up=32) if quick else Setting()
     base = base if tokens is None else replace(base, tokens=tokens)
-    base = replace(base, law=law.value, target_code=target_code / 1e3, node_code=node_code / 1e3)
+    base = replace(base, law=law.value, temperature=temperature or 0.0)
+    base = replace(base, target_code=target_code / 1e3, node_code=node_code / 1e3)
     variants = ablations(base) if ablate else {"": Variant(base)}
     plans = {name: Plan(variant, distances, counts) for name, variant in variants.items()}
     chosen = seeds or (1 if quick else SEEDS)
@@ -100,6 +106,7 @@ def reference(
     words = ["wanspec sim reference", *(flag for flag, given in flags.items() if given)]
     words += [f"--seeds {chosen}", *([] if tokens is None else [f"--tokens {tokens}"])]
     words += [] if law is ReferenceLaw.IID else [f"--law {law.value}"]
+    words += [f"--temperature {temperature:g}"] if temperature else []
     words += [f"{flag} {ms:g}" for flag, ms in (("--target-code", target_code), ("--node-code", node_code)) if ms]
     words += [f"--rtt {listed(distances)}", f"--drafters {listed(counts)}"]
     report: dict[str, Any] = {"version": __version__, "date": today(), "command": " ".join(words), "seeds": chosen}
@@ -111,6 +118,17 @@ def reference(
         emit(report)
     else:
         _show(report, found)
+
+
+def _check_temperature(temperature: float, law: ReferenceLaw) -> None:
+    from wanspec_p2p.simulation.recording import check_shipped
+
+    if law is ReferenceLaw.IID:
+        raise ConfigError("--temperature is that of a recording: give --law calibrated or recorded, or leave it away")
+    try:
+        check_shipped(temperature)
+    except ValueError as error:
+        raise ConfigError(f"--temperature: {error}") from error
 
 
 def _check_figure(figure: Path, *, ablate: bool) -> None:
@@ -181,11 +199,13 @@ def faults(
     wrong: list[int] = []
     struck, seconds = 0, 0.0
     laws, nodes = dict.fromkeys(LAWS, 0), dict.fromkeys(KINDS, 0)
+    sampling = {"greedy": 0, "sampled": 0}
     with progress_bars() as progress:
         for done in range(count):
             schedule = play_faults(seed + done)
             struck, seconds = struck + schedule.events, seconds + schedule.seconds
             laws[schedule.law] += 1
+            sampling["greedy" if schedule.sampling.greedy else "sampled"] += 1
             for kind in schedule.nodes:
                 nodes[kind] += 1
             if not schedule.exact:
@@ -195,6 +215,7 @@ def faults(
         "schedules": count,
         "first_seed": seed,
         "laws": laws,
+        "sampling": sampling,
         "nodes": nodes,
         "faults": struck,
         "virtual_seconds": seconds,
@@ -204,7 +225,9 @@ def faults(
         emit(report)
     else:
         schedules, found = counted(count, "schedule"), counted(struck, "fault")
-        say(f"{schedules} from seed {seed}, {found} in {counted(round(seconds), 'virtual second')}: {len(wrong)} wrong")
+        how = ", ".join(f"{number} {kind}" for kind, number in sampling.items())
+        virtual = counted(round(seconds), "virtual second")
+        say(f"{schedules} from seed {seed} ({how}), {found} in {virtual}: {len(wrong)} wrong")
     if wrong:
         raise EngineError(f"the text was not the target's own with seeds {', '.join(map(str, wrong[:10]))}")
 

@@ -1,8 +1,9 @@
 """Random trouble: nodes that lie, stay silent, repeat themselves or die, links that stall, break and heal; and what
 holds all the same.
 
-Each schedule is drawn from its seed alone: how many nodes, what they are, how right, how far away, and what happens
-when. The text must be the target's own, whatever happened.
+Each schedule is drawn from its seed alone: how many nodes, what they are, how right, how far away, how answers are
+sampled, and what happens when. The text must be the target's own, whatever happened: what it decodes token after token,
+by the rule alone.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from wanspec_p2p.simulation.scenario import LawOf
 from wanspec_p2p.simulation.site import Site, question
 from wanspec_p2p.simulation.wan import Wan
 from wanspec_p2p.speculation.policy import LocalDrafting, Policy
+from wanspec_p2p.types import Sampling
 
 __all__ = ["KINDS", "LAWS", "Schedule", "play_faults"]
 
@@ -36,6 +38,12 @@ _SAYS: Mapping[str, Says] = {"doubling": partial(Echo, late=0.0), "repeating": p
 LIAR = (0.0, 0.0, 0.0, 0.0, 1.0)
 FAR_TOO_SLOW = 60.0
 """Seconds of a silent node's pass."""
+TEMPERATURES = (2.0, 2.5, 3.0)
+"""Of answers that are drawn: the target says its own token with chance .85, .54 and .29, else any of 511 others."""
+OUTWEIGHING = 20.0
+"""A presence penalty above all that the target is sure by: even a greedy answer says nothing twice."""
+PRICES = (0.0, LocalDrafting().price, 1.0)
+"""Of a local pass; as shipped, and on either side of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +53,22 @@ class Schedule:
     Attributes:
         exact: every answer was the target's own.
         law: one of `LAWS`.
+        sampling: of all answers; each has a seed of its own.
         nodes: what each was, of `KINDS`.
         events: faults that struck.
+        judged: positions that some node drafted for, below a right token.
+        right: of these, those that it was right about.
         seconds: virtual time of all answers.
     """
 
     seed: int
     exact: bool
     law: LawName
+    sampling: Sampling
     nodes: tuple[str, ...]
     events: int
+    judged: int
+    right: int
     seconds: float
 
 
@@ -69,25 +83,54 @@ async def _play(seed: int, answers: int, tokens: int) -> Schedule:
     honest = LawOf(rng.choice(LAWS))
     # Most nodes of a network are honest: drafts that count are what trouble can spoil.
     kinds = tuple(rng.choice(("honest", "honest", *KINDS)) for _ in range(rng.randint(1, 4)))
-    specs = [_node(rng, text, honest, kind) for kind in kinds]
+    nodes = [_node(rng, text, honest, kind) for kind in kinds]
     local = SimulatedDrafter(law(honest, text), DeviceTime(Steps(0.005, 8))) if rng.random() < 0.5 else None
-    policy = Policy(width=rng.choice((7, 31, 63)), local=LocalDrafting(price=rng.choice((0.0, 1.0))))
+    policy = Policy(width=rng.choice((7, 31, 63)), local=LocalDrafting(price=rng.choice(PRICES)))
+    sampling = _sampling(rng)
+    prompts = [(answer, seed % 512, *range(rng.randint(1, 12))) for answer in range(answers)]
+    specs = [
+        question(f"faults-{seed}-{number}", prompt, tokens, sampling, rng.randbytes(16))
+        for number, prompt in enumerate(prompts)
+    ]
     target = SimulatedTarget(text, DeviceTime(flat(0.030, 64)))
-    async with Site(target, specs, seed=seed, drafters=rng.randint(1, 3), local=local) as site:
+    async with Site(target, nodes, seed=seed, drafters=rng.randint(1, 3), local=local) as site:
         strikes = _Strikes(rng, site.nodes)
         trouble = asyncio.create_task(strikes.go_on(), name="trouble")
         try:
-            prompts = [(answer, seed % 512, *range(rng.randint(1, 12))) for answer in range(answers)]
-            played = await asyncio.gather(
-                *(site.play(question(f"faults-{seed}-{n}", prompt, tokens), policy) for n, prompt in enumerate(prompts))
-            )
+            played = await asyncio.gather(*(site.play(spec, policy) for spec in specs))
         finally:
             trouble.cancel()
             await asyncio.gather(trouble, return_exceptions=True)
-    exact = all(
-        list(answer.tokens) == text.continuation(prompt, tokens) for answer, prompt in zip(played, prompts, strict=True)
+    peers = [own for answer in played for own in answer.stats.peers.values()]
+    return Schedule(
+        seed,
+        exact=all(list(answer.tokens) == target.decoded(spec) for answer, spec in zip(played, specs, strict=True)),
+        law=honest.kind,
+        sampling=sampling,
+        nodes=kinds,
+        events=strikes.count,
+        judged=sum(own.reached.total() for own in peers),
+        right=sum(own.right.total() for own in peers),
+        seconds=sum(answer.seconds for answer in played),
     )
-    return Schedule(seed, exact, honest.kind, kinds, strikes.count, sum(answer.seconds for answer in played))
+
+
+def _sampling(rng: random.Random) -> Sampling:
+    """Half are greedy; half of either may have penalties."""
+    temperature, top_k, top_p = 0.0, 0, 1.0
+    if rng.random() < 0.5:
+        temperature, top_k, top_p = rng.choice(TEMPERATURES), rng.choice((0, 0, 100)), rng.choice((1.0, 1.0, 0.9))
+    repetition, presence, frequency = 1.0, 0.0, 0.0
+    if rng.random() < 0.5:
+        repetition, presence, frequency = rng.choice((1.0, 1.3)), rng.choice((0.0, OUTWEIGHING)), rng.choice((0.0, 1.0))
+    return Sampling(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        repetition_penalty=repetition,
+        presence_penalty=presence,
+        frequency_penalty=frequency,
+    )
 
 
 def _node(rng: random.Random, text: Text, honest: LawOf, kind: str) -> NodeSpec:

@@ -2,8 +2,9 @@
 
 After *every* prefix there is a token the target would say and a drafter's guess at it, both hashes of the prefix: the
 sequence of calls does not matter, PYTHONHASHSEED does not, and two nodes with the same drafter guess alike. A prefix
-that has left the target's text is a prefix like any other, so that no model can know that it is wrong. Greedy decoding
-is the mode of the simulator: a law says who agrees with whom, which leaves nothing to draw.
+that has left the target's text is a prefix like any other, so that no model can know that it is wrong. Figures are of
+greedy decoding: a law says who agrees with whom, which leaves nothing to draw. Answers that are drawn leave the text
+again and again, and who agrees then is up to the rows (`models`).
 """
 
 from __future__ import annotations

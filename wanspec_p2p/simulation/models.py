@@ -1,7 +1,7 @@
 """Models without weights, for the shipped code to run on: rows that say what a law says, after the time a pass takes.
 
-For greedy decoding: `Sampler` at temperature 0 chooses the law's token from a target's row, and finds the law's
-candidates and confidence in a drafter's.
+At temperature 0 `Sampler` chooses the law's token from a target's row, and finds the law's candidates and confidence in
+a drafter's. From 2 on a target says something else often enough, and a drafter, less sure, now and then the same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from wanspec_p2p.models.segments import CachedTokens, check_batch
 from wanspec_p2p.simulation.laws import VOCAB_SIZE, Law, Place, Text
 from wanspec_p2p.simulation.loop import VirtualTimeLoop
 from wanspec_p2p.simulation.pacing import DeviceTime
-from wanspec_p2p.types import Device, Dtype, ExactnessClass, Segment
+from wanspec_p2p.speculation.sampling import Sampler
+from wanspec_p2p.speculation.target_session import SessionSpec
+from wanspec_p2p.types import Device, Dtype, ExactnessClass, Segment, TokenId
 
 __all__ = ["SIMULATED_TOKENIZER", "EndsLast", "SimulatedDrafter", "SimulatedTarget"]
 
@@ -120,6 +122,17 @@ class SimulatedTarget(_SimulatedModel):
 
     def _fill(self, row: NDArray[np.float32], place: Place) -> None:
         row[place.truth] = _SURE
+
+    def decoded(self, spec: SessionSpec) -> list[TokenId]:
+        """The answer that it must be: token after token, by its rows and the rule alone. Without stop tokens."""
+        sampler = Sampler(spec.sampling, spec.seed, spec.vocab_size, spec.prompt)
+        place, answer = self._text.after(spec.prompt), list[TokenId]()
+        while len(answer) < spec.max_tokens:
+            [row] = self._rows([place])
+            answer.append(sampler.choose(row).token)
+            sampler.commit(answer[-1:])
+            place = self._text.step(place, answer[-1])
+        return answer
 
 
 class SimulatedDrafter(_SimulatedModel):

@@ -21,7 +21,17 @@ from wanspec_p2p.simulation.laws import CANDIDATES, Judged
 from wanspec_p2p.simulation.pacing import Measured
 from wanspec_p2p.speculation.sampling import CONFIDENCE_MAX
 
-__all__ = ["SHIPPED", "Answer", "Header", "RecordedModel", "Recording", "read_recording", "shipped", "write_recording"]
+__all__ = [
+    "SHIPPED",
+    "Answer",
+    "Header",
+    "RecordedModel",
+    "Recording",
+    "check_shipped",
+    "read_recording",
+    "shipped",
+    "write_recording",
+]
 
 SHIPPED = {0.0: "smollm2-135m.smollm2-draft.t0.s0.jsonl", 0.8: "smollm2-135m.smollm2-draft.t0.8.s0.jsonl"}
 """Recordings that come with the package, by temperature."""
@@ -91,6 +101,15 @@ class Recording:
             for answer in self.answers
             for token, candidates, confidence in zip(answer.tokens, answer.candidates, answer.confidences, strict=True)
         )
+
+
+def check_shipped(temperature: float) -> None:
+    """Raises:
+    ValueError: no recording at that temperature comes with the package.
+    """
+    if temperature not in SHIPPED:
+        there = " and ".join(f"{one:g}" for one in SHIPPED)
+        raise ValueError(f"the recordings that come with the package are at {there}, not at {temperature:g}")
 
 
 def shipped(temperature: float = 0.0) -> Recording:

@@ -68,6 +68,7 @@ class Setting:
         warm_up: tokens of an answer before those that count, so that what is learned has been.
         answers: one after the other, each to a prompt of its own.
         law: whether drafters are right by `ranks`, or by the recording of SmolLM2 that comes with the package.
+        temperature: of that recording.
         ranks: chances of the law "iid".
         lanes: whether nodes share the branches out; without, each drafts all of them.
         rests: whether nodes rest for a moment when a verdict is due.
@@ -84,6 +85,7 @@ class Setting:
     policy: Policy = Policy()
     local: bool = True
     law: LawName = "iid"
+    temperature: float = 0.0
     ranks: tuple[float, ...] = REFERENCE_RANKS
     lanes: bool = True
     rests: bool = True
@@ -168,14 +170,14 @@ def law_of(setting: Setting, text: Text) -> Law:
         case "iid":
             return IidLaw(text, ranks=setting.ranks)
         case "calibrated":
-            return CalibratedLaw(text, _judged())
+            return CalibratedLaw(text, _judged(setting.temperature))
         case "recorded":
-            return RecordedLaw(text, _judged())
+            return RecordedLaw(text, _judged(setting.temperature))
 
 
 @functools.cache
-def _judged() -> tuple[Judged, ...]:
-    return shipped().judged()
+def _judged(temperature: float) -> tuple[Judged, ...]:
+    return shipped(temperature).judged()
 
 
 def _engine(setting: Setting) -> type[DraftingEngine]:

@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from wanspec_p2p.protocol.limits import MAX_DRAFTERS
 from wanspec_p2p.simulation.laws import REFERENCE_RANKS, IidLaw, Text
+from wanspec_p2p.simulation.recording import check_shipped
 from wanspec_p2p.simulation.wan import Wan
 from wanspec_p2p.speculation.policy import LocalDrafting
 
@@ -48,18 +49,19 @@ class Drafter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class LawOf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How right drafters are.
 
-    `ranks` are for "iid". `recording` is a file of `wanspec record` for the others, the shipped one where none is
-    named; `tokenizer` is the fingerprint that it must be of.
+    `ranks` are for "iid". `recording` is a file of `wanspec record` for the others; where none is named it is the
+    shipped one at `temperature`, by default 0. `tokenizer` is the fingerprint that it must be of.
     """
 
     kind: Literal["iid", "calibrated", "recorded"] = "iid"
     ranks: tuple[Share, ...] | None = None
     recording: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
     tokenizer: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None = None
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         if self.kind == "iid":
-            for key in ("recording", "tokenizer"):
+            for key in ("recording", "tokenizer", "temperature"):
                 if getattr(self, key) is not None:
                     raise ValueError(f"`{key}`: only for kind = 'calibrated' or 'recorded'")
             try:
@@ -70,6 +72,13 @@ class LawOf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("`ranks`: only for kind = 'iid'")
         elif self.recording is not None and not self.recording.isprintable():
             raise ValueError("`recording`: holds characters that cannot be printed")
+        elif self.temperature is not None:
+            if self.recording is not None:
+                raise ValueError("`temperature`: the recording has its own; leave one out")
+            try:
+                check_shipped(self.temperature)
+            except ValueError as error:
+                raise ValueError(f"`temperature`: {error}") from error
 
 
 class Way(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

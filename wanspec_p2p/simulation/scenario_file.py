@@ -63,7 +63,7 @@ def judged(law: LawOf) -> tuple[Judged, ...]:
         return ()
     if law.recording is not None:
         return read_recording(Path(law.recording), tokenizer=law.tokenizer).judged()
-    recording = shipped()
+    recording = shipped(law.temperature or 0.0)
     if law.tokenizer not in (None, recording.header.tokenizer):
         raise ConfigError(f"the recording that comes with the package has tokenizer {recording.header.tokenizer}")
     return recording.judged()

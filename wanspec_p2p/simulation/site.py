@@ -37,6 +37,7 @@ __all__ = ["Answer", "Site", "question", "run_answer"]
 
 ANSWER_SECONDS = 3600.0
 """Virtual time that an answer, or a node's way to the target, may take before something must be wrong."""
+GREEDY = Sampling()
 _LOOK_SECONDS = 0.005
 
 
@@ -241,9 +242,15 @@ class Site(Watched):
             await seen.close()
 
 
-def question(name: str, prompt: Sequence[TokenId], tokens: int) -> SessionSpec:
-    """A greedy answer of so many tokens."""
-    return SessionSpec(SessionId(name), tuple(prompt), bytes(16), Sampling(), VOCAB_SIZE, tokens)
+def question(
+    name: str,
+    prompt: Sequence[TokenId],
+    tokens: int,
+    sampling: Sampling = GREEDY,
+    seed: bytes = bytes(16),
+) -> SessionSpec:
+    """An answer of so many tokens, greedy where nothing else is said."""
+    return SessionSpec(SessionId(name), tuple(prompt), seed, sampling, VOCAB_SIZE, tokens)
 
 
 async def run_answer(site: Site, spec: SessionSpec, policy: Policy | None = None) -> Answer:

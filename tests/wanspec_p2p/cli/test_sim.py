@@ -9,6 +9,7 @@ from tests.wanspec_p2p.cli.conftest import Run
 from wanspec_p2p.errors import ExitCode
 from wanspec_p2p.simulation.faults import KINDS, LAWS, Schedule
 from wanspec_p2p.simulation.reference import Figures, Setting
+from wanspec_p2p.types import Sampling
 
 LISTS = {
     "no_local_latency_ratio",
@@ -91,6 +92,36 @@ def test_mechanisms_are_judged_with_a_recorded_pair(run: Run, plays: list[tuple[
     assert {setting.law for setting, _ in plays} == {"recorded"}
 
 
+def test_the_recorded_pair_is_played_at_the_temperature_that_is_asked_for(
+    run: Run, plays: list[tuple[Setting, int]]
+) -> None:
+    arguments = ("sim", "reference", "--quick", "--law", "recorded", "--rtt", "0", "--jobs", "1", "--json")
+    for wanted, said in (("0.8", "--law recorded --temperature 0.8 --rtt"), ("0", "--law recorded --rtt")):
+        plays.clear()
+        assert said in json.loads(run(*arguments, "--temperature", wanted)[1])["command"]
+        assert {(setting.law, setting.temperature) for setting, _ in plays} == {("recorded", float(wanted))}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ("--law", "recorded", "--temperature", "0.5"),
+            "--temperature: the recordings that come with the package are at 0 and 0.8, not at 0.5",
+        ),
+        (
+            ("--temperature", "0"),
+            "--temperature is that of a recording: give --law calibrated or recorded, or leave it away",
+        ),
+    ],
+)
+def test_a_temperature_without_a_recording_is_named(
+    run: Run, plays: list[tuple[Setting, int]], arguments: tuple[str, ...], line: str
+) -> None:
+    assert run("sim", "reference", *arguments) == (ExitCode.USAGE, "", f"wanspec: {line}\n")
+    assert not plays
+
+
 def test_code_takes_what_it_is_said_to_take(run: Run, plays: list[tuple[Setting, int]]) -> None:
     arguments = ("sim", "reference", "--quick", "--rtt", "0", "--jobs", "1", "--json")
     report = json.loads(run(*arguments, "--target-code", "2", "--node-code", "0.5")[1])
@@ -157,6 +188,12 @@ def test_a_figure_that_cannot_be_is_said_before_anything_is_played(
     assert not plays
 
 
+def schedule(seed: int, *, exact: bool = True) -> Schedule:
+    """Played by nobody; the first is greedy."""
+    sampling = Sampling(temperature=2.0) if seed else Sampling()
+    return Schedule(seed, exact, "iid", sampling, ("honest",), events=3, judged=0, right=0, seconds=1.0)
+
+
 def test_faults_that_change_no_text(run: Run) -> None:
     code, out, err = run("sim", "faults", "--count", "2", "--seed", "5", "--json")
     assert code == ExitCode.OK, err
@@ -166,10 +203,17 @@ def test_faults_that_change_no_text(run: Run) -> None:
     assert sum(report["laws"].values()) == 2 <= sum(report["nodes"].values())
 
 
+def test_faults_are_told_with_how_answers_were_sampled(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wanspec_p2p.simulation.faults.play_faults", schedule)
+    assert json.loads(run("sim", "faults", "--count", "3", "--json")[1])["sampling"] == {"greedy": 1, "sampled": 2}
+    said = run("sim", "faults", "--count", "3", "--seed", "1")[1]
+    assert said == "3 schedules from seed 1 (0 greedy, 3 sampled), 9 faults in 3 virtual seconds: 0 wrong\n"
+
+
 def test_a_wrong_text_is_an_error_that_names_its_seed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "wanspec_p2p.simulation.faults.play_faults",
-        lambda seed: Schedule(seed, seed != 8, "iid", ("honest",), 0, 1.0),
+        lambda seed: schedule(seed, exact=seed != 8),
     )
     code, _, err = run("sim", "faults", "--count", "3", "--seed", "7")
     assert code == ExitCode.FAILURE

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from wanspec_p2p.models.base import LanguageModel, Rows
 from wanspec_p2p.simulation.laws import CANDIDATES, VOCAB_SIZE, CalibratedLaw, IidLaw, Judged, Law, RecordedLaw, Text
 from wanspec_p2p.simulation.models import EndsLast, SimulatedDrafter, SimulatedTarget
 from wanspec_p2p.simulation.pacing import DeviceTime, Steps, flat
-from wanspec_p2p.speculation.sampling import Sampler
-from wanspec_p2p.types import Sampling, Segment
+from wanspec_p2p.simulation.site import question
+from wanspec_p2p.speculation.sampling import Row, Sampler
+from wanspec_p2p.types import Sampling, Segment, TokenId
 
 PROMPT = (3, 1, 4, 1, 5)
 JUDGED = tuple(Judged(3 * i, i % (CANDIDATES + 1), CANDIDATES) for i in range(40))
@@ -49,6 +51,41 @@ async def test_a_sampler_finds_the_text_in_a_targets_rows() -> None:
 
 
 TEXT = Text(1)
+SAMPLINGS = (
+    Sampling(),
+    Sampling(presence_penalty=20.0),
+    Sampling(temperature=2.0),
+    Sampling(temperature=2.5, top_k=100, top_p=0.9),
+    Sampling(temperature=3.0, repetition_penalty=1.3, frequency_penalty=1.0),
+)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+async def test_a_target_decodes_plainly_what_comes_of_its_passes(sampling: Sampling) -> None:
+    model = SimulatedTarget(TEXT, DeviceTime(flat(1e-9, 64)))
+    spec = question("a", PROMPT, 64, sampling, b"sixteen bytes, s")
+
+    async def row(prefix: Sequence[TokenId]) -> Row:
+        await model.release("fresh")
+        return (await run(model, Segment("fresh", 0, (), tuple(prefix))))[0]
+
+    answer: list[TokenId] = []
+    while len(answer) < 64:
+        sampler = Sampler(sampling, spec.seed, VOCAB_SIZE, PROMPT)
+        sampler.commit(answer)
+        answer.append(sampler.choose(await row((*PROMPT, *answer))).token)
+    assert model.decoded(spec) == answer
+    assert (answer == TEXT.continuation(PROMPT, 64)) is (sampling == Sampling())
+
+
+def test_a_target_at_a_temperature_says_its_own_token_as_often_as_its_law_has_it() -> None:
+    for temperature, chance in ((2.0, 0.854), (2.5, 0.541), (3.0, 0.288)):
+        spec = question("a", PROMPT, 2000, Sampling(temperature=temperature))
+        place, own = TEXT.after(PROMPT), 0
+        for token in target(TEXT).decoded(spec):
+            own += token == place.truth
+            place = TEXT.step(place, token)
+        assert own / 2000 == pytest.approx(chance, abs=0.05)
 
 
 @pytest.mark.parametrize("law", [IidLaw(TEXT), CalibratedLaw(TEXT, JUDGED), RecordedLaw(TEXT, JUDGED)])

@@ -15,6 +15,7 @@ from wanspec_p2p.simulation.recording import (
     Header,
     RecordedModel,
     Recording,
+    check_shipped,
     read_recording,
     shipped,
     write_recording,
@@ -137,6 +138,7 @@ def test_an_empty_recording_is_refused(tmp_path: Path, answers: tuple[Answer, ..
 
 @pytest.mark.parametrize("temperature", SHIPPED)
 def test_the_recordings_that_come_with_the_package_can_be_used(temperature: float) -> None:
+    check_shipped(temperature)
     recording = shipped(temperature)
     judged = recording.judged()
     assert recording.header.temperature == temperature and len(recording.answers) == 12
@@ -149,3 +151,8 @@ def test_the_recordings_that_come_with_the_package_can_be_used(temperature: floa
     text = Text(0)
     assert len(CalibratedLaw(text, judged).guess(text.start).tokens) == 4
     assert len(RecordedLaw(text, judged).guess(text.start).tokens) == 4
+
+
+def test_what_does_not_come_with_the_package_is_said_beside_what_does() -> None:
+    with pytest.raises(ValueError, match=r"^the recordings that come with the package are at 0 and 0\.8, not at 0\.5$"):
+        check_shipped(0.5)

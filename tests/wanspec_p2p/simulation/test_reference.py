@@ -75,6 +75,17 @@ def test_drafters_may_be_right_as_a_recorded_pair_was(law: reference.LawName) ->
     assert found != play(SHORT, 0) and found.tokens == SHORT.tokens
 
 
+def test_the_pair_was_recorded_at_more_than_one_temperature() -> None:
+    for law in ("calibrated", "recorded"):
+        setting = replace(SHORT, law=law, tokens=96)
+        greedy, drawn = (
+            summed([play(replace(setting, temperature=temperature), seed) for seed in range(2)])
+            for temperature in (0.0, 0.8)
+        )
+        assert greedy == summed([play(setting, seed) for seed in range(2)])
+        assert drawn.rounds > greedy.rounds  # it agrees less often there
+
+
 def test_nodes_without_lanes_and_of_chains_draft_something_else() -> None:
     far = replace(SHORT, wan=Wan(0.03), local=False, tokens=48)
     as_it_is, laneless, chain = play(far, 0), play(replace(far, lanes=False), 0), play(replace(far, chain=True), 0)

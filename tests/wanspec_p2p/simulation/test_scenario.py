@@ -55,6 +55,12 @@ def test_an_answer_never_has_more_drafters_than_there_are_nodes(nodes: int, draf
         (lambda: LawOf(kind="recorded", ranks=(1.0,)), "`ranks`: only for kind = 'iid'"),
         (lambda: LawOf(kind="recorded", recording="a\0b"), "`recording`: holds characters that cannot be printed"),
         (lambda: LawOf(recording="pair.jsonl"), "`recording`: only for kind = 'calibrated' or 'recorded'"),
+        (lambda: LawOf(temperature=0.8), "`temperature`: only for kind = 'calibrated' or 'recorded'"),
+        (
+            lambda: LawOf(kind="recorded", recording="pair.jsonl", temperature=0.8),
+            "`temperature`: the recording has its own; leave one out",
+        ),
+        (lambda: LawOf(kind="recorded", temperature=0.5), "`temperature`: the recordings that come with the package"),
         (lambda: Region(name="x", delay_ms=1.0, rtt_ms=1.0), "`rtt_ms`: `delay_ms` says that already; leave one out"),
         (lambda: Region(name="x", jitter_ms=1.0), "`jitter_ms`: belongs to `delay_ms`"),
         (lambda: Region(name="x\ny"), "`name`: holds characters that cannot be printed"),

@@ -15,7 +15,7 @@ from wanspec_p2p.client.series import Measurement
 from wanspec_p2p.errors import ConfigError, ExitCode
 from wanspec_p2p.simulation.load_map import load_map
 from wanspec_p2p.simulation.load_map import scenario as written
-from wanspec_p2p.simulation.recording import shipped
+from wanspec_p2p.simulation.recording import SHIPPED, shipped
 from wanspec_p2p.simulation.scenario import LawOf, Observed, Scenario
 from wanspec_p2p.simulation.scenario_file import MAX_BYTES, judged, read_scenario
 from wanspec_p2p.simulation.wan import Wan
@@ -69,6 +69,12 @@ def test_an_empty_file_is_the_reference(tmp_path: Path) -> None:
         ("[law]\nranks = [0.9, 0.2, 0, 0, 0]", "law.ranks: the probabilities of ranks sum to 1, not to 1.1"),
         ("[law]\nranks = [0.5, 0.5]", "law.ranks: ranks are 5 probabilities: of rank 1 to 4, and of none"),
         ("[law]\nranks = [-1, 2, 0, 0, 0]", "law.ranks[0]: expected a number >= 0.0"),
+        ("[law]\ntemperature = 0.8", "law.temperature: only for kind = 'calibrated' or 'recorded'"),
+        (
+            "[law]\nkind = 'recorded'\ntemperature = 1",
+            "law.temperature: the recordings that come with the package are at 0 and 0.8, not at 1",
+        ),
+        ("[law]\nkind = 'recorded'\ntemperature = 'hot'", "law.temperature: expected a number, got a text"),
         ("[adversaries]\nlying = 3", "adversaries: 3 of 2 nodes"),
         ("[wan]\njitter = 'much'", "wan.jitter: expected a number, got a text"),
         ("wan = []", "wan: expected a table, got a list"),
@@ -121,6 +127,12 @@ def test_a_recording_lies_beside_the_file(tmp_path: Path) -> None:
     assert found.law.recording == str(tmp_path / "pair.jsonl")
     assert judged(found.law) == shipped().judged()[:3]
     assert judged(LawOf()) == () and judged(LawOf(kind="recorded")) == shipped().judged()
+
+
+@pytest.mark.parametrize("temperature", SHIPPED)
+def test_a_shipped_recording_is_chosen_by_its_temperature(tmp_path: Path, temperature: float) -> None:
+    found = read(tmp_path, f"[law]\nkind = 'recorded'\ntemperature = {temperature:g}")
+    assert judged(found.law) == shipped(temperature).judged()
 
 
 def test_a_recording_that_is_none_or_of_others_is_said_with_its_key(tmp_path: Path) -> None:
