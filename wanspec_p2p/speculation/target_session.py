@@ -17,7 +17,7 @@ from typing import Any
 
 from wanspec_p2p.errors import EngineError, LocalProtocolError
 from wanspec_p2p.speculation.allotment import Wish
-from wanspec_p2p.speculation.calibration import chance, quantised
+from wanspec_p2p.speculation.calibration import RANKS, chance, quantised
 from wanspec_p2p.speculation.events import (
     Cancelled,
     DraftArrived,
@@ -61,6 +61,8 @@ from wanspec_p2p.types import FinishReason, PeerId, Sampling, Segment, SessionId
 __all__ = ["TRANSITIONS", "SessionSpec", "TargetSession", "TargetState"]
 
 PROGRESS_MEMORY = 0.95
+MAX_CHILDREN = 2 * RANKS
+"""New candidates that one drafter may name at one place: those of a pass, and others should it begin anew."""
 UNSURE = quantised(0.5)
 """What a token counts for whose drafter says nothing about it."""
 
@@ -388,6 +390,7 @@ class TargetSession:
                 # Drafts under an earlier, larger credit may still be on their way.
                 max_positions=self.policy.window.positions,
                 max_tokens=self.policy.window.tokens,
+                max_children=MAX_CHILDREN,
                 bases=event.bases,
             )
             self.stats.arrived(event.drafter, merge)

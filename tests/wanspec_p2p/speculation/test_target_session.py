@@ -49,7 +49,14 @@ from wanspec_p2p.speculation.instructions import (
 from wanspec_p2p.speculation.pace import Knowledge
 from wanspec_p2p.speculation.policy import Policy
 from wanspec_p2p.speculation.sampling import logprobs
-from wanspec_p2p.speculation.target_session import TRANSITIONS, SessionSpec, TargetSession, TargetState
+from wanspec_p2p.speculation.target_session import (
+    MAX_CHILDREN,
+    TRANSITIONS,
+    SessionSpec,
+    TargetSession,
+    TargetState,
+)
+from wanspec_p2p.speculation.tree import ROOT
 from wanspec_p2p.types import FinishReason, PeerId, Sampling, Segment, SessionId
 
 SESSION = SessionId("5e5510")
@@ -290,6 +297,32 @@ def test_drafts_beyond_the_window_are_counted_and_left_out() -> None:
     assert len(session.tree) == WINDOW.tokens
     figures = session.stats.of(A)
     assert (figures.drafted, figures.surplus) == (19, 10)
+
+
+def nonsense(session: TargetSession, peer: PeerId, first: int, children: int) -> DraftArrived:
+    """A full window of it after the root: so many children each."""
+    count = session.policy.window.tokens
+    parents = tuple((i - children) // children if i >= children else -1 for i in range(count))
+    return drafts(peer, session.tree.committed, *range(first, first + count), parents=parents)
+
+
+@pytest.mark.parametrize("children", [MAX_CHILDREN, 1024])
+def test_a_flood_of_candidates_leaves_a_pass_few_to_look_at(children: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = TargetSession(dataclasses.replace(SPEC, vocab_size=5000), Policy())
+    session.handle(Started(AT))
+    for lane, peer in enumerate((A, B)):
+        session.handle(DrafterJoined(peer, lane, AT))
+        session.handle(nonsense(session, peer, 10 + 2000 * lane, children))
+    assert len(session.tree.children(ROOT)) == 2 * MAX_CHILDREN
+    looked_at: list[int] = []
+
+    def belief(node: int) -> float:
+        looked_at.append(node)
+        return 0.5
+
+    monkeypatch.setattr(session, "belief", belief)
+    session.wish()
+    assert len(looked_at) <= (2 + session.policy.width) * MAX_CHILDREN
 
 
 def test_the_answer_ends_at_an_end_of_sequence_token() -> None:
