@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import itertools
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,8 @@ from wanspec_p2p.types import FinishReason, PeerId, Sampling, Segment, SessionId
 __all__ = ["TRANSITIONS", "SessionSpec", "TargetSession", "TargetState"]
 
 PROGRESS_MEMORY = 0.95
+RECENT_WINDOWS = 16
+"""Windows of a drafter that count: drafts under an earlier, larger one may still be on their way."""
 MAX_CHILDREN = 2 * RANKS
 """New candidates that one drafter may name at one place: those of a pass, and others should it begin anew."""
 UNSURE = quantised(0.5)
@@ -129,6 +132,7 @@ class TargetSession:
         self.sampler = Sampler(spec.sampling, spec.seed, spec.vocab_size, spec.prompt, spec.stop_tokens)
         self.sampler.commit(spec.committed)
         self.drafters: dict[PeerId, int] = {}  # to their lane
+        self._windows: dict[PeerId, deque[Window]] = {}  # that they were given of late
         self.knowledge = knowledge or Knowledge()
         self._shared: SharedPass | None = None  # that pass, where it is one of many alike
         self._answer_len = len(spec.committed)
@@ -371,14 +375,19 @@ class TargetSession:
         return [OpenDraft(event.drafter, tuple(self.tree.committed), self._credit(event.drafter), event.lane)]
 
     def _credit(self, drafter: PeerId) -> Window:
-        return self.policy.credit(self.stats.of(drafter).acceptance)
+        """What this drafter is given from now on; it is held to that."""
+        window = self.policy.credit(self.stats.of(drafter).acceptance)
+        self._windows.setdefault(drafter, deque(maxlen=RECENT_WINDOWS)).append(window)
+        return window
 
     def _leave(self, event: DrafterLeft) -> list[TargetInstruction]:
         self.drafters.pop(event.drafter, None)
+        self._windows.pop(event.drafter, None)
         return []
 
     def _merge(self, event: DraftArrived) -> list[TargetInstruction]:
         if event.drafter in self.drafters:
+            windows = self._windows[event.drafter]
             merge = self.tree.merge(
                 event.drafter,
                 event.base_len,
@@ -387,9 +396,8 @@ class TargetSession:
                 event.parents,
                 event.confidences,
                 vocab_size=self.spec.vocab_size,
-                # Drafts under an earlier, larger credit may still be on their way.
-                max_positions=self.policy.window.positions,
-                max_tokens=self.policy.window.tokens,
+                max_positions=max([window.positions for window in windows]),
+                max_tokens=max([window.tokens for window in windows]),
                 max_children=MAX_CHILDREN,
                 bases=event.bases,
             )

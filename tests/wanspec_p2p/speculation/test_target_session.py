@@ -51,6 +51,7 @@ from wanspec_p2p.speculation.policy import Policy
 from wanspec_p2p.speculation.sampling import logprobs
 from wanspec_p2p.speculation.target_session import (
     MAX_CHILDREN,
+    RECENT_WINDOWS,
     TRANSITIONS,
     SessionSpec,
     TargetSession,
@@ -297,6 +298,24 @@ def test_drafts_beyond_the_window_are_counted_and_left_out() -> None:
     assert len(session.tree) == WINDOW.tokens
     figures = session.stats.of(A)
     assert (figures.drafted, figures.surplus) == (19, 10)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "again", "positions"),
+    [(RECENT_WINDOWS - 1, False, WINDOW.positions), (RECENT_WINDOWS, False, 2), (0, True, 2)],
+    ids=["on its way, maybe", "long ago", "in an earlier stay"],
+)
+def test_a_drafter_is_held_to_the_largest_window_it_was_given_lately(rounds: int, again: bool, positions: int) -> None:
+    session = session_of()
+    feed(session, Started(AT), DrafterJoined(A, 0, AT))
+    session.stats.of(A).decisions = 1e9  # all of them wrong
+    for _ in range(rounds):
+        feed(session, ModelFree(AT), says(7))
+    if again:
+        feed(session, DrafterLeft(A, AT), DrafterJoined(A, 0, AT))
+    feed(session, drafts(A, session.tree.committed, *range(1, 9)))
+    assert len(session.tree) == positions
+    assert session.stats.of(A).surplus == 8 - positions
 
 
 def nonsense(session: TargetSession, peer: PeerId, first: int, children: int) -> DraftArrived:
