@@ -372,6 +372,8 @@ class TargetSession:
             return []
         self.drafters[event.drafter] = event.lane
         self.tree.disown(event.drafter)  # of an earlier stay, if any: it no longer knows what it drafted then
+        # Drafters that come and go leave no more behind, together, than one may have outstanding.
+        self.tree.shed({LOCAL, *self.drafters}, self.policy.window.tokens, self._candidates.nodes)
         return [OpenDraft(event.drafter, tuple(self.tree.committed), self._credit(event.drafter), event.lane)]
 
     def _credit(self, drafter: PeerId) -> Window:

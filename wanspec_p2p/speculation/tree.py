@@ -231,6 +231,29 @@ class DraftTree:
             node.holders.discard(peer)
         self._held.pop(peer, None)
 
+    def shed(self, present: Collection[PeerId], most: int, spared: Iterable[int] = ()) -> None:
+        """Of the nodes that nobody `present` holds, and that nothing they hold hangs from, keep the `most` oldest.
+
+        Args:
+            spared: nodes that stay whatever they are.
+        """
+        if len(self._nodes) <= most:
+            return
+        spared = frozenset(spared)
+        needed: set[int] = set()  # from these hangs something that does not go
+        left: list[int] = []  # newest first: what hangs from a node comes before it
+        for node_id in reversed(self._nodes):
+            node = self._nodes[node_id]
+            if node_id in needed or node_id in spared or not node.holders.isdisjoint(present):
+                needed.add(node.parent)
+            else:
+                left.append(node_id)
+        for node_id in left[: max(0, len(left) - most)]:
+            node = self._nodes.pop(node_id)
+            del self.children(node.parent)[node.token], self._by_hash[node.hash]
+            for peer in node.holders:
+                self._held[peer] -= 1
+
     def commit(self, tokens: Sequence[TokenId]) -> None:
         """Settle the next positions: the root moves along `tokens`, contradicted branches go."""
         nodes = self.along(tokens)

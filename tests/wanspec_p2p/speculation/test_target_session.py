@@ -344,6 +344,29 @@ def test_a_flood_of_candidates_leaves_a_pass_few_to_look_at(children: int, monke
     assert len(looked_at) <= (2 + session.policy.width) * MAX_CHILDREN
 
 
+def test_drafters_that_come_and_go_within_a_round_leave_no_more_than_a_window_behind() -> None:
+    session = TargetSession(dataclasses.replace(SPEC, vocab_size=100_000), Policy())
+    feed(session, Started(AT))
+    most = session.policy.window.tokens
+    for stay in range(20):
+        for peer in (A, PeerId(f"n{stay}")):
+            session.handle(DrafterJoined(peer, 0, AT))
+            assert len(session.tree) <= most * len(session.drafters)
+            session.handle(nonsense(session, peer, 10 + 2000 * stay, MAX_CHILDREN))
+        check_tree(session.tree, SESSION)
+        session.handle(DrafterLeft(A, AT))
+        session.handle(DrafterLeft(PeerId(f"n{stay}"), AT))
+
+
+def test_what_is_being_verified_stays_whoever_leaves_meanwhile() -> None:
+    session = TargetSession(SPEC, Policy(window=Window(positions=2, tokens=2)))
+    feed(session, Started(AT), DrafterJoined(A, 0, AT), DrafterJoined(B, 1, AT))
+    feed(session, drafts(A, PROMPT, 7, 8), drafts(B, PROMPT, 9, 10), ModelFree(AT))
+    feed(session, drafts(A, (*PROMPT, 9), 11), DrafterLeft(A, AT), DrafterLeft(B, AT))
+    feed(session, DrafterJoined(PeerId("c"), 0, AT))
+    assert emitted(feed(session, says(9, 1, 10, 1, 12)))[0] == Committed(9, B, 2.0, drafted=True)
+
+
 def test_the_answer_ends_at_an_end_of_sequence_token() -> None:
     session = session_of()
     feed(session, Started(AT), DrafterJoined(A, 0, AT), DrafterJoined(B, 1, AT), ModelFree(AT))

@@ -254,6 +254,29 @@ def test_one_who_begins_anew_holds_nothing_and_what_it_drafted_stays() -> None:
     check_tree(tree, SESSION)
 
 
+def test_of_what_nobody_present_holds_the_oldest_is_kept() -> None:
+    tree = tree_of()
+    draft(tree, A, PROMPT, (4, 5, 6, 7, 8), (-1, 0, 1, -1, 3))
+    draft(tree, B, (*PROMPT, 4, 5), (9,))
+    tree.shed({A, B}, 0)
+    assert len(tree) == 6
+    tree.shed({B}, 1)
+    assert branches(tree) == {(4,), (4, 5), (4, 5, 9), (4, 5, 6)}, "B's hangs from the first two"
+    assert (tree.held_by(A), tree.held_by(B)) == (3, 1)
+    tree.shed((), 2)
+    assert branches(tree) == {(4,), (4, 5)}
+    assert draft(tree, B, (*PROMPT, 4, 5, 9), (1,)) == Merge(unknown=1)
+    check_tree(tree, SESSION)
+
+
+def test_nodes_that_are_spared_stay_and_what_they_hang_from() -> None:
+    tree = tree_of()
+    draft(tree, A, PROMPT, (4, 5, 6, 7), (-1, 0, 1, -1))
+    tree.shed((), 0, [tree.along((4, 5))[1], 99])
+    assert branches(tree) == {(4,), (4, 5)}
+    check_tree(tree, SESSION)
+
+
 VOCABULARY = 4
 PEERS = [A, B, PeerId("c")]
 
@@ -358,6 +381,19 @@ class AnyTraffic(RuleBasedStateMachine):
         size = len(self.tree)
         self.tree.disown(peer)
         assert (len(self.tree), self.tree.held_by(peer)) == (size, 0)
+
+    @rule(present=st.sets(peers), most=st.integers(0, 10), data=st.data())
+    def shed(self, present: set[PeerId], most: int, data: st.DataObject) -> None:
+        spared = data.draw(st.sets(st.sampled_from([*self.tree, 10_000])))
+        needed = {node for node in self.tree if node in spared or self.tree[node].holders & present}
+        paths = {self.path(node) for node in needed}
+        held = {node for node in self.tree if any(path[: len(p)] == p for path in paths for p in [self.path(node)])}
+        expected = held | set(sorted(set(self.tree) - held)[:most])
+        self.tree.shed(present, most, spared)
+        assert set(self.tree) == expected
+
+    def path(self, node: int) -> tuple[int, ...]:
+        return tuple(self.tree.path(node))
 
     @rule(tokens=st.lists(st.integers(0, VOCABULARY - 1), max_size=4), data=st.data())
     def commit(self, tokens: list[int], data: st.DataObject) -> None:
