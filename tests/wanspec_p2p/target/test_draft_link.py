@@ -17,7 +17,7 @@ from wanspec_p2p.protocol.node_to_target import Attach, Decline, Detach, Draft, 
 from wanspec_p2p.protocol.target_to_node import Close, Open, TargetToNode, Verdict
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.target import draft_link
-from wanspec_p2p.target.draft_link import ALLOWANCE, DraftLink
+from wanspec_p2p.target.draft_link import MAX_CREDIT, DraftLink
 from wanspec_p2p.types import PeerId, Role, Sampling, TokenId
 
 
@@ -97,7 +97,7 @@ async def test_a_node_that_drafts_beyond_its_credit_is_cut_off(right: bool) -> N
         bench.session()
         opened = await node.opened()
         with capture_logs() as logs:
-            for _ in range(ALLOWANCE * opened.window.tokens // 8):
+            for _ in range(opened.window.tokens // 8):
                 await node.draft(opened, answer(bench) if right else [0] * 8)
             await settled()
             assert bench.pool.attached, "copies and nonsense within the credit are dropped, not punished"
@@ -122,6 +122,27 @@ async def test_a_drafter_that_keeps_to_its_window_never_runs_out_of_credit() -> 
                 await node.draft(opened, answer_so_far[done : done + opened.window.tokens], after=answer_so_far[:done])
         assert runner.session.answer_len == 400
         assert bench.pool.attached
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+@in_virtual_time
+async def test_what_a_way_that_stood_still_holds_back_is_credit_saved_and_no_more(beyond: int) -> None:
+    async with PoolBench() as bench:
+        node = await bench.node()
+        bench.session(count=40)
+        opened = await node.opened()
+        bench.gate.set()
+        verdicts = [await node.receive(Verdict) for _ in range(MAX_CREDIT // opened.window.tokens + 1)]
+        assert {verdict.window for verdict in verdicts} == {None}, "more full windows were given than can be saved"
+        bench.gate.clear()
+        await settled()
+        await node.draft(opened, [0] * MAX_CREDIT)
+        await settled()
+        assert bench.pool.attached
+        await node.draft(opened, [0] * beyond)
+        await settled()
+        assert len(bench.pool.attached) == 1 - beyond
+        await bench.finish()
 
 
 @in_virtual_time
@@ -191,7 +212,6 @@ async def test_a_declined_session_goes_on_without_that_node_and_the_link_stays()
         node = await bench.node()
         first = bench.session("one")
         opened = await node.opened()
-        await node.link.send(Decline(session=opened.session, reason="no room"))
         await node.link.send(Decline(session=opened.session, reason="no room"))
         await settled()
         assert first.session.drafters == {}
