@@ -39,6 +39,10 @@ MAX_CREDIT = 8192
 """Tokens of credit that one session saves up. What a node sent while its way to us stood still comes all at once: from
 the reference drafter up to 2,900 after a second, and 6,100 after eight; after ten a link is dead.
 """
+MAX_OLD_LEASES = 16
+"""Leases in a row that are no newer than one shown before. A node shows each once, when the coordinator has renewed it;
+after that one's clock was set back, as far as its leases are still taken, up to 14 of the shortest are such.
+"""
 
 CheckLease = Callable[[str, PeerId], LeaseClaims]
 """A lease to its claims, if it admits this peer here and now; RemoteProtocolError otherwise."""
@@ -112,6 +116,9 @@ class DraftLink:
         self._sessions: dict[int, _Session] = {}
         self._by_runner: dict[SessionRunner, int] = {}
         self._credit = 0  # tokens it may send
+        self._declined = 0  # sessions so far, each of them once
+        self._newest = lease.issued
+        self._old_leases = 0  # since one that was newer
         self._waiting: asyncio.Queue[TargetToNode] = asyncio.Queue(MAX_WAITING)
         self._ending: asyncio.Future[tuple[CloseCode, str]] = asyncio.get_running_loop().create_future()
 
@@ -294,6 +301,9 @@ class DraftLink:
         )
 
     def _decline(self, handle: int, reason: str) -> None:
+        self._declined += 1
+        if self._declined > self.opened:
+            raise RemoteProtocolError("more sessions were declined than opened", CloseCode.POLICY_VIOLATION)
         session = self._sessions.pop(handle, None)
         if session is not None:
             runner = session.runner
@@ -303,6 +313,10 @@ class DraftLink:
             self._lost(runner, self.node, True)
 
     def _renew(self, lease: LeaseClaims) -> None:
+        self._old_leases = 0 if lease.issued > self._newest else self._old_leases + 1
+        if self._old_leases > MAX_OLD_LEASES:
+            raise RemoteProtocolError("no lease that is newer was shown", CloseCode.POLICY_VIOLATION)
+        self._newest = max(self._newest, lease.issued)
         self.lease = lease
         for session in self._sessions.values():
             session.runner.leases[self.node] = lease.jti

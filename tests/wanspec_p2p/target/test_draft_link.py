@@ -17,8 +17,8 @@ from wanspec_p2p.protocol.node_to_target import Attach, Decline, Detach, Draft, 
 from wanspec_p2p.protocol.target_to_node import Close, Open, TargetToNode, Verdict
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.target import draft_link
-from wanspec_p2p.target.draft_link import MAX_CREDIT, DraftLink
-from wanspec_p2p.types import PeerId, Role, Sampling, TokenId
+from wanspec_p2p.target.draft_link import MAX_CREDIT, MAX_OLD_LEASES
+from wanspec_p2p.types import Role, Sampling, TokenId
 
 
 def answer(bench: PoolBench, count: int = 8) -> list[TokenId]:
@@ -222,6 +222,48 @@ async def test_a_declined_session_goes_on_without_that_node_and_the_link_stays()
 
 
 @in_virtual_time
+async def test_a_session_is_declined_once() -> None:
+    async with PoolBench() as bench:
+        node = await bench.node()
+        bench.session()
+        opened = await node.opened()
+        await node.link.send(Decline(session=opened.session, reason="no room"))
+        await settled()
+        assert bench.pool.attached
+        await node.link.send(Decline(session=opened.session, reason="no room"))
+        assert (await node.refused()).code == CloseCode.POLICY_VIOLATION
+        await bench.finish()
+
+
+@in_virtual_time
+async def test_a_decline_that_crossed_the_end_of_its_session_is_ignored() -> None:
+    async with PoolBench() as bench:
+        node = await bench.node()
+        bench.session(count=1)
+        opened = await node.opened()
+        await bench.finish()
+        await node.link.send(Decline(session=opened.session, reason="no room"))
+        await settled()
+        assert bench.pool.attached
+
+
+@in_virtual_time
+async def test_leases_that_are_no_newer_end_the_link_after_a_few() -> None:
+    async with PoolBench() as bench:
+        identity = Identity.generate()
+        node = await bench.node(identity)
+        for _ in range(3):
+            await asyncio.sleep(1.0)
+            lease = bench.mint.lease(identity.peer_id)
+            for _ in range(1 + MAX_OLD_LEASES):
+                await node.attach(lease)
+        await settled()
+        assert bench.pool.attached
+        await node.attach(lease)
+        assert (await node.refused()).code == CloseCode.POLICY_VIOLATION
+
+
+@in_virtual_time
 async def test_a_broken_link_is_gone_at_once() -> None:
     async with PoolBench() as bench:
         node = await bench.node()
@@ -251,14 +293,18 @@ async def test_a_node_that_falls_silent_is_dropped() -> None:
 class Flood:
     """A `Link` on which another frame is always there already."""
 
-    peer, role, rtt, jitter = PeerId("n" * 32), Role.NODE, None, None
+    role, rtt, jitter = Role.NODE, None, None
 
-    def __init__(self) -> None:
+    def __init__(self, bench: PoolBench) -> None:
+        self.peer = Identity.generate().peer_id
         self.received = 0
+        self._lease = bench.mint.lease(self.peer)
 
     async def receive(self) -> NodeToTarget:
         self.received += 1
-        return Decline(session=1, reason="noise")
+        if self.received == 1:
+            return Attach(lease=self._lease)
+        return Draft(session=1, base_len=3, base_hash=bytes(8), tokens=(1,))
 
     async def send(self, message: TargetToNode) -> None: ...
 
@@ -268,17 +314,17 @@ class Flood:
 @in_virtual_time
 async def test_a_flood_of_frames_leaves_everybody_else_their_turns() -> None:
     async with PoolBench() as bench:
-        flood = Flood()
-        claims = bench.mint.claims(flood.peer)
-        link = DraftLink(
-            flood, claims, lambda lease, node: claims, lambda *lost: None, lambda *heard: None, bench.clock
-        )
-        serving = asyncio.create_task(link.serve())
+        flood = Flood(bench)
+        bench.session()
+        await asyncio.sleep(0)
+        serving = asyncio.create_task(bench.pool.serve(flood))
         for _ in range(100):
             await asyncio.sleep(0)
-        assert 0 < flood.received <= 101
-        link.end(CloseCode.NORMAL, "enough")
+        assert 50 < flood.received <= 101
+        assert bench.pool.attached
+        bench.pool.close()
         await serving
+        await bench.finish()
 
 
 @in_virtual_time
