@@ -18,7 +18,7 @@ from typing import Any
 
 from wanspec_p2p.errors import EngineError, LocalProtocolError
 from wanspec_p2p.speculation.allotment import Wish
-from wanspec_p2p.speculation.calibration import chance, quantised
+from wanspec_p2p.speculation.calibration import RANKS, chance, quantised
 from wanspec_p2p.speculation.events import (
     Cancelled,
     DraftArrived,
@@ -64,6 +64,10 @@ __all__ = ["TRANSITIONS", "SessionSpec", "TargetSession", "TargetState"]
 PROGRESS_MEMORY = 0.95
 TELLING = 64
 """Outlooks that may be on their way to a drafter; older ones are settled before it has heard of them."""
+RECENT_WINDOWS = 16
+"""Windows of a drafter that count: drafts under an earlier, larger one may still be on their way."""
+MAX_CHILDREN = 2 * RANKS
+"""New candidates that one drafter may name at one place: those of a pass, and others should it begin anew."""
 UNSURE = quantised(0.5)
 """What a token counts for whose drafter says nothing about it."""
 
@@ -130,6 +134,7 @@ class TargetSession:
         self.sampler = Sampler(spec.sampling, spec.seed, spec.vocab_size, spec.prompt, spec.stop_tokens)
         self.sampler.commit(spec.committed)
         self.drafters: dict[PeerId, int] = {}  # to their lane
+        self._windows: dict[PeerId, deque[Window]] = {}  # that they were given of late
         self.knowledge = knowledge or Knowledge()
         self._shared: SharedPass | None = None  # that pass, where it is one of many alike
         self._answer_len = len(spec.committed)
@@ -374,14 +379,20 @@ class TargetSession:
             return []
         self.drafters[event.drafter] = event.lane
         self.tree.disown(event.drafter)  # of an earlier stay, if any: it no longer knows what it drafted then
+        # Drafters that come and go leave no more behind, together, than one may have outstanding.
+        self.tree.shed({LOCAL, *self.drafters}, self.policy.window.tokens, self._candidates.nodes)
         return [OpenDraft(event.drafter, tuple(self.tree.committed), self._credit(event.drafter), event.lane)]
 
     def _credit(self, drafter: PeerId) -> Window:
-        return self.policy.credit(self.stats.of(drafter).acceptance)
+        """What this drafter is given from now on; it is held to that."""
+        window = self.policy.credit(self.stats.of(drafter).acceptance)
+        self._windows.setdefault(drafter, deque(maxlen=RECENT_WINDOWS)).append(window)
+        return window
 
     def _leave(self, event: DrafterLeft) -> list[TargetInstruction]:
         self.drafters.pop(event.drafter, None)
         self._telling.pop(event.drafter, None)
+        self._windows.pop(event.drafter, None)
         return []
 
     def _heard(self, drafter: PeerId, before: float) -> None:
@@ -395,6 +406,7 @@ class TargetSession:
     def _merge(self, event: DraftArrived) -> list[TargetInstruction]:
         if event.drafter in self.drafters:
             self._heard(event.drafter, event.heard)
+            windows = self._windows[event.drafter]
             merge = self.tree.merge(
                 event.drafter,
                 event.base_len,
@@ -403,9 +415,9 @@ class TargetSession:
                 event.parents,
                 event.confidences,
                 vocab_size=self.spec.vocab_size,
-                # Drafts under an earlier, larger credit may still be on their way.
-                max_positions=self.policy.window.positions,
-                max_tokens=self.policy.window.tokens,
+                max_positions=max([window.positions for window in windows]),
+                max_tokens=max([window.tokens for window in windows]),
+                max_children=MAX_CHILDREN,
                 bases=event.bases,
             )
             self.stats.arrived(event.drafter, merge)

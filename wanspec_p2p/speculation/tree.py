@@ -68,7 +68,7 @@ class Merge:
     duplicate: int = 0  # already in the tree: a copy from another drafter, or sent twice
     late: int = 0  # their position was already settled
     unknown: int = 0  # they hang off a base that is neither committed nor drafted
-    surplus: int = 0  # beyond the drafter's window, or outside the vocabulary
+    surplus: int = 0  # beyond the drafter's window, more than it may name at one place, or outside the vocabulary
 
 
 class DraftTree:
@@ -192,6 +192,7 @@ class DraftTree:
         vocab_size: int,
         max_positions: int,
         max_tokens: int,
+        max_children: int,
         bases: Sequence[tuple[int, bytes]] = (),
     ) -> Merge:
         """Take in a draft. It may be late, doubled, wrong or hostile: nothing it holds can make this fail.
@@ -200,7 +201,9 @@ class DraftTree:
             parents: an earlier index, -1 (the base) or -2 - j (`bases[j]`); empty means a chain.
             max_positions: how far beyond the committed length this peer may draft.
             max_tokens: how many unsettled nodes it may hold.
+            max_children: how many children of one place it may be the first to bring; copies are not counted.
         """
+        limits = _Limits(vocab_size, max_positions, max_tokens, max_children)
         roots = [self._base(base_len, base_hash), *(self._base(*base) for base in bases)]
         places: list[_Place] = []
         fates: dict[_Fate, int] = {}
@@ -214,7 +217,7 @@ class DraftTree:
                 # Follow the committed tokens as far as the draft agrees with them; what disagrees is late and wrong.
                 agrees = self._committed[parent.length] == token
                 place, fate = self._settled(parent.length + 1) if agrees else "late", "late"
-            elif not 0 <= token < vocab_size or not self._room(peer, parent, token, max_positions, max_tokens):
+            elif not self._room(peer, parent, token, limits):
                 place = fate = "surplus"
             else:
                 place, new = self.add(parent, token, peer, confidences[i] if i < len(confidences) else None)
@@ -228,6 +231,29 @@ class DraftTree:
         for node in self._nodes.values():
             node.holders.discard(peer)
         self._held.pop(peer, None)
+
+    def shed(self, present: Collection[PeerId], most: int, spared: Iterable[int] = ()) -> None:
+        """Of the nodes that nobody `present` holds, and that nothing they hold hangs from, keep the `most` oldest.
+
+        Args:
+            spared: nodes that stay whatever they are.
+        """
+        if len(self._nodes) <= most:
+            return
+        spared = frozenset(spared)
+        needed: set[int] = set()  # from these hangs something that does not go
+        left: list[int] = []  # newest first: what hangs from a node comes before it
+        for node_id in reversed(self._nodes):
+            node = self._nodes[node_id]
+            if node_id in needed or node_id in spared or not node.holders.isdisjoint(present):
+                needed.add(node.parent)
+            else:
+                left.append(node_id)
+        for node_id in left[: max(0, len(left) - most)]:
+            node = self._nodes.pop(node_id)
+            del self.children(node.parent)[node.token], self._by_hash[node.hash]
+            for peer in node.holders:
+                self._held[peer] -= 1
 
     def commit(self, tokens: Sequence[TokenId]) -> None:
         """Settle the next positions: the root moves along `tokens`, contradicted branches go."""
@@ -265,12 +291,29 @@ class DraftTree:
         node = self.find(length, prefix_hash)
         return "unknown" if node is None else node
 
-    def _room(self, peer: PeerId, parent: int, token: TokenId, max_positions: int, max_tokens: int) -> bool:
-        existing = self.children(parent).get(token)
+    def _room(self, peer: PeerId, parent: int, token: TokenId, limits: _Limits) -> bool:
+        if not 0 <= token < limits.vocab_size:
+            return False
+        siblings = self.children(parent)
+        existing = siblings.get(token)
         if existing is not None and peer in self._nodes[existing].holders:
             return True
         length, _ = self.place(parent)
-        return length + 1 - self.committed_len <= max_positions and self.held_by(peer) < max_tokens
+        if length + 1 - self.committed_len > limits.positions or self.held_by(peer) >= limits.tokens:
+            return False
+        if existing is not None or len(siblings) < limits.children:
+            return True
+        return sum(self._nodes[child].origin == peer for child in siblings.values()) < limits.children
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """Of one peer: see `DraftTree.merge`."""
+
+    vocab_size: int
+    positions: int
+    tokens: int
+    children: int
 
 
 @dataclass(frozen=True, slots=True)

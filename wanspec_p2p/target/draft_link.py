@@ -1,8 +1,9 @@
 """One node's draft link as the target sees it: its lease, its sessions, and a queue of words for it.
 
 Nothing a node sends reaches further than its own sessions; nothing it fails to read holds anybody up. What it may send
-is bounded by what it was told: each `Open` and `Verdict` is credit for a few windows of tokens, and a node that drafts
-beyond it is cut off. A flood costs the target some milliseconds a round at most, and less as the node's window shrinks.
+is bounded by what it was told: each `Open` and `Verdict` is credit for a window of tokens, and a node that drafts
+beyond it is cut off. A flood costs the target 0.2 ms a round for each of the node's sessions, 1 ms where it comes token
+by token, and at first, while the window is large, twice that (docs/decisions/0034-what-a-flood-may-cost.md).
 """
 
 from __future__ import annotations
@@ -34,10 +35,14 @@ __all__ = ["CheckLease", "DraftLink", "attach"]
 
 MAX_WAITING = 256
 """Frames that wait for a slow node before it is dropped: many rounds' worth of verdicts."""
-ALLOWANCE = 4
-"""Windows of tokens a node may send for each word it is sent. A drafter that keeps to its window needs one."""
-MAX_CREDIT = 16_384
-"""Tokens of credit that one session can save up: a node that was stalled reads many verdicts at once."""
+MAX_CREDIT = 8192
+"""Tokens of credit that one session saves up. What a node sent while its way to us stood still comes all at once: from
+the reference drafter up to 2,900 after a second, and 6,100 after eight; after ten a link is dead.
+"""
+MAX_OLD_LEASES = 16
+"""Leases in a row that are no newer than one shown before. A node shows each once, when the coordinator has renewed it;
+after that one's clock was set back, as far as its leases are still taken, up to 14 of the shortest are such.
+"""
 
 CheckLease = Callable[[str, PeerId], LeaseClaims]
 """A lease to its claims, if it admits this peer here and now; RemoteProtocolError otherwise."""
@@ -112,6 +117,9 @@ class DraftLink:
         self._by_runner: dict[SessionRunner, int] = {}
         self._credit = 0  # tokens it may send
         self._idle_since = clock.monotonic()
+        self._declined = 0  # sessions so far, each of them once
+        self._newest = lease.issued
+        self._old_leases = 0  # since one that was newer
         self._waiting: asyncio.Queue[TargetToNode] = asyncio.Queue(MAX_WAITING)
         self._ending: asyncio.Future[tuple[CloseCode, str]] = asyncio.get_running_loop().create_future()
 
@@ -245,7 +253,9 @@ class DraftLink:
             self._lost(session.runner, self.node, False)
 
     def _grant(self, window: Window) -> WireWindow:
-        self._credit = min(self._credit + ALLOWANCE * window.tokens, MAX_CREDIT * len(self._sessions))
+        """A word that gives a window is credit for as many tokens: a drafter that keeps to its window, however that
+        changes, never sends more between two words that it reads."""
+        self._credit = min(self._credit + window.tokens, MAX_CREDIT * len(self._sessions))
         return WireWindow(positions=window.positions, tokens=window.tokens)
 
     def _say(self, message: TargetToNode) -> None:
@@ -304,6 +314,9 @@ class DraftLink:
         )
 
     def _decline(self, handle: int, reason: str) -> None:
+        self._declined += 1
+        if self._declined > self.opened:
+            raise RemoteProtocolError("more sessions were declined than opened", CloseCode.POLICY_VIOLATION)
         session = self._sessions.pop(handle, None)
         if session is not None:
             runner = session.runner
@@ -314,6 +327,10 @@ class DraftLink:
             self._lost(runner, self.node, True)
 
     def _renew(self, lease: LeaseClaims) -> None:
+        self._old_leases = 0 if lease.issued > self._newest else self._old_leases + 1
+        if self._old_leases > MAX_OLD_LEASES:
+            raise RemoteProtocolError("no lease that is newer was shown", CloseCode.POLICY_VIOLATION)
+        self._newest = max(self._newest, lease.issued)
         self.lease = lease
         for session in self._sessions.values():
             session.runner.leases[self.node] = lease.jti

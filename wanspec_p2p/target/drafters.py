@@ -238,25 +238,33 @@ class DrafterPool:
 
     def _supply(self, runner: SessionRunner) -> None:
         """Fill a session's lanes, each with the node that suits best."""
-        drafting = runner.session.drafters
-        for lane in sorted(set(range(self._per_session)) - set(drafting.values())):
-            best = self._best(runner)
-            if best is None:
-                self._short()
-                return
-            runner.join(best.node, lane, best.lease.jti)
+        vacant = sorted(set(range(self._per_session)) - set(runner.session.drafters.values()))
+        free = self._free(runner)
+        choose = len(free) > len(vacant)  # else all of them draft, and which lane is whose does not matter
+        for lane, first in zip(vacant, free, strict=False):
+            link = self._best(runner) if choose else first
+            if link is not None:
+                runner.join(link.node, lane, link.lease.jti)
+        if len(free) < len(vacant):
+            self._short()
 
-    def _best(self, runner: SessionRunner, instead_of: PeerId | None = None) -> DraftLink | None:
-        """Of the nodes that could draft for a session and do not."""
-        drafting = runner.session.drafters
-        free = [
+    def _free(self, runner: SessionRunner) -> list[DraftLink]:
+        """The nodes that could draft for a session and do not."""
+        drafting, declined = runner.session.drafters, self._sessions[runner]
+        return [
             link
             for node, link in self._links.items()
-            if node not in drafting and node not in self._sessions[runner] and not link.ending
+            if node not in drafting and node not in declined and not link.ending
         ]
+
+    def _best(self, runner: SessionRunner, instead_of: PeerId | None = None) -> DraftLink | None:
+        """Who suits best of those."""
+        drafting = runner.session.drafters
         taken = [self._links[node].lease for node in drafting if node in self._links and node != instead_of]
         return min(
-            free, key=lambda link: _preference(link, taken, self._expected(runner, link, link.load)), default=None
+            self._free(runner),
+            key=lambda link: _preference(link, taken, self._expected(runner, link, link.load)),
+            default=None,
         )
 
     def _expected(self, runner: SessionRunner, link: DraftLink, load: int) -> float:

@@ -49,7 +49,15 @@ from wanspec_p2p.speculation.instructions import (
 from wanspec_p2p.speculation.pace import Knowledge
 from wanspec_p2p.speculation.policy import Policy
 from wanspec_p2p.speculation.sampling import logprobs
-from wanspec_p2p.speculation.target_session import TRANSITIONS, SessionSpec, TargetSession, TargetState
+from wanspec_p2p.speculation.target_session import (
+    MAX_CHILDREN,
+    RECENT_WINDOWS,
+    TRANSITIONS,
+    SessionSpec,
+    TargetSession,
+    TargetState,
+)
+from wanspec_p2p.speculation.tree import ROOT
 from wanspec_p2p.types import FinishReason, PeerId, Sampling, Segment, SessionId
 
 SESSION = SessionId("5e5510")
@@ -316,6 +324,73 @@ def test_drafts_beyond_the_window_are_counted_and_left_out() -> None:
     assert len(session.tree) == WINDOW.tokens
     figures = session.stats.of(A)
     assert (figures.drafted, figures.surplus) == (19, 10)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "again", "positions"),
+    [(RECENT_WINDOWS - 1, False, WINDOW.positions), (RECENT_WINDOWS, False, 2), (0, True, 2)],
+    ids=["on its way, maybe", "long ago", "in an earlier stay"],
+)
+def test_a_drafter_is_held_to_the_largest_window_it_was_given_lately(rounds: int, again: bool, positions: int) -> None:
+    session = session_of()
+    feed(session, Started(AT), DrafterJoined(A, 0, AT))
+    session.stats.of(A).decisions = 1e9  # all of them wrong
+    for _ in range(rounds):
+        feed(session, ModelFree(AT), says(7))
+    if again:
+        feed(session, DrafterLeft(A, AT), DrafterJoined(A, 0, AT))
+    feed(session, drafts(A, session.tree.committed, *range(1, 9)))
+    assert len(session.tree) == positions
+    assert session.stats.of(A).surplus == 8 - positions
+
+
+def nonsense(session: TargetSession, peer: PeerId, first: int, children: int) -> DraftArrived:
+    """A full window of it after the root: so many children each."""
+    count = session.policy.window.tokens
+    parents = tuple((i - children) // children if i >= children else -1 for i in range(count))
+    return drafts(peer, session.tree.committed, *range(first, first + count), parents=parents)
+
+
+@pytest.mark.parametrize("children", [MAX_CHILDREN, 1024])
+def test_a_flood_of_candidates_leaves_a_pass_few_to_look_at(children: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = TargetSession(dataclasses.replace(SPEC, vocab_size=5000), Policy())
+    session.handle(Started(AT))
+    for lane, peer in enumerate((A, B)):
+        session.handle(DrafterJoined(peer, lane, AT))
+        session.handle(nonsense(session, peer, 10 + 2000 * lane, children))
+    assert len(session.tree.children(ROOT)) == 2 * MAX_CHILDREN
+    looked_at: list[int] = []
+
+    def belief(node: int) -> float:
+        looked_at.append(node)
+        return 0.5
+
+    monkeypatch.setattr(session, "belief", belief)
+    session.wish()
+    assert len(looked_at) <= (2 + session.policy.width) * MAX_CHILDREN
+
+
+def test_drafters_that_come_and_go_within_a_round_leave_no_more_than_a_window_behind() -> None:
+    session = TargetSession(dataclasses.replace(SPEC, vocab_size=100_000), Policy())
+    feed(session, Started(AT))
+    most = session.policy.window.tokens
+    for stay in range(20):
+        for peer in (A, PeerId(f"n{stay}")):
+            session.handle(DrafterJoined(peer, 0, AT))
+            assert len(session.tree) <= most * len(session.drafters)
+            session.handle(nonsense(session, peer, 10 + 2000 * stay, MAX_CHILDREN))
+        check_tree(session.tree, SESSION)
+        session.handle(DrafterLeft(A, AT))
+        session.handle(DrafterLeft(PeerId(f"n{stay}"), AT))
+
+
+def test_what_is_being_verified_stays_whoever_leaves_meanwhile() -> None:
+    session = TargetSession(SPEC, Policy(window=Window(positions=2, tokens=2)))
+    feed(session, Started(AT), DrafterJoined(A, 0, AT), DrafterJoined(B, 1, AT))
+    feed(session, drafts(A, PROMPT, 7, 8), drafts(B, PROMPT, 9, 10), ModelFree(AT))
+    feed(session, drafts(A, (*PROMPT, 9), 11), DrafterLeft(A, AT), DrafterLeft(B, AT))
+    feed(session, DrafterJoined(PeerId("c"), 0, AT))
+    assert emitted(feed(session, says(9, 1, 10, 1, 12)))[0] == Committed(9, B, 2.0, drafted=True)
 
 
 def test_the_answer_ends_at_an_end_of_sequence_token() -> None:

@@ -37,6 +37,7 @@ def draft(
     vocab_size: int = 100,
     max_positions: int = 8,
     max_tokens: int = 16,
+    max_children: int = 8,
 ) -> Merge:
     """Merge a draft whose base is the prefix `base`."""
     return tree.merge(
@@ -49,6 +50,7 @@ def draft(
         vocab_size=vocab_size,
         max_positions=max_positions,
         max_tokens=max_tokens,
+        max_children=max_children,
         bases=[(len(other), prefix_hash(SESSION, other)) for other in bases],
     )
 
@@ -152,6 +154,16 @@ def test_the_windows_bound_depth_and_number_of_what_one_peer_holds() -> None:
     assert draft(tree, PeerId("c"), PROMPT, (4,), max_positions=0) == Merge(surplus=1)
 
 
+def test_a_peer_is_the_first_to_bring_so_many_children_of_a_place_and_no_more() -> None:
+    tree = tree_of()
+    assert draft(tree, A, PROMPT, range(10, 15), (-1,) * 5, max_children=3) == Merge(added=3, surplus=2)
+    assert draft(tree, B, PROMPT, range(10, 17), (-1,) * 7, max_children=3) == Merge(added=3, duplicate=3, surplus=1)
+    assert draft(tree, A, (*PROMPT, 10), range(4), (-1,) * 4, max_children=3) == Merge(added=3, surplus=1)
+    tree.disown(A)
+    assert draft(tree, A, PROMPT, (10, 30), (-1, -1), max_children=3) == Merge(duplicate=1, surplus=1)
+    assert len(tree) == 9
+
+
 def test_what_hangs_below_a_token_left_out_is_left_out_for_the_same_reason() -> None:
     tree = tree_of()
     assert draft(tree, A, PROMPT, (100, 5, 6), vocab_size=100) == Merge(surplus=3)
@@ -242,6 +254,29 @@ def test_one_who_begins_anew_holds_nothing_and_what_it_drafted_stays() -> None:
     check_tree(tree, SESSION)
 
 
+def test_of_what_nobody_present_holds_the_oldest_is_kept() -> None:
+    tree = tree_of()
+    draft(tree, A, PROMPT, (4, 5, 6, 7, 8), (-1, 0, 1, -1, 3))
+    draft(tree, B, (*PROMPT, 4, 5), (9,))
+    tree.shed({A, B}, 0)
+    assert len(tree) == 6
+    tree.shed({B}, 1)
+    assert branches(tree) == {(4,), (4, 5), (4, 5, 9), (4, 5, 6)}, "B's hangs from the first two"
+    assert (tree.held_by(A), tree.held_by(B)) == (3, 1)
+    tree.shed((), 2)
+    assert branches(tree) == {(4,), (4, 5)}
+    assert draft(tree, B, (*PROMPT, 4, 5, 9), (1,)) == Merge(unknown=1)
+    check_tree(tree, SESSION)
+
+
+def test_nodes_that_are_spared_stay_and_what_they_hang_from() -> None:
+    tree = tree_of()
+    draft(tree, A, PROMPT, (4, 5, 6, 7), (-1, 0, 1, -1))
+    tree.shed((), 0, [tree.along((4, 5))[1], 99])
+    assert branches(tree) == {(4,), (4, 5)}
+    check_tree(tree, SESSION)
+
+
 VOCABULARY = 4
 PEERS = [A, B, PeerId("c")]
 
@@ -261,7 +296,7 @@ class AnyTraffic(RuleBasedStateMachine):
         base: Sequence[int],
         tokens: Sequence[int],
         parents: Sequence[int],
-        limits: tuple[int, int],
+        limits: tuple[int, int, int],
         bases: Sequence[Sequence[int]] = (),
     ) -> Merge:
         before = {node: set(self.tree[node].holders) for node in self.tree}
@@ -274,6 +309,7 @@ class AnyTraffic(RuleBasedStateMachine):
             vocab_size=VOCABULARY,
             max_positions=limits[0],
             max_tokens=limits[1],
+            max_children=limits[2],
             bases=bases,
         )
         assert sum(dataclasses.astuple(merge)) == len(tokens)
@@ -284,22 +320,24 @@ class AnyTraffic(RuleBasedStateMachine):
             assert self.tree[node].length - self.tree.committed_len <= limits[0]
             assert self.tree[node].token < VOCABULARY
         assert not gained or self.tree.held_by(peer) <= limits[1]
+        for place in {self.tree[node].parent for node in self.tree if node not in before}:
+            assert sum(self.tree[child].origin == peer for child in self.tree.children(place).values()) <= limits[2]
         for node, holders in before.items():
             assert self.tree[node].holders - {peer} == holders - {peer}, "nobody drafts on another's account"
         self.sent.append((peer, tuple(tokens)))
         return merge
 
-    limits = st.tuples(st.integers(0, 6), st.integers(0, 10))
+    limits = st.tuples(st.integers(0, 6), st.integers(0, 10), st.integers(0, VOCABULARY))
     peers = st.sampled_from(PEERS)
     chain = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=6)
 
     @rule(peer=peers, tokens=chain, limits=limits)
-    def draft_at_the_root(self, peer: PeerId, tokens: list[int], limits: tuple[int, int]) -> None:
+    def draft_at_the_root(self, peer: PeerId, tokens: list[int], limits: tuple[int, int, int]) -> None:
         merge = self.send(peer, self.committed, tokens, (), limits)
         assert merge.late == merge.unknown == 0
 
     @rule(peer=peers, tokens=chain, limits=limits, data=st.data())
-    def draft_late(self, peer: PeerId, tokens: list[int], limits: tuple[int, int], data: st.DataObject) -> None:
+    def draft_late(self, peer: PeerId, tokens: list[int], limits: tuple[int, int, int], data: st.DataObject) -> None:
         cut = data.draw(st.integers(0, len(self.committed)))
         agree = data.draw(st.integers(0, len(self.committed) - cut))
         tokens = [*self.committed[cut : cut + agree], *tokens]
@@ -310,7 +348,9 @@ class AnyTraffic(RuleBasedStateMachine):
         assert merge.unknown == 0
 
     @rule(peer=peers, tokens=chain, limits=limits, data=st.data())
-    def draft_below_a_node(self, peer: PeerId, tokens: list[int], limits: tuple[int, int], data: st.DataObject) -> None:
+    def draft_below_a_node(
+        self, peer: PeerId, tokens: list[int], limits: tuple[int, int, int], data: st.DataObject
+    ) -> None:
         if not len(self.tree):
             return
         node = data.draw(st.sampled_from(sorted(self.tree)))
@@ -331,7 +371,7 @@ class AnyTraffic(RuleBasedStateMachine):
         base: list[int],
         tokens: list[int],
         parents: list[int],
-        limits: tuple[int, int],
+        limits: tuple[int, int, int],
         bases: list[list[int]],
     ) -> None:
         self.send(peer, base, tokens, parents, limits, bases)
@@ -341,6 +381,19 @@ class AnyTraffic(RuleBasedStateMachine):
         size = len(self.tree)
         self.tree.disown(peer)
         assert (len(self.tree), self.tree.held_by(peer)) == (size, 0)
+
+    @rule(present=st.sets(peers), most=st.integers(0, 10), data=st.data())
+    def shed(self, present: set[PeerId], most: int, data: st.DataObject) -> None:
+        spared = data.draw(st.sets(st.sampled_from([*self.tree, 10_000])))
+        needed = {node for node in self.tree if node in spared or self.tree[node].holders & present}
+        paths = {self.path(node) for node in needed}
+        held = {node for node in self.tree if any(path[: len(p)] == p for path in paths for p in [self.path(node)])}
+        expected = held | set(sorted(set(self.tree) - held)[:most])
+        self.tree.shed(present, most, spared)
+        assert set(self.tree) == expected
+
+    def path(self, node: int) -> tuple[int, ...]:
+        return tuple(self.tree.path(node))
 
     @rule(tokens=st.lists(st.integers(0, VOCABULARY - 1), max_size=4), data=st.data())
     def commit(self, tokens: list[int], data: st.DataObject) -> None:

@@ -17,8 +17,8 @@ from wanspec_p2p.protocol.node_to_target import Attach, Decline, Detach, Draft, 
 from wanspec_p2p.protocol.target_to_node import Close, Open, TargetToNode, Verdict
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.target import draft_link
-from wanspec_p2p.target.draft_link import ALLOWANCE, DraftLink
-from wanspec_p2p.types import PeerId, Role, Sampling, TokenId
+from wanspec_p2p.target.draft_link import MAX_CREDIT, MAX_OLD_LEASES
+from wanspec_p2p.types import Role, Sampling, TokenId
 
 
 def answer(bench: PoolBench, count: int = 8) -> list[TokenId]:
@@ -97,7 +97,7 @@ async def test_a_node_that_drafts_beyond_its_credit_is_cut_off(right: bool) -> N
         bench.session()
         opened = await node.opened()
         with capture_logs() as logs:
-            for _ in range(ALLOWANCE * opened.window.tokens // 8):
+            for _ in range(opened.window.tokens // 8):
                 await node.draft(opened, answer(bench) if right else [0] * 8)
             await settled()
             assert bench.pool.attached, "copies and nonsense within the credit are dropped, not punished"
@@ -122,6 +122,27 @@ async def test_a_drafter_that_keeps_to_its_window_never_runs_out_of_credit() -> 
                 await node.draft(opened, answer_so_far[done : done + opened.window.tokens], after=answer_so_far[:done])
         assert runner.session.answer_len == 400
         assert bench.pool.attached
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+@in_virtual_time
+async def test_what_a_way_that_stood_still_holds_back_is_credit_saved_and_no_more(beyond: int) -> None:
+    async with PoolBench() as bench:
+        node = await bench.node()
+        bench.session(count=40)
+        opened = await node.opened()
+        bench.gate.set()
+        verdicts = [await node.receive(Verdict) for _ in range(MAX_CREDIT // opened.window.tokens + 1)]
+        assert {verdict.window for verdict in verdicts} == {None}, "more full windows were given than can be saved"
+        bench.gate.clear()
+        await settled()
+        await node.draft(opened, [0] * MAX_CREDIT)
+        await settled()
+        assert bench.pool.attached
+        await node.draft(opened, [0] * beyond)
+        await settled()
+        assert len(bench.pool.attached) == 1 - beyond
+        await bench.finish()
 
 
 @in_virtual_time
@@ -192,13 +213,54 @@ async def test_a_declined_session_goes_on_without_that_node_and_the_link_stays()
         first = bench.session("one")
         opened = await node.opened()
         await node.link.send(Decline(session=opened.session, reason="no room"))
-        await node.link.send(Decline(session=opened.session, reason="no room"))
         await settled()
         assert first.session.drafters == {}
         second = bench.session("two")
         assert (await node.opened()).id == "two"
         assert list(second.session.drafters) == bench.pool.attached
         await bench.finish()
+
+
+@in_virtual_time
+async def test_a_session_is_declined_once() -> None:
+    async with PoolBench() as bench:
+        node = await bench.node()
+        bench.session()
+        opened = await node.opened()
+        await node.link.send(Decline(session=opened.session, reason="no room"))
+        await settled()
+        assert bench.pool.attached
+        await node.link.send(Decline(session=opened.session, reason="no room"))
+        assert (await node.refused()).code == CloseCode.POLICY_VIOLATION
+        await bench.finish()
+
+
+@in_virtual_time
+async def test_a_decline_that_crossed_the_end_of_its_session_is_ignored() -> None:
+    async with PoolBench() as bench:
+        node = await bench.node()
+        bench.session(count=1)
+        opened = await node.opened()
+        await bench.finish()
+        await node.link.send(Decline(session=opened.session, reason="no room"))
+        await settled()
+        assert bench.pool.attached
+
+
+@in_virtual_time
+async def test_leases_that_are_no_newer_end_the_link_after_a_few() -> None:
+    async with PoolBench() as bench:
+        identity = Identity.generate()
+        node = await bench.node(identity)
+        for _ in range(3):
+            await asyncio.sleep(1.0)
+            lease = bench.mint.lease(identity.peer_id)
+            for _ in range(1 + MAX_OLD_LEASES):
+                await node.attach(lease)
+        await settled()
+        assert bench.pool.attached
+        await node.attach(lease)
+        assert (await node.refused()).code == CloseCode.POLICY_VIOLATION
 
 
 @in_virtual_time
@@ -231,14 +293,18 @@ async def test_a_node_that_falls_silent_is_dropped() -> None:
 class Flood:
     """A `Link` on which another frame is always there already."""
 
-    peer, role, rtt, jitter = PeerId("n" * 32), Role.NODE, None, None
+    role, rtt, jitter = Role.NODE, None, None
 
-    def __init__(self) -> None:
+    def __init__(self, bench: PoolBench) -> None:
+        self.peer = Identity.generate().peer_id
         self.received = 0
+        self._lease = bench.mint.lease(self.peer)
 
     async def receive(self) -> NodeToTarget:
         self.received += 1
-        return Decline(session=1, reason="noise")
+        if self.received == 1:
+            return Attach(lease=self._lease)
+        return Draft(session=1, base_len=3, base_hash=bytes(8), tokens=(1,))
 
     async def send(self, message: TargetToNode) -> None: ...
 
@@ -248,17 +314,17 @@ class Flood:
 @in_virtual_time
 async def test_a_flood_of_frames_leaves_everybody_else_their_turns() -> None:
     async with PoolBench() as bench:
-        flood = Flood()
-        claims = bench.mint.claims(flood.peer)
-        link = DraftLink(
-            flood, claims, lambda lease, node: claims, lambda *lost: None, lambda *heard: None, bench.clock
-        )
-        serving = asyncio.create_task(link.serve())
+        flood = Flood(bench)
+        bench.session()
+        await asyncio.sleep(0)
+        serving = asyncio.create_task(bench.pool.serve(flood))
         for _ in range(100):
             await asyncio.sleep(0)
-        assert 0 < flood.received <= 101
-        link.end(CloseCode.NORMAL, "enough")
+        assert 50 < flood.received <= 101
+        assert bench.pool.attached
+        bench.pool.close()
         await serving
+        await bench.finish()
 
 
 @in_virtual_time
