@@ -9,6 +9,7 @@ import typer
 
 from wanspec_p2p.cli.output import Json, console, emit
 from wanspec_p2p.cli.settings import ApiKey, CoordinatorUrl, Fingerprint, submitter
+from wanspec_p2p.errors import InvalidRequest
 from wanspec_p2p.types import Privacy
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def prompt(
     }
     options: Options = {name: value for name, value in asked.items() if value is not None}  # type: ignore[assignment]  # names of Options, from the signature
     message = sys.stdin.read() if text == "-" else text
+    if not (message if raw else message.strip()):
+        raise InvalidRequest("the prompt is empty: give a text, or - and a text on stdin", param="prompt")
     with submitter(coordinator, api_key, fingerprint).client() as client:
         if json:
             emit(_as_json(client.generate(message, model=model, raw=raw, **options)))

@@ -72,6 +72,24 @@ def test_the_message_may_come_from_stdin(run: Run, fake: FakeCoordinator, monkey
     assert fake.requests[0]["prompt"] == "from a file"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "given"), [(("",), ""), ((" \n",), ""), (("-",), ""), (("-",), "\n"), (("", "--raw"), "")]
+)
+def test_an_empty_prompt_is_refused_before_anybody_is_asked(
+    run: Run, fake: FakeCoordinator, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], given: str
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(given))
+    code, out, err = run("prompt", *arguments)
+    assert (code, out) == (ExitCode.USAGE, "")
+    assert err == "wanspec: the prompt is empty: give a text, or - and a text on stdin\n"
+    assert fake.requests == []
+
+
+def test_white_space_may_be_continued(run: Run, fake: FakeCoordinator) -> None:
+    assert run("prompt", "\n", "--raw")[0] == 0
+    assert fake.requests[0]["prompt"] == "\n"
+
+
 def test_failures_are_one_line_each(run: Run, fake: FakeCoordinator) -> None:
     fake.fail_after, fake.error = 1, {"message": "the target is gone", "code": "target_lost"}
     assert run("prompt", "Why?") == (ExitCode.FAILURE, "The", "wanspec: the target is gone\n")
