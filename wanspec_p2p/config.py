@@ -49,24 +49,35 @@ class Paths:
         Raises:
             ConfigError: an override that is not an absolute path.
         """
-        home = Path(environ["HOME"]) if environ.get("HOME") else Path.home()
+        return cls(**{name: path for name, (path, _) in _directories(environ).items()})
 
-        def directory(override: str | None, xdg: str, default: str) -> Path:
-            if override is not None and (value := environ.get(override)):
-                path = Path(value).expanduser()
-                if not path.is_absolute():
-                    raise ConfigError(f"{override} must be an absolute path, not {value!r}")
-                return path
-            # "All paths set in these environment variables must be absolute"; others are to be ignored.
-            parent = Path(environ.get(xdg, ""))
-            return (parent if parent.is_absolute() else home / default) / "wanspec"
+    @staticmethod
+    def origins(environ: Mapping[str, str]) -> dict[str, str]:
+        """Where `from_environment` has each of them from, in the words of `Sourced`."""
+        return {name: origin for name, (_, origin) in _directories(environ).items()}
 
-        return cls(
-            data=directory("WANSPEC_DATA_DIR", "XDG_DATA_HOME", ".local/share"),
-            cache=directory("WANSPEC_CACHE_DIR", "XDG_CACHE_HOME", ".cache"),
-            config=directory(None, "XDG_CONFIG_HOME", ".config"),
-            state=directory(None, "XDG_STATE_HOME", ".local/state"),
-        )
+
+def _directories(environ: Mapping[str, str]) -> dict[str, tuple[Path, str]]:
+    home = Path(environ["HOME"]) if environ.get("HOME") else Path.home()
+
+    def directory(override: str | None, xdg: str, default: str) -> tuple[Path, str]:
+        if override is not None and (value := environ.get(override)):
+            path = Path(value).expanduser()
+            if not path.is_absolute():
+                raise ConfigError(f"{override} must be an absolute path, not {value!r}")
+            return path, f"variable {override}"
+        # "All paths set in these environment variables must be absolute"; others are to be ignored.
+        parent = Path(environ.get(xdg, ""))
+        if parent.is_absolute():
+            return parent / "wanspec", f"variable {xdg}"
+        return home / default / "wanspec", "default"
+
+    return {
+        "data": directory("WANSPEC_DATA_DIR", "XDG_DATA_HOME", ".local/share"),
+        "cache": directory("WANSPEC_CACHE_DIR", "XDG_CACHE_HOME", ".cache"),
+        "config": directory(None, "XDG_CONFIG_HOME", ".config"),
+        "state": directory(None, "XDG_STATE_HOME", ".local/state"),
+    }
 
 
 def read_section(file: Path, section: str) -> dict[str, Any]:
@@ -111,7 +122,8 @@ def load_settings(
     Args:
         kind: a dataclass; its fields are the allowed keys and their types the checks.
         flags: what the command line gave; None means the flag was not given.
-        defaults: values that only the edge can know, such as directories; the dataclass's own defaults come last.
+        defaults: values that only the edge can know, such as directories, with where they came from if `Sourced`; the
+            dataclass's own defaults come last.
 
     Raises:
         ConfigError: an unknown key, a value of the wrong type, or a field that nobody set. The message names the key
@@ -131,7 +143,10 @@ def load_sourced(
 ) -> tuple[Settings, dict[str, Sourced]]:
     """As `load_settings`, and of each field, in order, where its value came from."""
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]  # Settings is a dataclass
-    given = {name: Sourced(value, "default") for name, value in (defaults or {}).items()}
+    given = {
+        name: value if isinstance(value, Sourced) else Sourced(value, "default")
+        for name, value in (defaults or {}).items()
+    }
     given |= _from_file(file, section, typing.get_type_hints(kind))
     given |= _from_outside(environ, flags, section, typing.get_type_hints(kind))
     for name, field in fields.items():

@@ -54,6 +54,29 @@ def test_our_own_variables_name_the_directory_itself() -> None:
     assert (paths.data, paths.cache) == (Path("/d"), Path("/c"))
 
 
+def test_each_directory_is_known_with_where_it_came_from() -> None:
+    environ = {
+        "HOME": "/h",
+        "WANSPEC_DATA_DIR": "/d",
+        "XDG_DATA_HOME": "/x",
+        "XDG_CACHE_HOME": "/x",
+        "XDG_STATE_HOME": "x",
+    }
+    assert Paths.origins(environ) == {
+        "data": "variable WANSPEC_DATA_DIR",
+        "cache": "variable XDG_CACHE_HOME",
+        "config": "default",
+        "state": "default",
+    }
+
+
+def test_a_default_may_say_where_it_came_from(file: Path) -> None:
+    edge = Sourced(file.parent, "variable EXAMPLE")
+    how: dict[str, object] = {"data_dir": edge}
+    settings, sourced = load_sourced(Example, "example", file=file, environ={}, flags={}, defaults=how)
+    assert (settings.data_dir, sourced["data_dir"]) == (file.parent, edge)
+
+
 def test_a_relative_override_is_refused() -> None:
     with pytest.raises(ConfigError, match="WANSPEC_DATA_DIR must be an absolute path, not 'd'"):
         Paths.from_environment({"HOME": "/h", "WANSPEC_DATA_DIR": "d"})

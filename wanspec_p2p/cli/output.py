@@ -34,10 +34,11 @@ def say(text: str) -> None:
     typer.echo(text)
 
 
-def console(*, stderr: bool = False) -> Console:
+def console(*, stderr: bool = False, wrap: bool = False) -> Console:
+    """`wrap`: lines too long for the screen are broken between words; otherwise by the terminal, or not at all."""
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+    return Console(stderr=stderr, highlight=False, soft_wrap=not wrap)
 
 
 def printable(text: object) -> str:

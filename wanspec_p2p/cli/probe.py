@@ -150,7 +150,11 @@ def report(
         raise ConfigError(f"--out {folder} is a file: name a folder")
     files = {f"load-map.{kind}": content for kind, content in draw(found).items()}
     files["load-map.json"] = msgspec.json.format(msgspec.json.encode(found)) + b"\n"
-    files["scenario.toml"] = scenario(found).encode()
+    played = scenario(found)
+    if played is None:
+        typer.echo("wanspec: no region had a whole answer, so no scenario.toml is written", err=True)
+    else:
+        files["scenario.toml"] = played.encode()
     for name, content in files.items():
         replace_file(folder / name, content, again="repeat the command")
     if json:

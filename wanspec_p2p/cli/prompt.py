@@ -9,6 +9,7 @@ import typer
 
 from wanspec_p2p.cli.output import Json, console, emit
 from wanspec_p2p.cli.settings import ApiKey, CoordinatorUrl, Fingerprint, submitter
+from wanspec_p2p.errors import InvalidRequest
 from wanspec_p2p.types import Privacy
 
 if TYPE_CHECKING:
@@ -18,16 +19,26 @@ if TYPE_CHECKING:
 __all__ = ["prompt"]
 
 
+def _above_zero(value: float | None) -> float | None:
+    if value is not None and not value > 0:
+        raise typer.BadParameter("it must be above 0")
+    return value
+
+
 def prompt(
     text: Annotated[str, typer.Argument(help="The message; - reads it from stdin.")],
     coordinator: CoordinatorUrl = None,
     api_key: ApiKey = None,
     fingerprint: Fingerprint = None,
     model: Annotated[str | None, typer.Option(help="By default the only one that is served.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1)] = None,
-    temperature: Annotated[float | None, typer.Option(min=0.0, help="0 is greedy.")] = None,
-    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
-    top_k: Annotated[int | None, typer.Option(min=0, help="0 is off.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="By default an answer may fill the model's context; with --raw 16.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(min=0.0, max=100.0, help="0 is greedy; by default 1.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(max=1.0, callback=_above_zero, help="Above 0; 1, the default, is off.")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(min=0, help="0, the default, is off.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None,
     privacy: Annotated[Privacy | None, typer.Option(help="Who may see the prompt.")] = None,
     network: Annotated[bool | None, typer.Option("--network/--no-network", help="Whether nodes may draft.")] = None,
@@ -46,6 +57,8 @@ def prompt(
     }
     options: Options = {name: value for name, value in asked.items() if value is not None}  # type: ignore[assignment]  # names of Options, from the signature
     message = sys.stdin.read() if text == "-" else text
+    if not (message if raw else message.strip()):
+        raise InvalidRequest("the prompt is empty: give a text, or - and a text on stdin", param="prompt")
     with submitter(coordinator, api_key, fingerprint).client() as client:
         if json:
             emit(_as_json(client.generate(message, model=model, raw=raw, **options)))

@@ -59,12 +59,15 @@ def service_settings(kind: type[Settings], section: str, flags: Mapping[str, obj
     Flags that are no settings, like `--json`, are left alone. With `--show-config` the settings are printed instead,
     and the command ends.
     """
-    from wanspec_p2p.config import CONFIG_FILE, Paths, load_sourced
+    from wanspec_p2p.config import CONFIG_FILE, Paths, Sourced, load_sourced
 
-    paths = Paths.from_environment(os.environ)
+    paths, origins = Paths.from_environment(os.environ), Paths.origins(os.environ)
     file = paths.config / CONFIG_FILE
     known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]  # Settings is a dataclass
-    edge: dict[str, object] = {"data_dir": paths.data / section, "cache_dir": paths.cache}
+    edge: dict[str, object] = {
+        "data_dir": Sourced(paths.data / section, origins["data"]),
+        "cache_dir": Sourced(paths.cache, origins["cache"]),
+    }
     settings, sourced = load_sourced(
         kind,
         section,

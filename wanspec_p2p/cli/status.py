@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from wanspec_p2p.cli.output import Json, console, emit, printable, short
+from wanspec_p2p.cli.output import Json, console, emit, printable, say, short
 from wanspec_p2p.cli.settings import ApiKey, CoordinatorUrl, Fingerprint, submitter
 from wanspec_p2p.errors import LinkClosed, Unreachable
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.console import Console, Group
     from rich.table import Table
     from rich.text import Text
 
@@ -35,48 +37,103 @@ def status(
 ) -> None:
     """Show a coordinator's targets and nodes, and how often drafters are right."""
     with submitter(coordinator, api_key, fingerprint).client() as client:
-        if watch is not None:
+        if watch is None:
+            _print(client.state(), json=json)
+        elif json or not (sys.stdout.isatty() and console().is_interactive):
             _watch(client, watch, json=json)
-        elif json:
-            emit(client.state())
         else:
-            console().print(_page(client.state()))
+            _watch_on_screen(client, watch)
+
+
+def _print(state: dict[str, Any], *, json: bool) -> None:
+    if json:
+        emit(state)
+    else:
+        screen = console(wrap=sys.stdout.isatty())
+        screen.print(_page(state, screen))
 
 
 def _watch(client: Client, seconds: float, *, json: bool) -> None:
-    """Until interrupted. A coordinator that is away for a while is waited for; the first look has to succeed."""
+    """Look after look, until interrupted. A coordinator that is away for a while is waited for, and that is said once;
+    the first look has to succeed."""
+    _print(client.state(), json=json)
+    away = False
+    while True:
+        time.sleep(seconds)
+        try:
+            state = client.state()
+        except (Unreachable, LinkClosed) as error:
+            if not away:
+                typer.echo(f"wanspec: {_away(error, seconds)}", err=True)
+            away = True
+            continue
+        away = False
+        if not json:
+            say("")
+        _print(state, json=json)
+        sys.stdout.flush()
+
+
+def _watch_on_screen(client: Client, seconds: float) -> None:
+    """As `_watch`, each look in the place of the one before, with as many rows as the screen has room for."""
     from rich.live import Live
     from rich.text import Text
 
-    state = client.state()
-    if json:
-        while True:
-            emit(state)
-            time.sleep(seconds)
-            state = client.state()
-    with Live(_page(state), console=console(), auto_refresh=False) as live:
+    screen = console(wrap=True)
+    with Live(_fitting(client.state(), screen), console=screen, auto_refresh=False) as live:
         while True:
             live.refresh()
             time.sleep(seconds)
             try:
-                live.update(_page(client.state()))
+                live.update(_fitting(client.state(), screen))
             except (Unreachable, LinkClosed) as error:
-                live.update(Text(f"{_line(error)}; looking again every {seconds:g} s"))
+                live.update(Text(_away(error, seconds)))
 
 
-def _page(state: dict[str, Any]) -> Group:
+def _away(error: Exception, seconds: float) -> str:
+    return f"{_line(error)}; looking again every {seconds:g} s"
+
+
+def _fitting(state: dict[str, Any], screen: Console) -> Group:
+    """The page as far as the screen has room: with fewer nodes if need be, and with less of all if that will not do."""
+
+    def fits(page: Group) -> bool:
+        return len(screen.render_lines(page, pad=False)) < screen.height  # one line is left to the shell
+
+    def most(page: Callable[[int], Group]) -> Group:
+        """Of as many rows as fit, or of one."""
+        low, high = 1, max(screen.height, 2)
+        while high - low > 1:
+            rows = (low + high) // 2
+            low, high = (rows, high) if fits(page(rows)) else (low, rows)
+        return page(low)
+
+    page = _page(state, screen)
+    if not fits(page):
+        page = most(lambda rows: _page(state, screen, nodes=rows))
+    if not fits(page):
+        page = most(lambda rows: _page(state, screen, nodes=rows, others=rows))
+    return page
+
+
+def _page(state: dict[str, Any], screen: Console, *, nodes: int | None = None, others: int | None = None) -> Group:
+    """With `nodes` at most so many of them, and with `others` of all else; those first that something is said about."""
     from rich.console import Group
     from rich.text import Text
 
-    acceptance = state.get("acceptance", [])
+    targets = _first(state.get("targets", []), others, lambda target: _state(target) != "active")
+    lent = _first(state.get("nodes", []), nodes, lambda node: node.get("unmatched") or _state(node) != "active")
+    pairs = _first(state.get("acceptance", []), others, lambda pair: pair.get("misfit"))
     parts: list[Table | Text] = [
-        _table("target", state.get("targets", []), TARGET_COLUMNS),
+        *_peers("target", targets, TARGET_COLUMNS, screen),
         Text(),
-        _table("node", state.get("nodes", []), NODE_COLUMNS),
+        *_peers("node", lent, NODE_COLUMNS, screen),
+        *_grouped(lent.shown, lambda node: node.get("unmatched") and f"not used: {_line(node['unmatched'])}"),
         Text(),
-        _acceptance(acceptance),
+        _acceptance(pairs.shown),
+        *pairs.more,
     ]
-    for pair in acceptance:
+    for pair in pairs.shown:
         if pair.get("misfit"):
             names = f"{_name(pair, 'drafter')} for {_name(pair, 'target')}"
             parts.append(Text(f"{names}: {_line(pair['misfit'])}"))
@@ -89,24 +146,73 @@ def _page(state: dict[str, Any]) -> Group:
     return Group(*parts)
 
 
-TARGET_COLUMNS = ("name", "id", "model", "state", "heard", "sessions", "queued", "drafters", "owner", "site")
-NODE_COLUMNS = ("name", "id", "model", "state", "heard", "sessions", "pool", "owner", "site", "unmatched")
+class _Rows(NamedTuple):
+    shown: list[dict[str, Any]]
+    more: list[Text]  # a line on those that are not
+
+
+def _first(entries: list[dict[str, Any]], rows: int | None, striking: Callable[[dict[str, Any]], object]) -> _Rows:
+    from rich.text import Text
+
+    if rows is None or len(entries) <= rows:
+        return _Rows(entries, [])
+    shown = sorted(entries, key=lambda entry: not striking(entry))[:rows]
+    return _Rows(shown, [Text(f"and {len(entries) - rows} more: without --watch all are shown")])
+
+
+def _grouped(peers: list[dict[str, Any]], words: Callable[[dict[str, Any]], str | None]) -> list[Text]:
+    """Lines of what is said about peers, each with all it is said about."""
+    from rich.text import Text
+
+    names: dict[str, list[str]] = {}
+    for peer in peers:
+        if said := words(peer):
+            names.setdefault(said, []).append(f"{_line(peer.get('name', ''))} {short(_line(peer.get('id', '')))}")
+    return [Text(f"{', '.join(those)}: {said}") for said, those in names.items()]
+
+
+TARGET_COLUMNS = ("name", "id", "model", "state", "heard", "sessions", "queued", "drafters")
+NODE_COLUMNS = ("name", "id", "model", "state", "heard", "sessions", "pool")
+WHENCE = ("owner", "site")
+UNKNOWN = (None, "", "unknown")
+"""What peers say that were not told it."""
+WHOLE_CELLS = 20
+"""Names of models are kept on one line where none is longer."""
 DEPTHS, NAME_CELLS = (1, 2, 3), 27
 """With these the table of acceptance fits 100 columns."""
 
 
+def _peers(kind: str, peers: _Rows, columns: tuple[str, ...], screen: Console) -> list[Table | Text]:
+    """A table; owners and sites, where they are known, are columns of it, or lines below where it has no room."""
+    known = tuple(column for column in WHENCE if any(peer.get(column) not in UNKNOWN for peer in peers.shown))
+    table = _table(kind, peers.shown, (*columns, *known))
+    endless = screen.options.update(width=1_000_000)
+    if screen.measure(table, options=endless).maximum <= screen.width:
+        return [table, *peers.more]
+    table = _table(kind, peers.shown, columns)
+    if screen.measure(table, options=endless).maximum > screen.width:
+        table.padding = (0, 1, 0, 0)
+    return [table, *peers.more, *_grouped(peers.shown, _whence)]
+
+
+def _whence(peer: dict[str, Any]) -> str:
+    return ", ".join(_line(peer[column]) for column in WHENCE if peer.get(column) not in UNKNOWN)
+
+
 def _table(kind: str, peers: list[dict[str, Any]], columns: tuple[str, ...]) -> Table:
-    """Names and reasons are other people's words: neither markup nor control characters of theirs count."""
+    """Names are other people's words: neither markup nor control characters of theirs count."""
     from rich.table import Table
     from rich.text import Text
 
-    headings = [kind, *columns[1:]]
-    table = Table(*("why not used" if heading == "unmatched" else heading for heading in headings), box=None)
-    table.pad_edge = False
-    for peer in peers:
-        shown = peer | {"id": short(str(peer.get("id", ""))), "model": _model(peer)}
-        shown |= {"state": _state(peer), "heard": _heard(peer)}
-        cells = ("" if shown.get(column) is None else shown[column] for column in columns)
+    table = Table(box=None, pad_edge=False)
+    rows = [peer | {"id": short(str(peer.get("id", ""))), "model": _model(peer)} for peer in peers]
+    rows = [row | {"state": _state(row), "heard": _heard(row)} for row in rows]
+    long = any(len(row["model"]) > WHOLE_CELLS for row in rows)
+    for column in columns:
+        folded = column == "name" or (column == "model" and long)
+        table.add_column(kind if column == "name" else column, no_wrap=not folded, overflow="fold")
+    for row in rows:
+        cells = ("" if row.get(column) is None else row[column] for column in columns)
         table.add_row(*(Text(printable(cell)) for cell in cells))
     if not peers:
         table.add_row("none")

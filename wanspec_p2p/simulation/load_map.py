@@ -134,11 +134,14 @@ def _percentiles(values: Sequence[float]) -> Percentiles | None:
     return Percentiles(*(float(p) for p in np.percentile(values, (50, 90, 99)))) if values else None
 
 
-def scenario(found: LoadMap) -> str:
+def scenario(found: LoadMap) -> str | None:
     """TOML that `wanspec sim run` plays: for each region its delay and jitter in milliseconds and its load by hour.
 
-    A region without one whole answer is left out; an hour nobody measured has the usual load, 1.
+    A region without one whole answer is left out, and None is what remains without any; an hour nobody measured has the
+    usual load, 1.
     """
+    if all(region.first_token is None for region in found.regions):
+        return None
     lines = [
         "# Delays as `wanspec probe` observed them: see docs/how-to/measure-load.md. `wanspec sim run` replays them,",
         "# each as the round trip to the nodes of its region; what else it may say is in docs/reference/cli.md.",

@@ -183,6 +183,8 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         names = [region.name for region in self.region]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"`region`: two are called {twice!r}")
+        if self.observed is not None and not self.region:
+            raise ValueError("`observed`: there is no `region` whose delays were observed")
         if self.hour is not None and all(region.load is None for region in self.region):
             raise ValueError("`hour`: no region has a `load`")
         nodes = len(self.ways)

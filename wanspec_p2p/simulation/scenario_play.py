@@ -75,6 +75,7 @@ def alone(scenario: Scenario, *, local: bool) -> Scenario:
         nodes=0,
         drafters=0,
         region=(),
+        observed=None,
         hour=None,
         churn=Churn(),
         adversaries=Adversaries(),

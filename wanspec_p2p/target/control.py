@@ -122,7 +122,7 @@ class Control:
         self._heartbeat = FIRST_HEARTBEAT
         self._registered = False
         self._joined_once = False
-        self._scarcity = ""  # why there are too few drafters, as the log has it
+        self._scarcity: tuple[str, bool] | None = None  # why there are too few drafters, as the log has it; if any
 
     async def run(self) -> None:
         """Until cancelled.
@@ -248,9 +248,15 @@ class Control:
 
     def _answered(self, message: Drafters) -> None:
         self._recruiter.answered(message.want, len(message.drafters), self._clock.monotonic())
-        scarcity = "" if message.drafters else message.reason or "none given"
-        if scarcity and scarcity != self._scarcity:  # it is asked again every few seconds; said once
-            log.info("no drafters to be had: decoding goes on without", reason=scarcity)
+        reason = "" if message.drafters else message.reason or "none given"
+        attached = 0 if self._pool is None else len(self._pool.attached)
+        scarcity = (reason, attached > 0) if reason else None
+        if scarcity is not None and scarcity != self._scarcity:  # it is asked again every few seconds; said once
+            if self._pool is not None and attached:
+                wanted = max(self._recruiter.wanted, attached + self._pool.lacking)
+                log.info("no more drafters to be had", attached=attached, wanted=wanted, reason=reason)
+            else:
+                log.info("no drafters to be had: decoding goes on without", reason=reason)
         self._scarcity = scarcity
 
     async def _tick(self) -> None:

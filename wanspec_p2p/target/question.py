@@ -82,6 +82,8 @@ def _prompt(request: Generate, vocabulary: int, tokenizer: Tokenizer) -> tuple[T
     if bool(request.messages) + (request.prompt is not None) + bool(request.prompt_ids) != 1:
         raise InvalidRequest("give exactly one of messages, prompt and prompt token ids")
     if request.messages:
+        if not any(message.content for message in request.messages):  # a chat template makes tokens of nothing, too
+            raise InvalidRequest("the messages are empty", param="messages")
         prompt: Sequence[TokenId] = tokenizer.encode_chat([(m.role, m.content) for m in request.messages])
     elif request.prompt is not None:
         prompt = tokenizer.encode(request.prompt)

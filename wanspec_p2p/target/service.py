@@ -76,10 +76,12 @@ async def run(
     # Before the model, which takes a while: a port in use is said at once.
     listener = await listen(settings.host, settings.port, admit, tls=context)
     try:
+        log.info("target starting", target=identity.peer_id)
         model, tokenizer = await _load(settings, progress)
         local: LanguageModel | None = None
         try:
             local = await _load_local(settings, progress)
+            log.info("model ready", model=model.info.name, device=model.info.device, dtype=model.info.dtype)
             dial_home = partial(home.reach, partial(_dial, identity, clock))
             target = Target(
                 settings,

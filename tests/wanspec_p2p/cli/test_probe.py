@@ -77,6 +77,17 @@ def test_a_run_measures_and_a_report_draws_it(run: Run, tmp_path: Path) -> None:
         assert KEY.encode() not in file.read_bytes()
 
 
+@pytest.mark.parametrize("how", [(), ("--json",)])
+def test_a_series_without_a_whole_answer_becomes_no_scenario(run: Run, tmp_path: Path, how: tuple[str, ...]) -> None:
+    file = tmp_path / "load.sqlite3"
+    with Series(file, create=True) as stored:
+        stored.enrol([ProbedEndpoint("a", "west", "http://127.0.0.1:9/v1", "big")])
+        stored.add(Measurement("a", SystemClock().wall(), failure="unreachable"))
+    code, _, err = run("probe", "report", str(file), *how)
+    assert (code, err) == (0, "wanspec: no region had a whole answer, so no scenario.toml is written\n")
+    assert {each.name for each in (tmp_path / "load").iterdir()} == {"load-map.svg", "load-map.png", "load-map.json"}
+
+
 def test_json_is_the_whole_of_stdout(run: Run, tmp_path: Path, series: Path) -> None:
     code, out, _ = run("probe", "report", str(series), "--json", "--synthetic")
     found = json.loads(out)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -64,12 +65,43 @@ def test_json_is_one_object_with_the_origin_of_every_token(run: Run, fake: FakeC
     assert (answer["text"], answer["token_ids"]) == (fake.text, list(fake.ids))
     assert answer["origins"][1] == NODE_A and answer["finish_reason"] == "stop"
     assert answer["speculation"]["won_by_peer"][NODE_A] == 2
+    page = (Path(__file__).parents[3] / "docs/reference/cli.md").read_text(encoding="utf-8")
+    section = page.partition("## wanspec prompt")[2].partition("\n## ")[0]
+    missing = {key for key in (*answer, *answer["usage"], *answer["speculation"]) if f"`{key}`" not in section}
+    assert not missing, "every key is described"
 
 
 def test_the_message_may_come_from_stdin(run: Run, fake: FakeCoordinator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("from a file"))
     run("prompt", "-", "--raw")
     assert fake.requests[0]["prompt"] == "from a file"
+
+
+@pytest.mark.parametrize("wrong", [("--top-p", "0"), ("--top-p", "nan"), ("--top-p", "1.1"), ("--temperature", "101")])
+def test_what_no_coordinator_would_take_is_refused_before_anybody_is_asked(
+    run: Run, fake: FakeCoordinator, wrong: tuple[str, str]
+) -> None:
+    code, out, err = run("prompt", "Why?", *wrong)
+    assert (code, out, err.count("\n")) == (ExitCode.USAGE, "", 1)
+    assert wrong[0] in err and fake.requests == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given"), [(("",), ""), ((" \n",), ""), (("-",), ""), (("-",), "\n"), (("", "--raw"), "")]
+)
+def test_an_empty_prompt_is_refused_before_anybody_is_asked(
+    run: Run, fake: FakeCoordinator, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], given: str
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(given))
+    code, out, err = run("prompt", *arguments)
+    assert (code, out) == (ExitCode.USAGE, "")
+    assert err == "wanspec: the prompt is empty: give a text, or - and a text on stdin\n"
+    assert fake.requests == []
+
+
+def test_white_space_may_be_continued(run: Run, fake: FakeCoordinator) -> None:
+    assert run("prompt", "\n", "--raw")[0] == 0
+    assert fake.requests[0]["prompt"] == "\n"
 
 
 def test_failures_are_one_line_each(run: Run, fake: FakeCoordinator) -> None:

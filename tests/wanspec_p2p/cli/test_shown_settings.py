@@ -38,6 +38,31 @@ def test_each_value_is_shown_with_where_it_came_from(run: Run, file: Path, monke
     assert shown["coordinator_urls"] == ["wss://b"] and "dtype" not in shown
 
 
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({}, ("default", "default")),
+        ({"XDG_DATA_HOME": "/d", "XDG_CACHE_HOME": "/c"}, ("variable XDG_DATA_HOME", "variable XDG_CACHE_HOME")),
+        ({"XDG_DATA_HOME": "d", "XDG_CACHE_HOME": ""}, ("default", "default")),
+        (
+            {"WANSPEC_DATA_DIR": "/d", "WANSPEC_CACHE_DIR": "/c", "XDG_DATA_HOME": "/x"},
+            ("variable WANSPEC_DATA_DIR", "variable WANSPEC_CACHE_DIR"),
+        ),
+        (
+            {"WANSPEC_DATA_DIR": "/d", "WANSPEC_NODE_DATA_DIR": "/n", "WANSPEC_NODE_CACHE_DIR": "/c"},
+            ("variable WANSPEC_NODE_DATA_DIR", "variable WANSPEC_NODE_CACHE_DIR"),
+        ),
+    ],
+)
+def test_the_variable_that_a_directory_came_from_is_named(
+    run: Run, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: tuple[str, str]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    found = origins(run("node", "run", "--show-config")[1])
+    assert (found["data_dir"], found["cache_dir"]) == said
+
+
 @pytest.mark.parametrize("service", ["coordinator", "target", "node"])
 def test_every_service_shows_what_it_would_run_with_and_does_not(run: Run, service: str, home: Path) -> None:
     code, out, _ = run(service, "run", "--show-config")

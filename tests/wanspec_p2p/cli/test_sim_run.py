@@ -89,5 +89,8 @@ def test_a_mistake_is_one_line_before_anything_is_played(
     file.write_text("[wan]\nrtt_ms = -3\n")
     said = f"wanspec: {file}: wan.rtt_ms: expected a number >= 0.0\n"
     assert run("sim", "run", str(file)) == (ExitCode.USAGE, "", said)
+    file.write_text("[observed]\nsynthetic = true\nbegun = 2026-11-02T00:00:12Z\nended = 2026-11-03T00:00:12Z\n")
+    said = f"wanspec: {file}: observed: there is no `region` whose delays were observed\n"
+    assert run("sim", "run", str(file)) == (ExitCode.USAGE, "", said)
     assert run("sim", "run", str(tmp_path / "gone.toml"))[0] == ExitCode.USAGE
     assert not plays

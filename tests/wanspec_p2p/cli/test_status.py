@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -19,9 +20,10 @@ def test_status_shows_targets_and_nodes(run: Run) -> None:
         code, out, err = run("status", "--coordinator", url)
         assert (code, err) == (0, "")
         lines = out.splitlines()
-        headings = ["target", "id", "model", "state", "heard", "sessions", "queued", "drafters", "owner", "site"]
-        assert lines[0].split() == headings
+        headings = ["target", "id", "model", "state", "heard", "sessions", "queued", "drafters"]
+        assert lines[0].split() == headings, "nobody knows its owner or site"
         assert lines[1].split() == ["big", "tttttttt", "smollm2-135m", "active", "1", "0", "2"]
+        assert lines[3].split() == ["node", "id", "model", "state", "heard", "sessions", "pool", "owner", "site"]
         assert lines[4].split() == ["lab-a", "aaaaaaaa", "smollm2-draft", "active", "1", "default", "ada", "north"]
 
 
@@ -52,7 +54,68 @@ def test_other_peoples_words_are_shown_as_they_are_and_no_more(run: Run) -> None
     fake = FakeCoordinator(node_name="[red]\x1b[2Jx", unmatched="its tokenizer is another")
     with serving(fake) as url:
         _, out, _ = run("status", "--coordinator", url)
-    assert "[red]\ufffd[2Jx" in out and "its tokenizer is another" in out and "\x1b" not in out
+    assert "[red]\ufffd[2Jx" in out and "\x1b" not in out
+    assert "[red]\ufffd[2Jx aaaaaaaa: not used: its tokenizer is another" in out.splitlines()
+
+
+def crowd(count: int, **changes: Any) -> dict[str, Any]:
+    """A state with a target that does not answer and so many nodes, of which the last cannot be used."""
+    peer = {"state": "active", "sessions": 1, "silent_seconds": 1.2, "owner": "unknown", "site": "unknown"} | changes
+    nodes = [
+        peer
+        | {"id": f"{number:02d}" * 16, "name": f"lab-{number}", "pool": "default", "unmatched": None}
+        | {"models": [{"name": "smollm2-135m" if number else "smollm2-draft"}]}
+        for number in range(count)
+    ]
+    nodes[-1]["unmatched"] = "its tokenizer is not the one of any target of its pool, so that it can draft for none"
+    target = peer | {"id": "t" * 32, "name": "big", "model": {"name": "smollm2-135m"}, "queued": 0, "drafters": 2}
+    return {"nodes": nodes, "targets": [target | {"hung": True}], "acceptance": [pair()]}
+
+
+def shown(run: Run, monkeypatch: pytest.MonkeyPatch, state: dict[str, Any], columns: int, *how: str) -> str:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(Client, "state", lambda client: state)
+    return run("status", "--coordinator", "http://127.0.0.1:9", *how)[1]
+
+
+def test_at_80_columns_every_peer_has_one_line_and_its_reason_another(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = crowd(3)
+    state["nodes"][1] |= {"unmatched": state["nodes"][2]["unmatched"]}
+    lines = shown(run, monkeypatch, state, 80).splitlines()
+    assert [line.split()[:4] for line in lines[4:7]] == [
+        ["lab-0", "00000000", "smollm2-draft", "active"],
+        ["lab-1", "01010101", "smollm2-135m", "active"],
+        ["lab-2", "02020202", "smollm2-135m", "active"],
+    ]
+    assert all(line.endswith("1 s ago  1         default") for line in lines[4:7])
+    assert lines[7] == f"lab-1 01010101, lab-2 02020202: not used: {state['nodes'][2]['unmatched']}"
+    assert lines[1].split() == ["big", "tttttttt", "smollm2-135m", "not", "answering", "1", "s", "ago", "1", "0", "2"]
+    assert all(cell_len(line) <= 80 for line in lines[:7])
+
+
+def test_owners_and_sites_that_have_no_room_are_said_below(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = crowd(2, owner="University of Somewhere", site="north")
+    wide = shown(run, monkeypatch, state, 120).splitlines()
+    assert wide[3].split()[-2:] == ["owner", "site"] and wide[4].split()[-2:] == ["Somewhere", "north"]
+    state["nodes"][1] |= {"owner": "unknown", "site": "unknown"}
+    narrow = shown(run, monkeypatch, state, 80).splitlines()
+    assert narrow[4].split()[-1] == "pool"
+    assert narrow[7] == "lab-0 00000000: University of Somewhere, north"
+    assert narrow[8].startswith("lab-1 01010101: not used: ")
+
+
+def test_long_names_are_broken_and_not_cut(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = crowd(1)
+    name, model = "a-machine-with-a-very-long-name.example", "HuggingFaceTB/SmolLM2-135M-Instruct"
+    state["nodes"][0] |= {"name": name, "models": [{"name": model}], "unmatched": None}
+    lines = shown(run, monkeypatch, state, 80).splitlines()
+    rows = lines[4 : lines.index("", 4)]
+    assert all(cell_len(line) <= 80 for line in rows) and "1 s ago" in rows[0]
+    at = [lines[3].index(heading) for heading in ("node", "id", "model", "state")]
+    assert "".join(row[at[0] : at[1]].strip() for row in rows) == name
+    assert "".join(row[at[2] : at[3]].strip() for row in rows) == model
 
 
 def test_an_empty_network_is_shown_as_one(run: Run) -> None:
@@ -131,12 +194,12 @@ def test_the_error_of_predicted_round_trips_is_shown_once_some_were_checked(run:
 
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Waits are over at once; after the third somebody presses Ctrl-C."""
+    """Waits are over at once; after the fourth somebody presses Ctrl-C."""
     waited: list[float] = []
 
     def sleep(seconds: float) -> None:
         waited.append(seconds)
-        if len(waited) == 3:
+        if len(waited) == 4:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(status.time, "sleep", sleep)
@@ -146,16 +209,18 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_watching_prints_the_state_until_it_is_interrupted(run: Run, looks: list[float]) -> None:
     with serving(FakeCoordinator()) as url:
         code, out, _ = run("status", "--coordinator", url, "--watch", "5", "--json")
-    assert (code, looks) == (ExitCode.INTERRUPTED, [5.0, 5.0, 5.0])
-    assert [set(json.loads(line)) for line in out.splitlines()] == [{"nodes", "targets", "acceptance"}] * 3
+    assert (code, looks) == (ExitCode.INTERRUPTED, [5.0] * 4)
+    assert [set(json.loads(line)) for line in out.splitlines()] == [{"nodes", "targets", "acceptance"}] * 4
 
 
+@pytest.mark.parametrize("how", [(), ("--json",)])
 def test_watching_waits_for_a_coordinator_that_is_away(
-    run: Run, looks: list[float], monkeypatch: pytest.MonkeyPatch
+    run: Run, looks: list[float], monkeypatch: pytest.MonkeyPatch, how: tuple[str, ...]
 ) -> None:
     with serving(FakeCoordinator()) as url:
         state = json.loads(run("status", "--coordinator", url, "--json")[1])
-    answers = iter([state, Unreachable("nobody answers"), state])
+    away = Unreachable("nobody answers")
+    answers = iter([state, away, away, state])
 
     def look(client: Client) -> Any:
         answer = next(answers)
@@ -164,9 +229,51 @@ def test_watching_waits_for_a_coordinator_that_is_away(
         return answer
 
     monkeypatch.setattr(Client, "state", look)
-    code, out, _ = run("status", "--coordinator", url, "--watch", "1")
+    code, out, err = run("status", "--coordinator", url, "--watch", "1", *how)
     assert (code, next(answers, None)) == (ExitCode.INTERRUPTED, None)
-    assert "lab-a" in out
+    assert out.count("lab-a") == 2
+    assert err == "wanspec: nobody answers; looking again every 1 s\n", "said once"
+
+
+def test_where_there_is_no_screen_every_look_is_printed(run: Run, looks: list[float]) -> None:
+    with serving(FakeCoordinator()) as url:
+        _, once, _ = run("status", "--coordinator", url)
+        _, out, err = run("status", "--coordinator", url, "--watch", "5")
+    assert (out, err) == ("\n".join([once] * 4), "")
+
+
+def last_look(run: Run, monkeypatch: pytest.MonkeyPatch, state: dict[str, Any]) -> list[str]:
+    """What stands on a screen of 24 lines at the end."""
+    for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("LINES", "24")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    out = shown(run, monkeypatch, state, 80, "--watch", "2")
+    last = out.rpartition("\x1b[1A")[2]  # the cursor has gone up to the first line
+    return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", last).splitlines()
+
+
+def test_a_page_longer_than_the_screen_has_fewer_nodes_those_in_trouble_first(
+    run: Run, monkeypatch: pytest.MonkeyPatch, looks: list[float]
+) -> None:
+    state = crowd(40)
+    state["nodes"][30] |= {"state": "silent"}
+    lines = last_look(run, monkeypatch, state)
+    assert len(lines) == 23
+    nodes = [line.split()[0] for line in lines if line.startswith("lab-") and "not used" not in line]
+    assert nodes[:3] == ["lab-30", "lab-39", "lab-0"] and len(nodes) > 5
+    assert f"and {40 - len(nodes)} more: without --watch all are shown" in lines
+    assert lines[-1].startswith("bbbbbbbb big"), "the tables below are there too"
+    looks.clear()
+    assert len(last_look(run, monkeypatch, crowd(5))) < 23
+
+
+def test_many_targets_leave_room_for_the_others(run: Run, monkeypatch: pytest.MonkeyPatch, looks: list[float]) -> None:
+    state = crowd(40)
+    state["targets"] *= 40
+    state["acceptance"] *= 40
+    lines = last_look(run, monkeypatch, state)
+    assert len(lines) <= 23 and sum(line.startswith("and ") for line in lines) == 3
+    assert all(sum(line.startswith(word) for line in lines) >= 2 for word in ("big", "lab-", "bbbb"))
 
 
 def test_watching_what_is_not_there_ends_at_once(run: Run, looks: list[float]) -> None:

@@ -82,6 +82,10 @@ def test_the_scenario_is_toml_with_what_was_observed(found: LoadMap) -> None:
     assert east["load"] == [1.0] * 24
 
 
+def test_without_one_whole_answer_there_is_no_scenario() -> None:
+    assert scenario(load_map([EAST], [failed(0.0, "e", "timeout")])) is None
+
+
 def test_times_of_nothing_divide_nobody() -> None:
     found = load_map([EAST], [at(0.0, "e", first=0.0), at(1.0, "e", first=0.0)])
     assert found.regions[0].hours[0].load is None

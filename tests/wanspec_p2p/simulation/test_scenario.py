@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import datetime
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wanspec_p2p.simulation.scenario import MAX_NODES, Adversaries, LawOf, Region, Scenario, Way
+from wanspec_p2p.simulation.scenario import MAX_NODES, Adversaries, LawOf, Observed, Region, Scenario, Way
 from wanspec_p2p.simulation.wan import Wan
+
+NOW = datetime.datetime(2026, 11, 2, tzinfo=datetime.UTC)
 
 
 def test_nothing_said_is_the_reference_with_two_nodes_at_no_distance() -> None:
@@ -66,6 +70,7 @@ def test_an_answer_never_has_more_drafters_than_there_are_nodes(nodes: int, draf
         (lambda: Region(name="x\ny"), "`name`: holds characters that cannot be printed"),
         (lambda: Scenario(region=(Region(name="x"), Region(name="x"))), "`region`: two are called 'x'"),
         (lambda: Scenario(region=(Region(name="x"),), nodes=1), "`nodes`: the regions say how many"),
+        (lambda: Scenario(observed=Observed(True, NOW, NOW)), "`observed`: there is no `region` whose delays were"),
         (lambda: Scenario(hour=3), "`hour`: no region has a `load`"),
         (lambda: Scenario(drafters=3), "`drafters`: 3 of 2 nodes"),
         (lambda: Scenario(adversaries=Adversaries(lying=2, far=1)), "`adversaries`: 3 of 2 nodes"),

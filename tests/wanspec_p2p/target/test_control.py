@@ -256,6 +256,33 @@ async def test_only_what_is_missing_is_asked_for_and_a_node_that_left_is_missing
 
 
 @in_virtual_time
+async def test_that_there_are_no_more_is_said_otherwise_than_that_there_are_none() -> None:
+    async with running_target(drafters=2) as bench:
+        link, _ = await bench.coordinator.taken_in()
+        with capture_logs() as logs:
+            want = await bench.coordinator.heard(link, DraftersWanted)
+            node = await bench.node()
+            for _ in range(3):
+                await link.send(Drafters(want=want.want, drafters=(), reason="no other node is registered"))
+                want = await bench.coordinator.heard(link, DraftersWanted)
+            await node.close()
+            while (await bench.coordinator.heard(link, TargetHeartbeat)).drafters:
+                pass
+            await link.send(Drafters(want=want.want, drafters=(), reason="no other node is registered"))
+            await bench.coordinator.heard(link, DraftersWanted)
+        said = [{k: v for k, v in line.items() if k != "log_level"} for line in logs if "to be had" in line["event"]]
+        assert said == [
+            {
+                "event": "no more drafters to be had",
+                "attached": 1,
+                "wanted": 2,
+                "reason": "no other node is registered",
+            },
+            {"event": "no drafters to be had: decoding goes on without", "reason": "no other node is registered"},
+        ]
+
+
+@in_virtual_time
 async def test_a_new_link_is_asked_anew() -> None:
     async with running_target() as bench:
         link, _ = await bench.coordinator.taken_in()

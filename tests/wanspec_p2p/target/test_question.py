@@ -25,6 +25,7 @@ async def test_the_length_is_what_the_context_leaves() -> None:
     [
         (request(prompt="héllo"), "héllo".encode()),
         (request(messages=(ChatMessage("user", "hi"),)), b"<user>hi\n<assistant>"),
+        (request(messages=(ChatMessage("system", "be"), ChatMessage("user", ""))), b"<system>be\n<user>\n<assistant>"),
     ],
 )
 @in_virtual_time
@@ -67,6 +68,8 @@ async def test_an_answer_that_was_over_when_its_target_was_lost_is_over(
     ("asked", "code", "words"),
     [
         (request(prompt=""), "invalid_value", "the prompt is empty"),
+        (request(messages=(ChatMessage("user", ""),)), "invalid_value", "the messages are empty"),
+        (request(messages=(ChatMessage("system", ""), ChatMessage("user", ""))), "invalid_value", "messages are empty"),
         (request(ids=()), "invalid_value", "exactly one of"),
         (request(prompt="a", prompt_ids=(1,)), "invalid_value", "exactly one of"),
         (request(prompt="a", messages=(ChatMessage("user", "b"),)), "invalid_value", "exactly one of"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.support.scripted_models import ByteTokenizer, ScriptedModel
 from tests.support.target_kit import FakeNode, Mint, request, target_alone
@@ -181,6 +182,20 @@ async def test_the_second_start_needs_no_token(coordinator: Coordinator, model: 
         _, after = await coordinator.registered.get()
     assert (after.name, after.join_secret) == ("atlas", "")
     assert before.model == after.model
+
+
+async def test_it_says_that_it_starts_and_that_its_model_is_there_before_anybody_takes_it_in(
+    coordinator: Coordinator, model: ScriptedModel, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    with capture_logs() as logs:
+        async with running(TargetSettings(data_dir=data, cache_dir=tmp_path, join=coordinator.token())):
+            pass
+    starting, ready, joined = logs[:3]
+    peer = Identity.load_or_create(data / "identity.pem").peer_id
+    assert (starting["event"], starting["target"]) == ("target starting", peer)
+    assert (ready["event"], ready["model"], ready["device"]) == ("model ready", model.info.name, model.info.device)
+    assert joined["event"] == "joined a coordinator"
 
 
 async def test_what_was_said_in_joining_holds_until_something_else_is_said(
