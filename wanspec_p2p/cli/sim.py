@@ -175,15 +175,17 @@ def _show(report: dict[str, Any], found: dict[str, dict[str, Any]]) -> None:
 
 
 def _table(baseline: str, rtt_ms: list[float], found: dict[str, dict[str, list[float]]]) -> None:
-    """Latency is a ratio to the baseline's; offload is the share of its draft passes that the target is spared."""
-    say(f"against the {baseline:5}  RTT ms  no local  best  offload at <= 1.00  shipped (offload)")
+    """Latency is a ratio to the baseline's; offload is the share of its draft passes that the target is spared; what
+    nodes run instead are draft passes a token, of the default."""
+    say(f"against the {baseline:5}  RTT ms  no local  best  offload at <= 1.00  shipped (offload), passes at nodes")
     for drafters, own in found.items():
         for at, rtt in enumerate(rtt_ms):
             row = {key: values[at] for key, values in own.items()}
             say(
                 f"{drafters:>17}  {rtt:6g}  {row['no_local_latency_ratio']:8.2f}  {row['best_latency_ratio']:4.2f}"
                 f"  {row['offload_at_equal_latency']:18.0%}"
-                f"  {row['shipped_latency_ratio']:7.2f} ({row['shipped_offload']:.0%})"
+                f"  {row['shipped_latency_ratio']:7.2f} ({row['shipped_offload']:.0%}), "
+                f"{row['shipped_node_passes_per_token']:.1f}"
             )
 
 

@@ -159,7 +159,11 @@ def _best(alone: Mapping[int, Setting], results: Played) -> int:
 
 def _absolute(by_seed: Sequence[Figures]) -> dict[str, float]:
     total = summed(by_seed)
-    return {"ms_per_token": round(total.per_token * 1000.0, 3), "passes_per_token": round(total.local_per_token, 4)}
+    return {
+        "ms_per_token": round(total.per_token * 1000.0, 3),
+        "passes_per_token": round(total.local_per_token, 4),
+        "node_passes_per_token": round(total.remote_per_token, 4),
+    }
 
 
 def _against(
@@ -179,6 +183,7 @@ def _against(
             ("shipped_latency_ratio", ratios[SHIPPED]),
             ("shipped_latency_ratio_error", _error(results[cell[SHIPPED]], alone)),
             ("shipped_offload", offloads[SHIPPED]),
+            ("shipped_node_passes_per_token", totals[SHIPPED].remote_per_token),
         ):
             found.setdefault(key, []).append(None if value is None else round(value, 4))
     return found

@@ -1,11 +1,12 @@
 """What drafters without a fault would reach at the reference setting: a calculation, to hold the shipped code against.
 
 None of the shipped code runs here. All drafters of an answer are one with the rows of all, so they share their work
-without a loss; they draft best first by the true chances of every candidate; the target's own drafter has all it needs
-in its cache; messages take half a round trip and nothing else takes any time. What is kept is what nobody can do away
-with: passes take their time and have their rows, a verdict is heeded by the next pass, and an answer begins with
-nothing drafted. The text and the drafter's luck with it are those of the shipped plays of the same seed. It says how
-far from there the shipped code is; it is no proven bound, since best first is the best order for one round alone.
+without a loss; they draft best first by the true chances of every candidate, a place that comes too late for the
+verification that would want it for half; the target knows which drafts are on their way when it weighs a pass of its
+own, whose drafter has all it needs in its cache; messages take half a round trip and nothing else takes any time. What
+is kept is what nobody can do away with: passes take their time and have their rows, a verdict is heeded by the next
+pass, and an answer begins with nothing drafted. The text and the drafter's luck with it are those of the shipped plays
+of the same seed. It says how far from there the shipped code is; it is the best that we know of, and no bound.
 """
 
 from __future__ import annotations
@@ -17,24 +18,26 @@ from itertools import count, islice
 
 from wanspec_p2p.simulation.laws import Text
 from wanspec_p2p.simulation.reference import PROMPT, Figures, Setting, law_of
-from wanspec_p2p.speculation.policy import NEGLIGIBLE
 
 __all__ = ["play_ideal"]
 
 
 MOMENT = 1e-9
 """Seconds: sums of the same times in another order differ by less."""
+TOO_LATE = 0.5
+"""What a draft is worth that comes after the verification that would want it: something may hang from it later."""
+UNLIKELY = 1e-3
 
 
 class _Place:
     """What may follow the answer so far."""
 
-    __slots__ = ("drafted", "following", "run")
+    __slots__ = ("drafted", "following", "sent")
 
     def __init__(self) -> None:
         self.following: dict[int, _Place] = {}  # by rank
-        self.run = False  # by the remote drafter
-        self.drafted = math.inf  # when the target has its candidates
+        self.sent = math.inf  # when the remote drafter's candidates are with the target; infinite: it has not run it
+        self.drafted = math.inf  # when somebody's are
 
     def at(self, rank: int) -> _Place:
         return self.following.setdefault(rank, _Place())
@@ -97,18 +100,22 @@ class _Answer:
             self.now, self.passes, passes = self.now + setting.draft, self.passes + 1, passes + 1
             for place, _ in chosen:
                 place.drafted = min(place.drafted, self.now)
-            self.remote.run_until(self.now)
 
     def _gain(self, chosen: Sequence[tuple[_Place, float]]) -> float:
-        """Tokens that a verification makes more, if these places are drafted."""
-        before = sum(chance for _, chance in self._likeliest())
-        arriving = [place.drafted for place, _ in chosen]
+        """Tokens that a verification makes more if it waits for a pass over these, and for what comes meanwhile."""
+        before, begun = self._expected(), self.now
+        after = self.now = begun + self.setting.draft
+        drafted = [place.drafted for place, _ in chosen]
         for place, _ in chosen:
-            place.drafted = self.now
-        gain = sum(chance for _, chance in self._likeliest()) - before
-        for (place, _), at in zip(chosen, arriving, strict=True):
+            place.drafted = min(place.drafted, after)
+        gain = self._expected() - before
+        self.now = begun
+        for (place, _), at in zip(chosen, drafted, strict=True):
             place.drafted = at
         return gain
+
+    def _expected(self) -> float:
+        return sum(chance for _, chance in self._likeliest())
 
     def _likeliest(self) -> list[tuple[_Place, float]]:
         """The candidates of a verification that begins now."""
@@ -127,9 +134,11 @@ class _Answer:
                     heapq.heappush(heap, (chance * share, next(order), place.at(rank)))
 
     def _open(self) -> list[tuple[_Place, float]]:
-        """Places that are not drafted, below those that are."""
+        """Places below drafted ones that will not be drafted when a pass that begins now has ended."""
+        ends = self.now + self.setting.draft
+        self.remote.run_until(ends)
         places = [(self.root, 1.0), *self._likeliest()]
-        return [(place, chance) for place, chance in places if place.drafted > self.now + MOMENT]
+        return [(place, chance) for place, chance in places if place.drafted > ends + MOMENT]
 
     def _rank(self) -> int:
         """Of the answer's next token; one beyond all ranks if it is no candidate."""
@@ -147,8 +156,7 @@ class _Remote:
         self._rows = setting.rows * setting.drafters
         self._free = self._way
         self._verdicts = [(self._way, root)]  # to come
-        self._frontier: list[tuple[float, int, _Place]] = []
-        self._order = count()
+        self._root, self._said, self._heard = root, 0.0, 0  # of the last that came, when it was sent, and its number
 
     def tell(self, root: _Place, at: float) -> None:
         """The target has committed up to here."""
@@ -160,35 +168,39 @@ class _Remote:
             return
         while self._free + self._setting.draft <= now + MOMENT:
             self._heed()
+            arrives = self._free + self._setting.draft + self._way
+            order = count()
+            worth = ((worth, -next(order), place) for worth, place in self._open(arrives))
+            chosen = [place for _, _, place in heapq.nlargest(self._rows, worth)]
             self._free += self._setting.draft
             self.passes += 1
-            for chance, place in [self._best() for _ in range(min(self._rows, len(self._frontier)))]:
-                place.run = True
-                place.drafted = min(place.drafted, self._free + self._way)
-                self._follow(place, chance)
+            for place in chosen:
+                place.sent = arrives
+                place.drafted = min(place.drafted, arrives)
 
     def _heed(self) -> None:
         """The last verdict that has come moves the root."""
-        root = None
         while self._verdicts and self._verdicts[0][0] <= self._free + MOMENT:
-            _, root = self._verdicts.pop(0)
-        if root is not None:
-            self._frontier = []
-            self._offer(root, 1.0)
+            at, self._root = self._verdicts.pop(0)
+            self._said, self._heard = at - self._way, self._heard + 1
 
-    def _offer(self, place: _Place, chance: float) -> None:
-        """It is to be run, or what follows it is: what the target had when the verdict left it is known here too."""
-        if chance < NEGLIGIBLE:
-            return
-        if place.run or place.drafted <= self._free - self._way + MOMENT:
-            self._follow(place, chance)
-        else:
-            heapq.heappush(self._frontier, (-chance, next(self._order), place))
+    def _open(self, arrives: float) -> Iterator[tuple[float, _Place]]:
+        """What it could run, with its worth: the chance that the answer passes through it, less where it comes late.
 
-    def _follow(self, place: _Place, chance: float) -> None:
-        for rank, share in enumerate(self._setting.ranks):
-            self._offer(place.at(rank), chance * share)
-
-    def _best(self) -> tuple[float, _Place]:
-        chance, _, place = heapq.heappop(self._frontier)
-        return -chance, place
+        What the target had when its last word left is known here too. Verifications begin one usual round after
+        another; what follows a place that comes too late for one is wanted by the next at the soonest.
+        """
+        usual = self._said / (self._heard - 1) if self._heard > 1 else self._setting.verify
+        known = self._free - self._way + MOMENT
+        stack = [(self._root, 1.0, self._said)]
+        while stack:
+            place, chance, wanted = stack.pop()
+            there = min(place.sent, place.drafted if place.drafted <= known else math.inf)
+            if there == math.inf:
+                yield chance if arrives <= wanted + MOMENT else chance * TOO_LATE, place
+                continue
+            if there > wanted + MOMENT:
+                wanted += usual
+            for rank, share in enumerate(self._setting.ranks):
+                if chance * share >= UNLIKELY:
+                    stack.append((place.at(rank), chance * share, wanted))

@@ -118,7 +118,13 @@ class Figures:
 
     @property
     def local_per_token(self) -> float:
+        """Draft passes at the target."""
         return self.local_passes / self.tokens
+
+    @property
+    def remote_per_token(self) -> float:
+        """Draft passes at all nodes together."""
+        return self.remote_passes / self.tokens
 
 
 def play(setting: Setting, seed: int) -> Figures:

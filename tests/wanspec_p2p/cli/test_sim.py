@@ -18,6 +18,7 @@ LISTS = {
     "shipped_latency_ratio",
     "shipped_latency_ratio_error",
     "shipped_offload",
+    "shipped_node_passes_per_token",
 }
 
 
@@ -29,7 +30,12 @@ def plays(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Setting, int]]:
     def play(setting: Setting, seed: int) -> Figures:
         asked.append((setting, seed))
         passes = 0 if not setting.local else setting.tokens
-        return Figures(setting.tokens, setting.tokens * (0.010 + setting.wan.rtt), local_passes=passes)
+        return Figures(
+            setting.tokens,
+            setting.tokens * (0.010 + setting.wan.rtt),
+            local_passes=passes,
+            remote_passes=3 * setting.tokens,
+        )
 
     monkeypatch.setattr("wanspec_p2p.simulation.plays.play", play)
     return asked
@@ -66,8 +72,8 @@ def test_the_table_for_people(run: Run, plays: list[tuple[Setting, int]]) -> Non
     assert lines[0].startswith("wanspec sim reference --seeds 1 --rtt 0,12.5 --drafters 3, 2")
     assert "tree at the target, 1 pass a round: 10.00 ms and 1.00 draft passes a token" in lines
     rows = [line.split() for line in lines if line.strip().startswith("r3")]
-    assert rows[0] == ["r3", "0", "1.00", "1.00", "100%", "1.00", "(0%)"]
-    assert rows[1] == ["r3", "12.5", "2.25", "2.25", "0%", "2.25", "(0%)"]
+    assert rows[0] == ["r3", "0", "1.00", "1.00", "100%", "1.00", "(0%),", "3.0"]
+    assert rows[1] == ["r3", "12.5", "2.25", "2.25", "0%", "2.25", "(0%),", "3.0"]
     assert len(rows) == 4  # against the tree, and against the chain
 
 

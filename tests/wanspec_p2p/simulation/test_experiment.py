@@ -26,7 +26,8 @@ def by_distance(setting: Setting) -> Figures:
         off = abs((setting.policy.local.passes or 0) - 6)  # six passes are best
         return Figures(tokens=100, seconds=slow + off, local_passes=100 * slow)
     passes = 0 if not setting.local else 80 if setting.policy.local.price == 1.0 else 40
-    return Figures(tokens=100, seconds=0.8 + 10 * setting.wan.rtt - passes / 1000, local_passes=passes)
+    seconds = 0.8 + 10 * setting.wan.rtt - passes / 1000
+    return Figures(tokens=100, seconds=seconds, local_passes=passes, remote_passes=300)
 
 
 def test_a_plan_holds_every_policy_at_every_distance_beside_both_baselines() -> None:
@@ -48,11 +49,15 @@ def test_what_is_shipped_is_the_policy_nobody_chose() -> None:
     assert shipped.policy == Policy() and shipped.local
 
 
+def passes(target: float, nodes: float) -> dict[str, float]:
+    return {"passes_per_token": target, "node_passes_per_token": nodes}
+
+
 def test_ratios_are_to_the_best_of_each_baseline() -> None:
     found = scripted(by_distance)
     assert found["rtt_ms"] == [0.0, 30.0]
-    assert found["baselines"]["tree"] == {"passes": 6, "ms_per_token": 10.0, "passes_per_token": 1.0}
-    assert found["baselines"]["chain"] == {"passes": 6, "ms_per_token": 20.0, "passes_per_token": 2.0}
+    assert found["baselines"]["tree"] == {"passes": 6, "ms_per_token": 10.0, **passes(1.0, 0.0)}
+    assert found["baselines"]["chain"] == {"passes": 6, "ms_per_token": 20.0, **passes(2.0, 0.0)}
     assert (
         found["r2"]
         == found["r4"]
@@ -63,6 +68,7 @@ def test_ratios_are_to_the_best_of_each_baseline() -> None:
             "shipped_latency_ratio": [0.76, 1.06],
             "shipped_latency_ratio_error": [None, None],
             "shipped_offload": [0.6, 0.6],
+            "shipped_node_passes_per_token": [3.0, 3.0],
         }
     )
     assert found["chain_baseline"]["r2"] == {
@@ -72,8 +78,9 @@ def test_ratios_are_to_the_best_of_each_baseline() -> None:
         "shipped_latency_ratio": [0.38, 0.53],
         "shipped_latency_ratio_error": [None, None],
         "shipped_offload": [0.8, 0.8],
+        "shipped_node_passes_per_token": [3.0, 3.0],
     }
-    assert found["measured"]["r4"][NO_LOCAL][1] == {"ms_per_token": 11.0, "passes_per_token": 0.0}
+    assert found["measured"]["r4"][NO_LOCAL][1] == {"ms_per_token": 11.0, **passes(0.0, 3.0)}
 
 
 def test_the_error_of_a_ratio_is_over_seeds() -> None:
