@@ -179,8 +179,10 @@ async def test_prompts_that_do_not_all_find_a_place_find_none(rig: Any) -> None:
     target = await rig.target(slots=1, queue=0)
     response = await rig.http.post("/v1/completions", json={"model": "big", "prompt": ["a", "b"]})
     assert (response.status_code, response.json()["error"]["code"]) == (503, "overloaded")
-    await until(lambda: target.cancels)
     assert len(rig.executor.answers) == 0
+    target.script.tokens = 1
+    await rig.http.post("/v1/completions", json={"model": "big", "prompt": "c"})
+    assert [asked.prompt for asked in target.generates] == ["c"], "it never hears of the others"
 
 
 async def test_a_target_whose_queue_is_full_is_a_503_with_retry_after(rig: Any) -> None:
