@@ -131,6 +131,7 @@ def store_receipts(
 ) -> Sequence[tuple[Receipt, ModelPair | None]]:
     new: list[tuple[Receipt, ModelPair | None]] = []
     day = day_of(now)
+    day_begins = database.execute("SELECT 1 FROM acceptance WHERE day = ? LIMIT 1", (day,)).fetchone() is None
     for receipt in receipts:
         counts = (receipt.drafted, receipt.verified, receipt.accepted, receipt.won, receipt.rtt)
         cursor = database.execute(
@@ -139,7 +140,12 @@ def store_receipts(
         )
         if cursor.rowcount:
             new.append((receipt, _count_positions(database, target, receipt, day)))
-    database.execute("DELETE FROM acceptance WHERE day <= ?", (day - DAYS_KEPT,))
+    if day_begins:
+        database.execute(
+            "DELETE FROM acceptance WHERE day < "
+            "(SELECT min(day) FROM (SELECT DISTINCT day FROM acceptance ORDER BY day DESC LIMIT ?))",
+            (DAYS_KEPT,),
+        )
     return new
 
 

@@ -206,6 +206,16 @@ async def test_today_and_yesterday_are_recent_and_old_days_are_forgotten(ledger:
     assert (known.recent, known.total) == (Positions(), Positions(180, 90))
 
 
+async def test_a_clock_that_was_ahead_for_a_while_erases_one_day_at_most(ledger: SqliteLedger) -> None:
+    await ledger.record_lease(terms(), now=0.0)
+    for day in range(90):
+        await ledger.store_receipts(T, [receipt(str(day), by_depth=((2, 1),))], now=DAY * day)
+    for number, day in enumerate((190, 90, 190, 90)):
+        await ledger.store_receipts(T, [receipt(f"later {number}", by_depth=((2, 1),))], now=DAY * day)
+    (known,) = await ledger.acceptance(now=DAY * 90)
+    assert known.total == Positions(2 * (88 + 4), 88 + 4)
+
+
 async def test_acceptance_survives_a_restart(tmp_path: Path, ledger: SqliteLedger) -> None:
     await ledger.record_lease(terms(), now=0.0)
     await ledger.store_receipts(T, [receipt("1", by_depth=((3, 2),))], now=0.0)
