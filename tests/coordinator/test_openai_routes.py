@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from coordinator.openai_responses import Reply
 from coordinator.openai_schema import seed_bytes
 from coordinator.sqlite_ledger import SqliteLedger
 from tests.support.fake_target import SERVED, answer_ids, until
@@ -160,6 +161,23 @@ async def test_several_prompts_are_several_choices(rig: Any) -> None:
     ]
     assert response.json()["usage"]["completion_tokens"] == 6
     assert 'wanspec_requests_total{outcome="ok"} 2.0' in rig.executor.metrics.render().decode()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_error_of_our_own_is_not_counted_as_hung_up(
+    rig: Any, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    target = await rig.target()
+    monkeypatch.setattr(Reply, "closing" if stream else "whole", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        await rig.http.post("/v1/chat/completions", json=CHAT | {"stream": stream})
+    assert target.generates
+    counted = rig.executor.metrics.render().decode()
+    assert 'wanspec_requests_total{outcome="failed"} 1.0' in counted
+    assert 'outcome="cancelled"' not in counted
 
 
 async def test_one_of_several_prompts_that_fails_ends_the_others(rig: Any) -> None:
