@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 __all__ = ["DAYS_KEPT", "RECENT_DAYS", "Acceptance", "ModelPair", "Positions", "by_pair", "day_of"]
 
 DAYS_KEPT = 90
-"""Older days are forgotten, so that "before" is about the drafter as it is used now."""
+"""Days with receipts. Older ones are forgotten, so that "before" is about the drafter as it is used now. By number
+and not by the clock: a day on which that was ahead pushes out one day, not all."""
 RECENT_DAYS = 2
 """The current UTC day and the one before: just after midnight there is still something recent to see."""
 ENOUGH = 300

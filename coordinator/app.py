@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import secrets
 from collections.abc import Callable, Collection
 
@@ -30,6 +32,8 @@ from wanspec_p2p.types import Role
 __all__ = ["NODE_PATH", "TARGET_PATH", "create_app"]
 
 RETRY_SECONDS = 1.0
+READY_SECONDS = 5.0
+"""How long it counts that the ledger could be written, or could not: to find out takes a write, and anybody may ask."""
 NODE_PATH, TARGET_PATH = "/wanspec/node", "/wanspec/target"
 
 log = structlog.get_logger("coordinator")
@@ -83,17 +87,37 @@ def _peers(endpoints: Endpoints, path: str, role: Role, channel_binding: bytes) 
     return WebSocketRoute(path, serve)
 
 
+class _Writable:
+    """Whether the ledger can be written, found out once in `READY_SECONDS` for all who ask."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._turn = asyncio.Lock()
+        self._known_until, self._fine = -math.inf, False
+
+    async def __call__(self) -> bool:
+        async with self._turn:
+            if self._executor.clock.monotonic() >= self._known_until:
+                try:
+                    await self._executor.ledger.check_writable()
+                    self._fine = True
+                except LedgerError as error:
+                    log.error("ledger", reason=str(error))
+                    self._fine = False
+                self._known_until = self._executor.clock.monotonic() + READY_SECONDS
+            return self._fine
+
+
 def _operations(executor: Executor, keys: ApiKeys) -> list[Route]:
+    writable = _Writable(executor)
+
     async def health(request: Request) -> Response:
         return json_response({"status": "alive"})
 
     async def ready(request: Request) -> Response:
         if not any(target.state is PeerState.ACTIVE for target in executor.registry.targets.values()):
             return json_response({"status": "not ready", "reason": "no target is connected"}, 503)
-        try:
-            await executor.ledger.check_writable()
-        except LedgerError as error:
-            log.error("ledger", reason=str(error))
+        if not await writable():
             return json_response({"status": "not ready", "reason": "the ledger cannot be written"}, 503)
         return json_response({"status": "ready"})
 

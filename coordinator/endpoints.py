@@ -223,7 +223,9 @@ class _Connection:
             return
         self._outbox.put(ReceiptsStored(batch.batch))
         executor.metrics.receipts(new)
-        receipts = [receipt for receipt, _ in new]
+        receipts = [receipt for receipt, pair in new if pair is not None]
+        if strays := len(new) - len(receipts):
+            log.warning("receipts under no lease of their node and target", target=self._link.peer, count=strays)
         executor.post(ReceiptsKept(executor.clock.monotonic(), self._number, receipts))
 
 

@@ -127,7 +127,7 @@ class TargetLost:
 
 @dataclass(frozen=True, slots=True)
 class ReceiptsKept:
-    """Receipts of a target are on disk; `receipts` holds only those that were new."""
+    """Receipts of a target are on disk; `receipts` holds only those that were new and count (`Ledger`)."""
 
     at: float
     link: LinkId

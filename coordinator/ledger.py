@@ -80,8 +80,8 @@ class Ledger(Protocol):
     ) -> Sequence[tuple[Receipt, ModelPair | None]]:
         """Those that were new, each with the models of its lease; a receipt whose id is known is left as it was.
 
-        What a new one says of acceptance is counted in the same transaction, if its lease is one that was recorded
-        for this node and this target.
+        A new one counts, for acceptance in the same transaction, if its lease is one that was recorded for this node
+        and this target; the models are None where it does not.
         """
         ...
 
@@ -90,7 +90,7 @@ class Ledger(Protocol):
         ...
 
     async def tallies(self) -> Mapping[PeerId, Tally]:
-        """Sums over each node's receipts."""
+        """Sums over each node's receipts that count."""
         ...
 
     async def check_writable(self) -> None:

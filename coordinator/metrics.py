@@ -85,7 +85,9 @@ class Metrics:
         self._first.observe(seconds)
 
     def failed(self, code: str) -> None:
-        """`code` is an OpenAI error code or `cancelled`: a closed set, so that labels stay few."""
+        """`code` is an OpenAI error code, or `cancelled` by the submitter, or `failed` by an error of our own: a closed
+        set, so that labels stay few.
+        """
         self._requests.labels(code).inc()
 
     def receipts(self, receipts: Iterable[tuple[Receipt, ModelPair | None]]) -> None:

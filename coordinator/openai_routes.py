@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 import structlog
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -177,7 +177,7 @@ class _Ending:
         if problem is None and answer.finished is not None:
             metrics.answered(answer.finished.usage, resumes=answer.resumes)
         else:
-            metrics.failed(problem.code if isinstance(problem, RequestError) else "cancelled")
+            metrics.failed(_outcome(problem))
         log.info(
             "answered" if problem is None else "answer ended early",
             request=answer.request,
@@ -186,6 +186,12 @@ class _Ending:
             seconds=round(self._executor.clock.monotonic() - self._since, 3),
             **({} if problem is None else {"reason": type(problem).__name__}),
         )
+
+
+def _outcome(problem: BaseException | None) -> str:
+    if isinstance(problem, RequestError):
+        return problem.code
+    return "cancelled" if isinstance(problem, ClientDisconnect | OSError | asyncio.CancelledError) else "failed"
 
 
 async def _body(request: Request) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,13 +11,15 @@ import structlog
 
 from wanspec_p2p.errors import CloseCode, LinkClosed, LocalProtocolError, PeerRefused
 from wanspec_p2p.protocol.common_messages import ControlMessage
+from wanspec_p2p.protocol.coordinator_to_target import Cancel, Generate
 
 __all__ = ["ClosableLink", "Outbox"]
 
-MAX_MESSAGES = 1024
-"""Messages held for a peer that is slow to read, before it is let go."""
+MAX_MESSAGES = 16_384
+"""Messages held for a peer that is slow to read, before it is let go. All answers of a target that is lost go to its
+heir in one go: this is several times what submitters' connections can ask for (`connections.MAX_CONNECTIONS`)."""
 SEND_SECONDS = 5.0
-"""How long a peer may take to make room for one frame."""
+"""How long a peer may take to make room for one frame; one that takes longer does not read, and is let go."""
 
 
 log = structlog.get_logger("coordinator")
@@ -41,18 +43,22 @@ class Outbox:
 
     def __init__(self, link: ClosableLink) -> None:
         self._link = link
-        self._waiting: deque[ControlMessage] = deque()
+        self._waiting: OrderedDict[object, ControlMessage] = OrderedDict()  # a Generate under its request's name
         self._end: _End | None = None
         self._news = asyncio.Event()
 
     def put(self, message: ControlMessage) -> None:
+        """A request that is cancelled before its turn to be sent is never heard of, so that no prompts pile up here but
+        those of answers under way."""
         if self._end is not None:
+            return
+        if isinstance(message, Cancel) and self._waiting.pop(message.request, None) is not None:
             return
         if len(self._waiting) >= MAX_MESSAGES:
             self._waiting.clear()
-            self.close(CloseCode.TRY_AGAIN_LATER, f"{MAX_MESSAGES} messages wait and none is read")
+            self.close(CloseCode.TRY_AGAIN_LATER, f"{MAX_MESSAGES} messages wait to be read")
             return
-        self._waiting.append(message)
+        self._waiting[message.request if isinstance(message, Generate) else object()] = message
         self._news.set()
 
     def close(self, code: CloseCode, reason: str, *, retry_after: float = 0.0) -> None:
@@ -66,7 +72,7 @@ class Outbox:
             while self._waiting or self._end is None:
                 while self._waiting:
                     async with asyncio.timeout(SEND_SECONDS):
-                        await self._link.send(self._waiting.popleft())
+                        await self._link.send(self._waiting.popitem(last=False)[1])
                 if self._end is None:
                     self._news.clear()
                     await self._news.wait()

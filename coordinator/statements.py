@@ -131,6 +131,7 @@ def store_receipts(
 ) -> Sequence[tuple[Receipt, ModelPair | None]]:
     new: list[tuple[Receipt, ModelPair | None]] = []
     day = day_of(now)
+    day_begins = database.execute("SELECT 1 FROM acceptance WHERE day = ? LIMIT 1", (day,)).fetchone() is None
     for receipt in receipts:
         counts = (receipt.drafted, receipt.verified, receipt.accepted, receipt.won, receipt.rtt)
         cursor = database.execute(
@@ -139,7 +140,12 @@ def store_receipts(
         )
         if cursor.rowcount:
             new.append((receipt, _count_positions(database, target, receipt, day)))
-    database.execute("DELETE FROM acceptance WHERE day <= ?", (day - DAYS_KEPT,))
+    if day_begins:
+        database.execute(
+            "DELETE FROM acceptance WHERE day < "
+            "(SELECT min(day) FROM (SELECT DISTINCT day FROM acceptance ORDER BY day DESC LIMIT ?))",
+            (DAYS_KEPT,),
+        )
     return new
 
 
@@ -175,11 +181,14 @@ def acceptance(database: sqlite3.Connection, now: float) -> Sequence[Acceptance]
 
 
 def tallies(database: sqlite3.Connection) -> Mapping[PeerId, Tally]:
+    # What a target says of a node it was never lent is nobody's contribution.
     # Earlier versions stored counts up to 2**53, of which SQLite's sum overflows after about a thousand: one target
     # that lied would stop the coordinator from starting. Such a count is read as the most that a receipt may say now.
     rows = database.execute(
-        "SELECT node, sum(min(drafted, :tokens)), sum(min(verified, :tokens)), sum(min(accepted, :positions)), "
-        "sum(min(won, :positions)) FROM receipts GROUP BY node",
+        "SELECT receipts.node, sum(min(drafted, :tokens)), sum(min(verified, :tokens)), "
+        "sum(min(accepted, :positions)), sum(min(won, :positions)) FROM receipts JOIN leases "
+        "ON (leases.jti, leases.node, leases.target) = (receipts.jti, receipts.node, receipts.target) "
+        "GROUP BY receipts.node",
         {"tokens": limits.MAX_DRAFTED, "positions": limits.MAX_PROMPT_TOKENS},
     )
     return {PeerId(node): Tally(*sums) for node, *sums in rows}

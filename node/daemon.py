@@ -8,7 +8,6 @@ import random
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import structlog
 
@@ -21,7 +20,7 @@ from node.settings import NodeSettings
 from wanspec_p2p import logs
 from wanspec_p2p.clock import SystemClock
 from wanspec_p2p.links import membership
-from wanspec_p2p.links.membership import UNKNOWN, Introduction, Membership
+from wanspec_p2p.links.membership import UNKNOWN, Introduction
 from wanspec_p2p.models.base import LanguageModel, ModelInfo
 from wanspec_p2p.models.catalog import Catalog
 from wanspec_p2p.models.loading import load_language_model
@@ -66,7 +65,9 @@ async def run(
             log.info("model ready", model=model.info.name, device=model.info.device, tokens_per_second=round(speed))
             find = find_on_local_network if settings.discover else None
             dialler = Dialler(identity, coordinator, clock, find, settings.coordinator_urls)
-            joined = _Joined(file, dialler, partial(ready, identity.peer_id) if ready else None)
+            joined = _Joined(
+                membership.Keeper(file, known), dialler, partial(ready, identity.peer_id) if ready else None
+            )
             service = NodeService(
                 identity.peer_id,
                 coordinator.coordinator,
@@ -94,18 +95,15 @@ class _Joined:
         follow: told the key the coordinator has now.
     """
 
-    def __init__(self, file: Path, dialler: Dialler, ready: Callable[[], None] | None) -> None:
-        self._file, self._dialler, self._ready = file, dialler, ready
-        self._stored: Membership | None = None
+    def __init__(self, keeper: membership.Keeper, dialler: Dialler, ready: Callable[[], None] | None) -> None:
+        self._keeper, self._dialler, self._ready = keeper, dialler, ready
         self.follow: Callable[[bytes], None] = lambda key: None
 
     def __call__(self, pool: str) -> None:
         coordinator = self._dialler.membership
         log.info("joined", pool=pool, coordinator=coordinator.peer_id, address=coordinator.url)
         self.follow(coordinator.coordinator)
-        if coordinator != self._stored:
-            membership.store(self._file, coordinator)
-            self._stored = coordinator
+        self._keeper.keep(coordinator)
         if self._ready is not None:
             self._ready()
             self._ready = None

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from coordinator.app import READY_SECONDS
+from coordinator.ledger import LedgerError
 from tests.support.fake_target import drafter, until
 from wanspec_p2p.protocol.target_to_coordinator import TargetDrain
 
@@ -26,6 +29,27 @@ async def test_a_ledger_that_cannot_be_written_is_not_ready(rig: Any) -> None:
     assert (response.status_code, response.json()["reason"]) == (503, "the ledger cannot be written")
     keyed = await rig.http.get("/v1/models")
     assert (keyed.status_code, keyed.json()["error"]["code"]) == (503, "internal_error")
+
+
+async def test_however_many_ask_the_ledger_is_written_once_in_a_while(
+    rig: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.target()
+    outcomes: list[Exception | None] = [None, LedgerError("full"), None]
+    written: list[Exception | None] = []
+
+    async def check_writable() -> None:
+        await asyncio.sleep(0)
+        written.append(outcomes[len(written)])
+        if written[-1] is not None:
+            raise written[-1]
+
+    monkeypatch.setattr(rig.executor.ledger, "check_writable", check_writable)
+    for number, status in enumerate((200, 503, 200), 1):
+        responses = await asyncio.gather(*(rig.http.get("/ready") for _ in range(5)))
+        assert [response.status_code for response in responses] == [status] * 5
+        assert len(written) == number
+        rig.clock.advance(READY_SECONDS)
 
 
 @pytest.mark.parametrize(

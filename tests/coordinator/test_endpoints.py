@@ -9,6 +9,7 @@ import pytest
 
 from coordinator import endpoints
 from coordinator.events import Tick
+from coordinator.records import Tally
 from tests.support.fake_target import drafter, node_registration, target_registration, until
 from wanspec_p2p.errors import CloseCode, LinkClosed, PeerRefused
 from wanspec_p2p.protocol import limits
@@ -66,9 +67,19 @@ async def test_a_lease_is_renewed_with_a_later_end(rig: Any) -> None:
     assert (second.jti, second.expires - first.expires) == (first.jti, 300)
 
 
-async def test_receipts_are_acknowledged_when_they_are_on_disk(rig: Any) -> None:
+async def lent(rig: Any) -> tuple[Any, Any, str]:
+    """A target, a node that drafts for it, and the `jti` of the lease."""
     target, node = await rig.target(), await rig.node()
-    receipt = Receipt("r", node.peer_id, "j", "s", drafted=4, verified=3, accepted=2, won=1, rtt=0.02)
+    await target.send(DraftersWanted("w", 1))
+    offer = await node.expect(LeaseOffer)
+    await node.send(LeaseAnswer(offer.jti, True))
+    await target.expect(Drafters)
+    return target, node, offer.jti
+
+
+async def test_receipts_are_acknowledged_when_they_are_on_disk(rig: Any) -> None:
+    target, node, jti = await lent(rig)
+    receipt = Receipt("r", node.peer_id, jti, "s", drafted=4, verified=3, accepted=2, won=1, rtt=0.02)
     for batch in ("b1", "b2"):  # sent again, as after a crash
         await target.send(Receipts(batch, (receipt,)))
         assert (await target.expect(ReceiptsStored)).batch == batch
@@ -81,8 +92,25 @@ async def test_receipts_are_acknowledged_when_they_are_on_disk(rig: Any) -> None
     assert "wanspec_draft_rtt_seconds_count 1.0" in (await rig.http.get("/metrics")).text
 
 
+async def test_a_receipt_of_a_target_that_was_never_lent_the_node_counts_for_nothing(rig: Any) -> None:
+    target, node, jti = await lent(rig)
+    stranger = await rig.target(pool="other")
+    praise = Receipt("r1", node.peer_id, jti, "s", 1000, 1000, 1000, 1000, rtt=0.5, by_depth=((1000, 1000),))
+    invented = msgspec.structs.replace(praise, id="r2", node=PeerId("f" * 32), jti="made up")
+    for said_by, receipt in ((stranger, praise), (target, invented)):
+        await said_by.send(Receipts("b", (receipt,)))
+        await said_by.expect(ReceiptsStored)
+    honest = msgspec.structs.replace(praise, id="r3", won=1)
+    await target.send(Receipts("b", (honest,)))
+    await until(lambda: rig.executor.registry.tallies)
+    assert [(peer, tally.won, tally.positions.reached) for peer, tally in rig.executor.registry.tallies.items()] == [
+        (node.peer_id, 1, 1000)
+    ]
+    assert await rig.executor.ledger.tallies() == {node.peer_id: Tally(1000, 1000, 1000, 1)}
+
+
 async def test_round_trips_are_predicted_from_the_links_and_judged_by_receipts(rig: Any) -> None:
-    target, node = await rig.target(), await rig.node()
+    target, node, jti = await lent(rig)
     registry = rig.executor.registry
     for peer, beat in ((target, TargetHeartbeat(0, 0, 0, rtt=9.0)), (node, Heartbeat(0, rtt=9.0))):
         await peer.send(beat)
@@ -92,23 +120,13 @@ async def test_round_trips_are_predicted_from_the_links_and_judged_by_receipts(r
     state = (await rig.http.get("/api/state")).json()
     assert state["rtt_predictions"] == {"checked": 0, "median_relative_error": None}
     assert state["nodes"][0]["jitter"] == 0.0
-    receipt = Receipt("r", node.peer_id, "j", "s", drafted=4, verified=3, accepted=2, won=1, rtt=0.02)
+    receipt = Receipt("r", node.peer_id, jti, "s", drafted=4, verified=3, accepted=2, won=1, rtt=0.02)
     await target.send(Receipts("b1", (receipt,)))
     await until(lambda: registry.accuracy.checked == 1)
     predictions = (await rig.http.get("/api/state")).json()["rtt_predictions"]
     assert predictions["checked"] == 1
     assert 0.9 < predictions["median_relative_error"] < 1.0  # links without delay foretold next to nothing
     assert "wanspec_rtt_predictions_total 1.0" in (await rig.http.get("/metrics")).text
-
-
-async def lent(rig: Any) -> tuple[Any, Any, str]:
-    """A target, a node that drafts for it, and the `jti` of the lease."""
-    target, node = await rig.target(), await rig.node()
-    await target.send(DraftersWanted("w", 1))
-    offer = await node.expect(LeaseOffer)
-    await node.send(LeaseAnswer(offer.jti, True))
-    await target.expect(Drafters)
-    return target, node, offer.jti
 
 
 async def test_what_receipts_say_of_acceptance_is_shown_by_pair_of_models(rig: Any) -> None:

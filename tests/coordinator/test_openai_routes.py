@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from coordinator.openai_responses import Reply
 from coordinator.openai_schema import seed_bytes
 from coordinator.sqlite_ledger import SqliteLedger
 from tests.support.fake_target import SERVED, answer_ids, until
@@ -162,6 +163,23 @@ async def test_several_prompts_are_several_choices(rig: Any) -> None:
     assert 'wanspec_requests_total{outcome="ok"} 2.0' in rig.executor.metrics.render().decode()
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_error_of_our_own_is_not_counted_as_hung_up(
+    rig: Any, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    target = await rig.target()
+    monkeypatch.setattr(Reply, "closing" if stream else "whole", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        await rig.http.post("/v1/chat/completions", json=CHAT | {"stream": stream})
+    assert target.generates
+    counted = rig.executor.metrics.render().decode()
+    assert 'wanspec_requests_total{outcome="failed"} 1.0' in counted
+    assert 'outcome="cancelled"' not in counted
+
+
 async def test_one_of_several_prompts_that_fails_ends_the_others(rig: Any) -> None:
     target = await rig.target()
     target.script.pause_after = 0
@@ -179,8 +197,10 @@ async def test_prompts_that_do_not_all_find_a_place_find_none(rig: Any) -> None:
     target = await rig.target(slots=1, queue=0)
     response = await rig.http.post("/v1/completions", json={"model": "big", "prompt": ["a", "b"]})
     assert (response.status_code, response.json()["error"]["code"]) == (503, "overloaded")
-    await until(lambda: target.cancels)
     assert len(rig.executor.answers) == 0
+    target.script.tokens = 1
+    await rig.http.post("/v1/completions", json={"model": "big", "prompt": "c"})
+    assert [asked.prompt for asked in target.generates] == ["c"], "it never hears of the others"
 
 
 async def test_a_target_whose_queue_is_full_is_a_503_with_retry_after(rig: Any) -> None:

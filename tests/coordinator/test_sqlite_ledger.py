@@ -123,11 +123,13 @@ async def test_api_keys(ledger: SqliteLedger) -> None:
 
 
 async def test_a_receipt_sent_twice_is_stored_once(ledger: SqliteLedger) -> None:
-    assert await ledger.store_receipts(T, [receipt("1"), receipt("2", "b")], now=0.0) == [
-        (receipt("1"), None),
-        (receipt("2", "b"), None),
+    await ledger.record_lease(terms(), now=0.0)
+    await ledger.record_lease(terms("jti-2", "b"), now=0.0)
+    assert await ledger.store_receipts(T, [receipt("1"), receipt("2", "b", "jti-2")], now=0.0) == [
+        (receipt("1"), PAIR),
+        (receipt("2", "b", "jti-2"), PAIR),
     ]
-    assert await ledger.store_receipts(T, [receipt("1"), receipt("3")], now=1.0) == [(receipt("3"), None)]
+    assert await ledger.store_receipts(T, [receipt("1"), receipt("3")], now=1.0) == [(receipt("3"), PAIR)]
     assert await ledger.tallies() == {PeerId("a" * 32): Tally(8, 6, 4, 2), PeerId("b" * 32): Tally(4, 3, 2, 1)}
 
 
@@ -135,13 +137,15 @@ async def test_what_an_earlier_version_let_in_does_not_keep_the_coordinator_from
     tmp_path: Path, ledger: SqliteLedger
 ) -> None:
     count = 1100  # so many of 2**53 are more than SQLite's sum can hold
+    await ledger.record_lease(terms(), now=0.0)
+    await ledger.record_lease(terms("jti-2", "b"), now=0.0)
     await ledger.store_receipts(T, [receipt(f"old {n}") for n in range(count)], now=0.0)
     await ledger.close()
     with sqlite3.connect(tmp_path / "ledger.sqlite3") as database:
         database.execute("UPDATE receipts SET (drafted, verified, accepted, won) = (?1, ?1, ?1, ?1)", (2**53,))
     database.close()
     again = SqliteLedger(tmp_path / "ledger.sqlite3")
-    await again.store_receipts(T, [receipt("new"), receipt("other", "b")], now=0.0)
+    await again.store_receipts(T, [receipt("new"), receipt("other", "b", "jti-2")], now=0.0)
     tokens, positions = count * limits.MAX_DRAFTED, count * limits.MAX_PROMPT_TOKENS
     assert await again.tallies() == {
         PeerId("a" * 32): Tally(tokens + 4, tokens + 3, positions + 2, positions + 1),
@@ -185,7 +189,11 @@ async def test_a_receipt_counts_only_under_a_lease_of_its_node_and_target(ledger
     assert await ledger.store_receipts(T, [receipt("2", "b", by_depth=counts)], now=0.0)  # node a's lease
     assert await ledger.store_receipts(PeerId("u" * 32), [receipt("3", by_depth=counts)], now=0.0)  # target T's
     assert await ledger.acceptance(now=0.0) == []
-    assert (await ledger.tallies())[PeerId("a" * 32)].drafted == 8, "as contributions they all count"
+    assert await ledger.tallies() == {}
+    assert await ledger.store_receipts(T, [receipt("4", by_depth=counts)], now=0.0) == [
+        (receipt("4", by_depth=counts), PAIR)
+    ]
+    assert await ledger.tallies() == {PeerId("a" * 32): Tally(4, 3, 2, 1)}
 
 
 async def test_today_and_yesterday_are_recent_and_old_days_are_forgotten(ledger: SqliteLedger) -> None:
@@ -196,6 +204,16 @@ async def test_today_and_yesterday_are_recent_and_old_days_are_forgotten(ledger:
     assert (known.recent, known.before) == (Positions(4, 2), Positions(176, 88))
     (known,) = await ledger.acceptance(now=DAY * 101)
     assert (known.recent, known.total) == (Positions(), Positions(180, 90))
+
+
+async def test_a_clock_that_was_ahead_for_a_while_erases_one_day_at_most(ledger: SqliteLedger) -> None:
+    await ledger.record_lease(terms(), now=0.0)
+    for day in range(90):
+        await ledger.store_receipts(T, [receipt(str(day), by_depth=((2, 1),))], now=DAY * day)
+    for number, day in enumerate((190, 90, 190, 90)):
+        await ledger.store_receipts(T, [receipt(f"later {number}", by_depth=((2, 1),))], now=DAY * day)
+    (known,) = await ledger.acceptance(now=DAY * 90)
+    assert known.total == Positions(2 * (88 + 4), 88 + 4)
 
 
 async def test_acceptance_survives_a_restart(tmp_path: Path, ledger: SqliteLedger) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
+import structlog
 
 from wanspec_p2p.errors import ConfigError, JoinTokenError
 from wanspec_p2p.protocol import limits
@@ -17,10 +18,12 @@ from wanspec_p2p.security.identity import peer_id
 from wanspec_p2p.security.join_tokens import JoinToken
 from wanspec_p2p.types import PeerId, Role
 
-__all__ = ["UNKNOWN", "Introduction", "Membership", "coordinator_of", "load", "store"]
+__all__ = ["UNKNOWN", "Introduction", "Keeper", "Membership", "coordinator_of", "load", "store"]
 
 UNKNOWN = "unknown"
 """The owner and the site of a peer whose operator never named them."""
+
+log = structlog.get_logger(__name__)
 
 
 class Introduction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -79,6 +82,35 @@ def store(path: Path, membership: Membership) -> None:
         write_whole(path, msgspec.json.format(msgspec.json.encode(membership), indent=2), private=True)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
+
+
+class Keeper:
+    """Keeps a membership on disk while a peer runs.
+
+    Args:
+        known: what is on disk when it starts.
+    """
+
+    def __init__(self, path: Path, known: Membership | None) -> None:
+        self._path, self._stored = path, known
+        self._running = False
+
+    def keep(self, membership: Membership) -> None:
+        """Write it where it has changed. Once a peer runs, a disk that takes nothing does not end it; with the next
+        call it is tried again.
+
+        Raises:
+            ConfigError: the first time, as `store`.
+        """
+        try:
+            if membership != self._stored:
+                store(self._path, membership)
+                self._stored = membership
+        except ConfigError as error:
+            if not self._running:
+                raise
+            log.error("where the coordinator is now cannot be remembered", reason=str(error))
+        self._running = True
 
 
 def coordinator_of(

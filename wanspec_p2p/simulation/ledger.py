@@ -37,7 +37,7 @@ class MemoryLedger:
         self._secrets: dict[str, _Secret] = {}
         self._keys: dict[str, str] = {}  # to their names
         self._leases: dict[str, LeaseTerms] = {}
-        self._receipts: dict[str, Receipt] = {}
+        self._receipts: dict[str, Receipt | None] = {}  # by id; None for one that does not count
         self._positions: dict[tuple[ModelPair, int, int], Positions] = {}  # by pair, day and depth
 
     async def admit(self, applicant: Applicant, *, now: float) -> Enrolment:
@@ -85,8 +85,9 @@ class MemoryLedger:
         new: list[tuple[Receipt, ModelPair | None]] = []
         for receipt in receipts:
             if receipt.id not in self._receipts:
-                self._receipts[receipt.id] = receipt
-                new.append((receipt, self._count(target, receipt, day_of(now))))
+                pair = self._count(target, receipt, day_of(now))
+                self._receipts[receipt.id] = None if pair is None else receipt
+                new.append((receipt, pair))
         return new
 
     def _count(self, target: PeerId, receipt: Receipt, day: int) -> ModelPair | None:
@@ -106,7 +107,7 @@ class MemoryLedger:
 
     async def tallies(self) -> Mapping[PeerId, Tally]:
         sums: dict[PeerId, Tally] = {}
-        for receipt in self._receipts.values():
+        for receipt in filter(None, self._receipts.values()):
             tally = sums.setdefault(receipt.node, Tally())
             tally.drafted += receipt.drafted
             tally.verified += receipt.verified

@@ -20,7 +20,7 @@ from wanspec_p2p.target.answer import Answer
 from wanspec_p2p.target.drafters import DrafterPool
 from wanspec_p2p.target.echo import echo
 from wanspec_p2p.target.engine import Engine
-from wanspec_p2p.target.question import Question
+from wanspec_p2p.target.question import Question, Reader
 from wanspec_p2p.target.runner import SessionRunner
 from wanspec_p2p.target.underway import Said
 from wanspec_p2p.types import PeerId, Privacy, SessionId
@@ -55,6 +55,7 @@ class Answering:
     ) -> None:
         self._knowledge = knowledge
         self._engine, self._tokenizer, self._pool, self._policy = engine, tokenizer, pool, policy
+        self._reader = Reader(tokenizer)
         self._queue, self._receipts = queue, receipts
         self._new_id, self._clock = new_id, clock
 
@@ -74,7 +75,9 @@ class Answering:
             say(Failed(request.request, "internal_error", "the target failed"))
 
     async def _serve(self, request: Generate, say: Callable[[Said], None]) -> None:
-        question = Question.of(request, self._engine, self._tokenizer)
+        if not request.committed:  # or else it may be over already, and need no room
+            self._check_room()
+        question = Question.of(request, await self._reader.ids(request), self._engine)
         answer = Answer(request, question.prompt, self._tokenizer, say)
         await answer.catch_up()
         over = question.already_over(stopped=answer.stopped)
@@ -82,8 +85,7 @@ class Answering:
         if over is not None and not echoing:
             answer.finish(over, SessionStats(), 0.0, drafters=0)
             return
-        if self._engine.full and self._engine.queued >= self._queue:
-            raise Overloaded("the target's queue is full: try again shortly", retry_after=1.0)
+        self._check_room()
         async with self._engine.slot():
             if echoing:
                 await self._echo(question, say)
@@ -91,6 +93,10 @@ class Answering:
                 await self._run(question, answer)
             else:
                 answer.finish(over, SessionStats(), 0.0, drafters=0)
+
+    def _check_room(self) -> None:
+        if self._engine.full and self._engine.queued >= self._queue:
+            raise Overloaded("the target's queue is full: try again shortly", retry_after=1.0)
 
     async def _echo(self, question: Question, say: Callable[[Said], None]) -> None:
         engine, tokenizer, cache = self._engine, self._tokenizer, self._new_id()

@@ -269,6 +269,7 @@ class Control:
                 attached = 0 if self._pool is None else len(self._pool.attached)
                 rtt = None if self._link is None else self._link.rtt
                 self._outbox.say(TargetHeartbeat(self._engine.serving, self._engine.queued, attached, rtt))
+                self._receipts.send_overdue()
                 self.recruit()
 
 

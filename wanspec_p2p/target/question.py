@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,13 +11,51 @@ from wanspec_p2p.errors import ContextTooLong, InvalidRequest
 from wanspec_p2p.models.base import Tokenizer
 from wanspec_p2p.protocol.coordinator_to_target import Generate
 from wanspec_p2p.speculation.target_session import SessionSpec
-from wanspec_p2p.target.engine import Engine
+from wanspec_p2p.target.engine import Engine, to_its_end
 from wanspec_p2p.types import FinishReason, SessionId, TokenId
 
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["Question"]
+__all__ = ["Question", "Reader"]
+
+LONG_TEXT = 4096
+"""Characters. Up to so many a tokenizer takes some milliseconds; with hundreds of thousands it takes seconds."""
+
+
+class Reader:
+    """Makes the ids of prompts. Long ones are read in a thread, so that nobody else waits for them.
+
+    Texts are read one at a time: a tokenizer is set up anew for each, and would mix two up.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._turn = asyncio.Lock()
+
+    async def ids(self, request: Generate) -> Sequence[TokenId]:
+        """Cancelled while a thread reads, it ends only when that has.
+
+        Raises:
+            InvalidRequest: no prompt, several, or one that the model's template refuses.
+        """
+        if bool(request.messages) + (request.prompt is not None) + bool(request.prompt_ids) != 1:
+            raise InvalidRequest("give exactly one of messages, prompt and prompt token ids")
+        if request.prompt_ids:
+            return request.prompt_ids
+        if request.messages and not any(message.content for message in request.messages):
+            raise InvalidRequest("the messages are empty", param="messages")  # a template makes tokens of nothing, too
+        async with self._turn:
+            if len(request.prompt or "") + sum(len(m.role) + len(m.content) for m in request.messages) <= LONG_TEXT:
+                return self._read(request)
+            reading = asyncio.create_task(asyncio.to_thread(self._read, request), name="long prompt")
+            await to_its_end(reading)
+            return reading.result()
+
+    def _read(self, request: Generate) -> list[TokenId]:
+        if request.prompt is not None:
+            return self._tokenizer.encode(request.prompt)
+        return self._tokenizer.encode_chat([(m.role, m.content) for m in request.messages])
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +75,24 @@ class Question:
     vocab_size: int
 
     @classmethod
-    def of(cls, request: Generate, engine: Engine, tokenizer: Tokenizer) -> Self:
-        """Read a request.
+    def of(cls, request: Generate, prompt: Sequence[TokenId], engine: Engine) -> Self:
+        """Args:
+            prompt: the ids `Reader` made of it.
 
         Raises:
             InvalidRequest: in words the submitter understands.
             ContextTooLong: the answer would have not even one token.
         """
         info = engine.model.info
-        prompt = _prompt(request, info.vocab_size, tokenizer)
+        if not prompt:
+            raise InvalidRequest("the prompt is empty", param="prompt")
+        max_tokens = _length(request, prompt, engine.context)
+        if any(token >= info.vocab_size for token in (*prompt, *request.committed)):
+            raise InvalidRequest(f"token ids must be below {info.vocab_size}", param="prompt")
         return cls(
             request=request,
-            prompt=prompt,
-            max_tokens=_length(request, prompt, engine.context),
+            prompt=tuple(prompt),
+            max_tokens=max_tokens,
             stop_tokens=() if request.ignore_eos else info.eos,
             vocab_size=info.vocab_size,
         )
@@ -76,24 +120,6 @@ class Question:
             stop_tokens=self.stop_tokens,
             top_logprobs=request.top_logprobs,
         )
-
-
-def _prompt(request: Generate, vocabulary: int, tokenizer: Tokenizer) -> tuple[TokenId, ...]:
-    if bool(request.messages) + (request.prompt is not None) + bool(request.prompt_ids) != 1:
-        raise InvalidRequest("give exactly one of messages, prompt and prompt token ids")
-    if request.messages:
-        if not any(message.content for message in request.messages):  # a chat template makes tokens of nothing, too
-            raise InvalidRequest("the messages are empty", param="messages")
-        prompt: Sequence[TokenId] = tokenizer.encode_chat([(m.role, m.content) for m in request.messages])
-    elif request.prompt is not None:
-        prompt = tokenizer.encode(request.prompt)
-    else:
-        prompt = request.prompt_ids
-    if not prompt:
-        raise InvalidRequest("the prompt is empty", param="prompt")
-    if any(token >= vocabulary for token in (*prompt, *request.committed)):
-        raise InvalidRequest(f"token ids must be below {vocabulary}", param="prompt")
-    return tuple(prompt)
 
 
 def _length(request: Generate, prompt: Sequence[TokenId], context: int) -> int:

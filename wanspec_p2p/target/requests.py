@@ -99,13 +99,14 @@ class RequestDesk:
         if self._answers:
             await asyncio.wait([underway.task for underway in self._answers.values()], timeout=seconds)
 
-    async def cancel_all(self) -> None:
-        """Returns when no request has a pass running any more."""
+    async def cancel_all(self, seconds: float | None = None) -> None:
+        """Returns when no request has a pass running any more, or after so many seconds."""
         for underway in self._unheard:
             assert underway.deadline is not None
             underway.deadline.cancel()
         tasks = [underway.task for underway in (*self._answers.values(), *self._unheard)]
-        self._unheard.clear()
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=seconds)
+        self._unheard = [underway for underway in self._unheard if not underway.task.done()]

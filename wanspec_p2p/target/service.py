@@ -9,7 +9,6 @@ import random
 import ssl
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import structlog
 
@@ -61,7 +60,8 @@ async def run(
     """
     clock = SystemClock()
     identity = Identity.load_or_create(settings.data_dir / "identity.pem")
-    known = membership.load(settings.data_dir / "coordinator.json")
+    file = settings.data_dir / "coordinator.json"
+    known = membership.load(file)
     known_home, secret = membership.coordinator_of(
         settings.join, known, said=settings.said, role=Role.TARGET, now=clock.wall()
     )
@@ -96,7 +96,7 @@ async def run(
             )
             made.set_result(target)
             address = settings.address or _address(settings.host, listener.port, secure=certificate is not None)
-            joined = _Joined(settings.data_dir / "coordinator.json", home, target, address, ready)
+            joined = _Joined(membership.Keeper(file, known), home, target, address, ready)
             await target.serve(address, certificate, secret, joined, stop or asyncio.Event())
         finally:
             await model.close()
@@ -163,13 +163,18 @@ class _Joined:
     """Called each time the coordinator has taken us in; remembers it, and tells whoever waits for the first time."""
 
     def __init__(
-        self, path: Path, home: Home, target: Target, address: str, ready: Callable[[str], None] | None
+        self,
+        keeper: membership.Keeper,
+        home: Home,
+        target: Target,
+        address: str,
+        ready: Callable[[str], None] | None,
     ) -> None:
-        self._path, self._home, self._target, self._address, self._ready = path, home, target, address, ready
+        self._keeper, self._home, self._target, self._address, self._ready = keeper, home, target, address, ready
 
     def __call__(self, pool: str) -> None:
         home = self._home.membership
-        membership.store(self._path, home)
+        self._keeper.keep(home)
         self._target.follow(home.coordinator)
         log.info("joined a coordinator", coordinator=home.url, pool=pool, address=self._address)
         ready, self._ready = self._ready, None

@@ -80,7 +80,7 @@ class Target:
         self._control: Control | None = None
         self._outbox = Outbox()
         self._recruiter = Recruiter(settings.drafters)
-        self._receipts = ReceiptBox(self._outbox.say, new_id)
+        self._receipts = ReceiptBox(self._outbox.say, new_id, clock)
         knowledge = Knowledge()
         self.engine = Engine(model, settings.slots, knowledge, local)
         self.pool: DrafterPool | None = None
@@ -176,10 +176,11 @@ class Target:
             await asyncio.gather(controlling, stopping, return_exceptions=True)
 
     async def _drain(self, control: Control) -> None:
-        """Take nothing new; give what is under way a moment to finish."""
+        """Take nothing new; give what is under way a moment to finish. What drafters did for the rest is said too."""
         log.info("leaving", requests=self.desk.active, seconds_at_most=DRAIN_SECONDS)
         control.drain("the target stops")
         await self.desk.idle(DRAIN_SECONDS)
+        await self.desk.cancel_all(FLUSH_SECONDS)
         await self._outbox.flushed(FLUSH_SECONDS)
 
     def follow(self, coordinator: bytes) -> None:

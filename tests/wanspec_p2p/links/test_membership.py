@@ -7,10 +7,11 @@ import stat
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from wanspec_p2p.errors import ConfigError, JoinTokenError
 from wanspec_p2p.links import membership
-from wanspec_p2p.links.membership import Introduction, Membership, coordinator_of
+from wanspec_p2p.links.membership import Introduction, Keeper, Membership, coordinator_of
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.security.join_tokens import JoinToken
 from wanspec_p2p.types import Role
@@ -31,6 +32,10 @@ def token(**changes: object) -> str:
         "expires": int(NOW) + 60,
     }
     return JoinToken(**(fields | changes)).encode()  # type: ignore[arg-type]  # whatever a test gives
+
+
+def full_disk(descriptor: int) -> None:
+    raise OSError(28, "No space left on device")
 
 
 # The file -------------------------------------------------------------------------------------------------------------
@@ -82,15 +87,41 @@ def test_storing_again_replaces_the_whole_file_and_leaves_no_other(tmp_path: Pat
 def test_a_crash_while_storing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "coordinator.json"
     membership.store(path, HOME)
-
-    def crash(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", crash)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(ConfigError, match="cannot be written: No space left on device"):
         membership.store(path, Membership("ws://127.0.0.1:1", COORDINATOR.public_key, None))
     assert membership.load(path) == HOME
     assert [entry.name for entry in tmp_path.iterdir()] == ["coordinator.json"]
+
+
+def test_a_running_peer_writes_what_has_changed_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "coordinator.json"
+    keeper = Keeper(path, None)
+    keeper.keep(HOME)
+    assert membership.load(path) == HOME
+    moved = Membership("wss://elsewhere.example:443", COORDINATOR.public_key, "c" * 64)
+    with monkeypatch.context() as full, capture_logs() as logs:
+        full.setattr(os, "fsync", full_disk)
+        keeper.keep(HOME)
+        Keeper(path, HOME).keep(HOME)
+        assert logs == [], "there was nothing to write"
+        keeper.keep(moved)
+        assert [line["log_level"] for line in logs] == ["error"]
+        assert "No space left on device" in logs[0]["reason"]
+        assert membership.load(path) == HOME
+    keeper.keep(moved)
+    assert membership.load(path) == moved
+
+
+@pytest.mark.parametrize("known", [None, Membership("ws://127.0.0.1:1", COORDINATOR.public_key, None)])
+def test_a_peer_that_has_just_joined_and_cannot_remember_it_says_so(
+    known: Membership | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(ConfigError, match="No space left on device"):
+        Keeper(tmp_path / "coordinator.json", known).keep(HOME)
 
 
 @pytest.mark.parametrize(

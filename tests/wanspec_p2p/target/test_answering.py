@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from tests.support.desk_bench import NODE, Bench
-from tests.support.scripted_models import ScriptedModel
+from tests.support.scripted_models import ByteTokenizer, ScriptedModel
 from tests.support.target_kit import request, target_alone
 from tests.support.virtual_time import in_virtual_time
 from wanspec_p2p.errors import EngineError
@@ -116,6 +116,33 @@ async def test_a_queue_that_is_full_says_so() -> None:
         assert (await bench.said.finished(f"r{number}")).usage.completion_tokens == 12
     await asyncio.sleep(0)
     bench.nothing_is_left()
+
+
+@in_virtual_time
+async def test_a_full_queue_is_seen_before_the_prompt_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(slots=1, queue=0)
+    bench.gate.clear()
+    bench.desk.generate(request("r1"))
+    await asyncio.sleep(0)
+    read: list[str] = []
+    monkeypatch.setattr(ByteTokenizer, "encode", lambda self, text: read.append(text))
+    bench.desk.generate(request("r2", prompt="hello"))
+    assert (await bench.said.failed("r2")).code == "overloaded"
+    assert read == []
+    bench.gate.set()
+    await bench.said.finished("r1")
+
+
+@in_virtual_time
+async def test_an_answer_that_is_over_needs_no_room() -> None:
+    bench = Bench(slots=1, queue=0)
+    bench.gate.clear()
+    bench.desk.generate(request("r1"))
+    await asyncio.sleep(0)
+    bench.desk.generate(request("r2", committed=tuple(range(12))))
+    assert (await bench.said.finished("r2")).usage.completion_tokens == 12
+    bench.gate.set()
+    await bench.said.finished("r1")
 
 
 @in_virtual_time

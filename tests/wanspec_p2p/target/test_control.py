@@ -24,6 +24,7 @@ from wanspec_p2p.protocol.target_to_coordinator import (
 )
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.target import control
+from wanspec_p2p.target.receipts import AGAIN_SECONDS
 from wanspec_p2p.target.recruiting import ASK_AGAIN_SECONDS
 from wanspec_p2p.target.requests import KEPT_SECONDS
 from wanspec_p2p.types import Sampling
@@ -404,6 +405,23 @@ async def test_receipts_are_sent_until_they_are_stored_and_then_no_more() -> Non
         await link.close()
         link, _ = await bench.coordinator.taken_in()
         for _ in range(2):
+            assert not isinstance(await link.receive(), Receipts)
+
+
+@in_virtual_time
+async def test_receipts_a_coordinator_could_not_store_are_sent_again_on_the_same_link() -> None:
+    async with running_target(drafters=1) as bench:
+        bench.model.before_forward = lambda batch: asyncio.sleep(1)
+        link, _ = await bench.coordinator.taken_in()
+        node = await bench.node()
+        await link.send(request())
+        await node.draft(await node.opened(), target_alone(bench.model, (1, 2, 3), 4, Sampling()))
+        batch = await bench.coordinator.heard(link, Receipts)
+        said = bench.clock.monotonic()
+        assert await bench.coordinator.heard(link, Receipts) == batch
+        assert AGAIN_SECONDS <= bench.clock.monotonic() - said <= AGAIN_SECONDS + 5
+        await link.send(ReceiptsStored(batch=batch.batch))
+        while bench.clock.monotonic() - said < 4 * AGAIN_SECONDS:
             assert not isinstance(await link.receive(), Receipts)
 
 

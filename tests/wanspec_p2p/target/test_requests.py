@@ -56,6 +56,22 @@ async def test_all_are_cancelled_at_once_and_waited_for() -> None:
 
 
 @in_virtual_time
+async def test_what_is_cancelled_need_not_be_waited_for() -> None:
+    bench = Bench(slots=2)
+    bench.gate.clear()
+    bench.desk.generate(request("unheard"))
+    bench.desk.unhear()
+    bench.desk.generate(request("heard", ids=(4,)))
+    await asyncio.sleep(0.5)
+    await bench.desk.cancel_all(1)
+    assert (bench.desk.active, bench.desk.unheard) == (1, 1), "a pass cannot be interrupted"
+    bench.gate.set()
+    await bench.desk.cancel_all()
+    bench.nothing_is_left()
+    assert bench.desk.unheard == 0
+
+
+@in_virtual_time
 async def test_idle_does_not_wait_for_ever() -> None:
     bench = Bench()
     await bench.desk.idle(5)

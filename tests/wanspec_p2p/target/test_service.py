@@ -198,6 +198,28 @@ async def test_it_says_that_it_starts_and_that_its_model_is_there_before_anybody
     assert joined["event"] == "joined a coordinator"
 
 
+async def test_a_full_disk_does_not_end_a_target_that_finds_its_coordinator_again(
+    coordinator: Coordinator, model: ScriptedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = TargetSettings(data_dir=tmp_path / "data", cache_dir=tmp_path, join=coordinator.token())
+    written: list[membership.Membership] = []
+    store = membership.store
+
+    def stored(path: Path, home: membership.Membership) -> None:
+        if written:
+            raise ConfigError(f"{path} cannot be written: No space left on device")
+        written.append(home)
+        store(path, home)
+
+    monkeypatch.setattr(membership, "store", stored)
+    async with running(settings):
+        for _ in range(3):
+            link, _ = await coordinator.registered.get()
+            await link.close()
+        await coordinator.registered.get()
+    assert len(written) == 1
+
+
 async def test_what_was_said_in_joining_holds_until_something_else_is_said(
     coordinator: Coordinator, model: ScriptedModel, tmp_path: Path
 ) -> None:

@@ -7,18 +7,18 @@ import pytest
 
 from tests.support.scripted_models import ByteTokenizer, ScriptedModel
 from tests.support.target_benches import running_target
-from tests.support.target_kit import NOWHERE, request
+from tests.support.target_kit import NOWHERE, request, target_alone
 from tests.support.virtual_time import LoopClock, in_virtual_time
 from wanspec_p2p.errors import CloseCode, ConfigError, PeerRefused, Unreachable
 from wanspec_p2p.links.memory import memory_transports
 from wanspec_p2p.links.peer import connect
 from wanspec_p2p.protocol.codec import AT_NODE_FROM_TARGET
 from wanspec_p2p.protocol.common_messages import LeaseRevoked
-from wanspec_p2p.protocol.target_to_coordinator import Finished, TargetDrain, TargetHeartbeat, Tokens
+from wanspec_p2p.protocol.target_to_coordinator import Finished, Receipts, TargetDrain, TargetHeartbeat, Tokens
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.target.settings import TargetSettings
 from wanspec_p2p.target.wiring import Target
-from wanspec_p2p.types import Role
+from wanspec_p2p.types import Role, Sampling
 
 
 @pytest.mark.parametrize("settings", [{"network": False}, {"drafters": 0}])
@@ -107,6 +107,21 @@ async def test_what_takes_too_long_is_not_waited_for() -> None:
         begun = bench.clock.monotonic()
         await bench.ended()
         assert bench.clock.monotonic() - begun < 8
+
+
+@in_virtual_time
+async def test_what_drafters_did_for_an_answer_that_is_broken_off_is_said_before_it_goes() -> None:
+    async with running_target(drafters=1) as bench:
+        bench.model.before_forward = lambda batch: asyncio.sleep(0.5)
+        link, _ = await bench.coordinator.taken_in()
+        node = await bench.node()
+        await link.send(request(max_tokens=1000))
+        await node.draft(await node.opened(), target_alone(bench.model, (1, 2, 3), 4, Sampling()))
+        await bench.coordinator.heard(link, Tokens)
+        bench.stop.set()
+        [receipt] = (await bench.coordinator.heard(link, Receipts)).receipts
+        assert (receipt.node, receipt.drafted) == (node.identity.peer_id, 4)
+        await bench.ended()
 
 
 @in_virtual_time
