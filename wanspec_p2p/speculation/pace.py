@@ -180,6 +180,9 @@ class Knowledge:
         """Whether a node has drafted for long, and for nothing."""
         return self._of(peer).contribution.fruitless(at)
 
+    def forget(self, peer: PeerId) -> None:
+        self._peers.pop(peer, None)
+
     def _of(self, peer: PeerId) -> _Known:
         known = self._peers.get(peer)
         if known is None:

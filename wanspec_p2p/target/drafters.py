@@ -33,6 +33,7 @@ PATIENCE_PASSES = 3.0
 USUAL_PASS_SECONDS, USUAL_RTT = 0.03, 0.05
 """Before any was measured."""
 HOPE = 1.5
+"""Times what is usual that a node is expected to bring which was not seen, were it next door."""
 LEAST_EXPECTED = 2.0**-64
 EXCHANGE_ROUNDS = 8
 """So often a session looks whether a node that is free would bring more than one that drafts for it."""
@@ -202,6 +203,7 @@ class DrafterPool:
         if (link := self._links.get(instruction.drafter)) is not None:
             link.verdict(runner, instruction)
             if runner.session.knowledge.fruitless(link.node, self._clock.monotonic()):
+                runner.session.knowledge.forget(link.node)  # should it come again, it has another chance
                 self._dismiss(link)
             elif self._hedge and link.silence(runner) > link.gaps.usual + self._lead.usual:
                 self._open_beside(link, runner)

@@ -453,6 +453,9 @@ async def test_a_node_that_drafted_for_nothing_is_let_go_and_not_asked_for_until
         assert bench.pool.unwanted == []
         await bench.node(node.identity)
         assert bench.pool.attached == [useless]
+        bench.session("another", count=100, knowledge=knowledge)
+        await settled()
+        assert bench.pool.attached == [useless], "it has another chance"
         await bench.finish()
 
 
