@@ -144,8 +144,11 @@ def _first_tokens(own: Iterable[Measurement], longest: float | None) -> list[flo
 
 def _jitter(by_hour: Iterable[Sequence[Measurement]]) -> float | None:
     """Of whole answers: a time-out is no matter of jitter."""
-    whole = [[m.first_token for m in hour if m.failure is None and m.first_token is not None] for hour in by_hour]
-    strays = [abs(time - float(np.median(hour))) for hour in whole for time in hour]
+    strays: list[float] = []
+    for hour in by_hour:
+        whole = [m.first_token for m in hour if m.failure is None and m.first_token is not None]
+        median = _median(whole)
+        strays += [abs(time - median) for time in whole if median is not None]
     return float(np.mean(strays)) if strays else None
 
 
