@@ -55,6 +55,7 @@ class Member:
             network.clock,
             dial=self._dial,
             rng=random.Random(number),
+            new_id=names(f"target {number}"),
         )
         self.serving = asyncio.create_task(
             self.target.serve("ws://127.0.0.1:1/wanspec/draft", None, "secret", lambda pool: None, asyncio.Event())

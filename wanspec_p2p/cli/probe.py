@@ -168,6 +168,8 @@ def _show_map(found: LoadMap) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from wanspec_p2p.simulation.load_map import failing
+
     if found.synthetic:
         say("These delays are synthetic: made up, not observed.")
     table = Table(box=None, pad_edge=False)
@@ -184,6 +186,9 @@ def _show_map(found: LoadMap) -> None:
             _busiest(region),
         )
     console().print(table)
+    for region in found.regions:
+        if failed := failing(region):
+            say(printable(f"{region.name}: {failed}"))
 
 
 def _milliseconds(found: Percentiles | None) -> str:

@@ -18,7 +18,7 @@ import msgspec
 
 from wanspec_p2p import __version__
 from wanspec_p2p.client.probe_plan import ProbedEndpoint, ProbePlan
-from wanspec_p2p.client.series import Measurement
+from wanspec_p2p.client.series import TIMEOUT, Measurement
 from wanspec_p2p.clock import Clock
 from wanspec_p2p.errors import ConfigError, WanspecError
 
@@ -55,7 +55,8 @@ class _Chunk(msgspec.Struct):
 class _Answer:
     """Reads one stream; times are the reader's, in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, asked: float) -> None:
+        self.asked = asked
         self.first: float | None = None
         self.last = 0.0
         self.pieces = self.events = self.counted = 0
@@ -84,7 +85,7 @@ class _Answer:
                 self.last = now
                 self.pieces += 1
 
-    def measured(self, endpoint: str, at: float, asked: float, most: int) -> Measurement:
+    def measured(self, endpoint: str, at: float, most: int) -> Measurement:
         if self.first is None:
             raise Failure("no token")
         if not self.finished:
@@ -92,21 +93,27 @@ class _Answer:
         # Several tokens may come in one piece; who counts them for us is believed as far as it can be true.
         tokens = self.counted if self.pieces <= self.counted <= most else self.pieces
         per_token = (self.last - self.first) / (tokens - 1) if self.pieces > 1 else None
-        return Measurement(endpoint, at, self.first - asked, per_token, tokens)
+        return Measurement(endpoint, at, self.first - self.asked, per_token, tokens)
+
+    def given_up(self, endpoint: str, at: float, limit: float) -> Measurement:
+        """The first token took its time, even if the rest did not come; or at least as long as it had."""
+        first = limit if self.first is None else self.first - self.asked
+        return Measurement(endpoint, at, first, failure=TIMEOUT)
 
 
 async def measure(
     http: httpx2.AsyncClient, endpoint: ProbedEndpoint, plan: ProbePlan, *, clock: Clock, prompt: str
 ) -> Measurement:
     """Ask for one answer. Whatever the endpoint does, this returns within the plan's time, with a failure in words."""
-    at = clock.wall()
+    at, answer = clock.wall(), _Answer(clock.monotonic())
     try:
         async with asyncio.timeout(plan.timeout):
-            return await _ask(http, endpoint, plan, clock, prompt, at)
+            await _ask(http, endpoint, plan, clock, prompt, answer)
+        return answer.measured(endpoint.name, at, plan.max_tokens)
     except Failure as failure:
         return Measurement(endpoint.name, at, failure=str(failure))
     except (TimeoutError, httpx2.TimeoutException):
-        return Measurement(endpoint.name, at, failure="timeout")
+        return answer.given_up(endpoint.name, at, plan.timeout)
     except (httpx2.ConnectError, httpx2.ProxyError, OSError):
         return Measurement(endpoint.name, at, failure="unreachable")
     except (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL):
@@ -114,8 +121,8 @@ async def measure(
 
 
 async def _ask(
-    http: httpx2.AsyncClient, endpoint: ProbedEndpoint, plan: ProbePlan, clock: Clock, prompt: str, at: float
-) -> Measurement:
+    http: httpx2.AsyncClient, endpoint: ProbedEndpoint, plan: ProbePlan, clock: Clock, prompt: str, answer: _Answer
+) -> None:
     body = {
         "model": endpoint.model,
         "messages": [{"role": "user", "content": prompt}],
@@ -123,7 +130,6 @@ async def _ask(
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    answer, asked = _Answer(), clock.monotonic()
     limit = EVENTS_PER_TOKEN * plan.max_tokens + 16
     async with http.stream("POST", f"{endpoint.base_url.rstrip('/')}/chat/completions", json=body) as response:
         if response.status_code != 200:
@@ -132,7 +138,6 @@ async def _ask(
             raise Failure("not a stream")
         async for event in httpx2.EventSource(response):
             answer.feed(event.data, clock.monotonic(), limit)
-    return answer.measured(endpoint.name, at, asked, plan.max_tokens)
 
 
 async def probe(

@@ -20,7 +20,7 @@ from wanspec_p2p.errors import ConfigError
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["Measurement", "Series"]
+__all__ = ["TIMEOUT", "Measurement", "Series"]
 
 APPLICATION = 0x57535042
 """SQLite's application_id of our files ("WSPB")."""
@@ -37,13 +37,18 @@ CREATE INDEX measurements_at ON measurements (at);
 """
 
 
+TIMEOUT = "timeout"
+"""The failure of an answer that took longer than it had."""
+
+
 @dataclass(frozen=True, slots=True)
 class Measurement:
     """One answer of one endpoint, or why there was none.
 
     Attributes:
         at: when it was asked for, in seconds since the Unix epoch.
-        first_token: seconds from then to the first token, opening the connection included.
+        first_token: seconds from then to the first token, opening the connection included; where none came in time
+            (TIMEOUT), those it had. Older series say nothing there.
         per_token: seconds from each token to the next, in the mean; None where there were no two.
         failure: a word or two, never the endpoint's own; None where the answer was whole.
     """

@@ -1,13 +1,30 @@
 """Keeps simulated code away from the world: our own code that asks a real clock, or anybody who starts a thread, a
-socket or a process, learns at once that this run would not be the same twice.
+socket or a process or asks the system for chance, learns at once that this run would not be the same twice.
 
 Clocks are refused to our packages alone: asyncio, structlog and other libraries may look at one for reasons of their
-own. `wanspec_p2p.clock` is the only module of ours that may import `time`, so patching the module's functions reaches
-every caller; `datetime.now` cannot be patched, and nothing the simulator runs calls it.
+own. Of what the simulator runs only `wanspec_p2p.clock` imports `time`, so patching the module's functions reaches
+every caller. `uuid` and all of `secrets` draw from what is refused here. Two may ask the system for chance all the
+same, by functions that they had by name before the run: numpy, even for a generator that is told its key, of which it
+uses nothing; and `links.peer` for a listener's nonce, which changes frames and nothing that anybody decides.
+
+Not refused, because it cannot be patched or is not called by name:
+
+- `datetime.now` and its like, `time.gmtime` and its like without a time;
+- `random.Random()` without a seed and the functions of the module `random`, which C seeds; `SystemRandom.randbytes`,
+  which those nonces come from;
+- chance and threads that libraries in C take for themselves: keys that `cryptography` makes, pools of numpy;
+- functions that anybody else had by name before the run (`from os import urandom`), types of C (`_socket.socket`);
+- files, the environment, names of hosts, signals, and waiting for a lock or with `select`.
+
+Nothing that the simulator runs is known to do any of it, but that recordings may be read.
 """
 
 from __future__ import annotations
 
+import _thread
+import os
+import random
+import secrets
 import socket
 import subprocess
 import sys
@@ -17,11 +34,25 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy.random  # noqa: F401  # takes its `randbits` when it is imported, which must be before there are stand-ins
+
 __all__ = ["guarded"]
 
 OURS = frozenset({"wanspec_p2p", "node", "coordinator"})
-_CLOCKS = ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "sleep")
-_DOORS = ((threading.Thread, "start"), (socket.socket, "__init__"), (subprocess.Popen, "__init__"))
+_CLOCKS = (
+    *("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "sleep"),
+    *("clock_gettime", "clock_gettime_ns", "process_time", "process_time_ns", "thread_time", "thread_time_ns"),
+)
+_DOORS: tuple[tuple[Any, str], ...] = (
+    *((threading.Thread, "start"), (socket.socket, "__init__"), (subprocess.Popen, "__init__")),
+    *((_thread, name) for name in ("start_new_thread", "start_new", "start_joinable_thread")),
+    *((os, name) for name in ("fork", "forkpty", "system", "posix_spawn", "posix_spawnp", "execv", "execve")),
+    *((os, name) for name in ("urandom", "getrandom")),
+    *((random.SystemRandom, name) for name in ("random", "getrandbits")),
+    *((secrets, name) for name in ("randbits", "token_bytes")),
+)
+"""Not every system and version has them all. `os.spawnv`, `os.execl` and their like go through these, and so do
+`secrets.choice`, `token_hex` and theirs."""
 
 Fault = Callable[[str], Exception]
 """What was done, to the exception that says why it must not be."""
@@ -30,17 +61,25 @@ Fault = Callable[[str], Exception]
 @contextmanager
 def guarded(fault: Fault) -> Iterator[None]:
     """While the body runs, this thread cannot leave virtual time; other threads go on as they were."""
-    owner = threading.get_ident()
+    owner: int | None = threading.get_ident()
 
     def refuse(name: str) -> None:
         if threading.get_ident() == owner:
             raise fault(name)
 
+    def release() -> None:
+        """A module that was imported meanwhile may have a stand-in by name, and keep it."""
+        nonlocal owner
+        owner = None
+
     with ExitStack() as undo:
+        undo.callback(release)
         for name in _CLOCKS:
-            _replace(undo, time, name, _clock(name, getattr(time, name), refuse))
+            if hasattr(time, name):
+                _replace(undo, time, name, _clock(name, getattr(time, name), refuse))
         for place, name in _DOORS:
-            _replace(undo, place, name, _door(f"{place.__name__}.{name}", getattr(place, name), refuse))
+            if hasattr(place, name):
+                _replace(undo, place, name, _door(f"{place.__name__}.{name}", getattr(place, name), refuse))
         yield
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
-from wanspec_p2p.simulation.load_map import LoadMap, Percentiles
+from wanspec_p2p.simulation.load_map import LoadMap, Percentiles, Region
 from wanspec_p2p.simulation.pictures import pictures
 from wanspec_p2p.words import counted
 
@@ -21,12 +22,15 @@ def draw(found: LoadMap) -> dict[str, bytes]:
             1, 3, figsize=(14, 1.8 + 0.45 * len(names)), width_ratios=(3, 1, 1), layout="constrained", sharey=True
         )
         cells = [
-            [math.nan if hour.first_token is None else hour.first_token * 1e3 for hour in region.hours]
+            [
+                math.nan if hour.first_token is None or hour.mostly_failed else hour.first_token * 1e3
+                for hour in region.hours
+            ]
             for region in found.regions
         ]
         image = axes[0].imshow(cells, aspect="auto", cmap="viridis", interpolation="nearest")
         figure.colorbar(image, ax=axes[0], label="median time to first token (ms)")
-        axes[0].set(title="by hour of the day", xlabel="hour (UTC)", xticks=range(0, 24, 2))
+        axes[0].set(title="by hour of the day", xlabel=_hours(axes[0], found.regions), xticks=range(0, 24, 2))
         axes[0].set_yticks(range(len(names)), names)
         _bars(axes[1], [region.first_token for region in found.regions], "time to first token")
         _bars(axes[2], [region.per_token for region in found.regions], "time per output token")
@@ -35,6 +39,18 @@ def draw(found: LoadMap) -> dict[str, bytes]:
         return figure
 
     return pictures(plot)
+
+
+def _hours(axes: Any, regions: Sequence[Region]) -> str:
+    """Hatch the hours in which most measurements failed, and say how many; returns what the axis is called."""
+    failed = [(row, hour) for row, region in enumerate(regions) for hour in region.hours if hour.mostly_failed]
+    for row, hour in failed:
+        corners = [hour.hour + at for at in (-0.5, 0.5)], row - 0.5, row + 0.5
+        axes.fill_between(*corners, facecolor="none", edgecolor="grey", hatch="////", linewidth=0)
+        text = f"{hour.failures / hour.measurements * 100:.0f}"
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        axes.text(hour.hour, row, text, ha="center", va="center", fontsize=6, bbox=box)
+    return "hour (UTC); hatched: at least half failed, percent" if failed else "hour (UTC)"
 
 
 def _bars(axes: Any, rows: list[Percentiles | None], title: str) -> None:

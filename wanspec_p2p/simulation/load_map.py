@@ -11,10 +11,13 @@ import msgspec
 import numpy as np
 
 from wanspec_p2p.client.probe_plan import ProbedEndpoint
-from wanspec_p2p.client.series import Measurement
+from wanspec_p2p.client.series import TIMEOUT, Measurement
 from wanspec_p2p.errors import ConfigError
 
-__all__ = ["Hour", "LoadMap", "Percentiles", "Region", "load_map", "scenario"]
+__all__ = ["Hour", "LoadMap", "Percentiles", "Region", "failing", "load_map", "scenario"]
+
+MOSTLY = 0.5
+"""An hour in which such a share of all measurements failed has no load."""
 
 
 class Percentiles(msgspec.Struct, frozen=True):
@@ -28,20 +31,24 @@ class Percentiles(msgspec.Struct, frozen=True):
 class Hour(msgspec.Struct, frozen=True):
     """One hour of the day (UTC), over all days of the series.
 
-    `load` is the median time to the first token against the region's over all hours: 1 is usual. It and `first_token`
-    are None where no answer was whole.
+    `load` is the median time to the first token against the region's over all hours: 1 is usual. Answers that timed out
+    are in both medians with the time they had; other failures take none. None where nothing took time, and `load` also
+    where at least half of all measurements failed: the few that were served say little of the others.
     """
 
     hour: int
     measurements: int
     failures: int
+    mostly_failed: bool
     first_token: float | None  # median, seconds
     load: float | None
 
 
 class Region(msgspec.Struct, frozen=True):
-    """`jitter`: mean distance of the time to the first token from the median of its hour of the day, in seconds: what
-    `load` does not explain.
+    """`first_token` counts answers that timed out with the time they had, the others have whole ones alone.
+
+    `jitter`: mean distance of the time to the first token from the median of its hour of the day, in seconds: what
+    `load` does not explain. None where no answer was whole.
     """
 
     name: str
@@ -64,8 +71,11 @@ class LoadMap(msgspec.Struct, frozen=True):
 def load_map(
     endpoints: Sequence[ProbedEndpoint], measurements: Iterable[Measurement], *, synthetic: bool = False
 ) -> LoadMap:
-    """Args:
-    synthetic: the delays were made up, whatever the endpoints say of themselves.
+    """An answer that timed out took as long as it had; in older series, which do not say, as long as the slowest first
+    token in them.
+
+    Args:
+        synthetic: the delays were made up, whatever the endpoints say of themselves.
 
     Raises:
         ConfigError: there is no measurement.
@@ -78,12 +88,14 @@ def load_map(
         times.append(measurement.at)
     if not times:
         raise ConfigError("the series holds no measurement yet")
+    longest = max((m.first_token for own in found.values() for m in own if m.first_token is not None), default=None)
     return LoadMap(
         synthetic=synthetic or any(endpoint.synthetic for endpoint in endpoints),
         begun=_moment(min(times)),
         ended=_moment(max(times)),
         regions=tuple(
-            _region(name, tuple(e.name for e in endpoints if e.region == name), own) for name, own in found.items()
+            _region(name, tuple(e.name for e in endpoints if e.region == name), own, longest)
+            for name, own in found.items()
         ),
     )
 
@@ -92,19 +104,12 @@ def _moment(at: float) -> str:
     return datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="seconds")
 
 
-def _region(name: str, endpoints: tuple[str, ...], own: Sequence[Measurement]) -> Region:
-    first = [m.first_token for m in own if m.first_token is not None]
+def _region(name: str, endpoints: tuple[str, ...], own: Sequence[Measurement], longest: float | None) -> Region:
     by_hour: list[list[Measurement]] = [[] for _ in range(24)]
     for measurement in own:
         by_hour[datetime.datetime.fromtimestamp(measurement.at, datetime.UTC).hour].append(measurement)
-    medians = [_median([m.first_token for m in hour if m.first_token is not None]) for hour in by_hour]
+    first = _first_tokens(own, longest)
     usual = _median(first)
-    strays = [
-        abs(m.first_token - median)
-        for hour, median in zip(by_hour, medians, strict=True)
-        for m in hour
-        if m.first_token is not None and median is not None
-    ]
     return Region(
         name=name,
         endpoints=endpoints,
@@ -112,18 +117,39 @@ def _region(name: str, endpoints: tuple[str, ...], own: Sequence[Measurement]) -
         failures=dict(sorted(Counter(m.failure for m in own if m.failure is not None).items())),
         first_token=_percentiles(first),
         per_token=_percentiles([m.per_token for m in own if m.per_token is not None]),
-        jitter=float(np.mean(strays)) if strays else None,
-        hours=tuple(
-            Hour(
-                hour=number,
-                measurements=len(hour),
-                failures=sum(m.failure is not None for m in hour),
-                first_token=median,
-                load=median / usual if median is not None and usual else None,
-            )
-            for number, (hour, median) in enumerate(zip(by_hour, medians, strict=True))
-        ),
+        jitter=_jitter(by_hour),
+        hours=tuple(_hour(number, hour, usual, longest) for number, hour in enumerate(by_hour)),
     )
+
+
+def _hour(number: int, own: Sequence[Measurement], usual: float | None, longest: float | None) -> Hour:
+    failures = sum(m.failure is not None for m in own)
+    mostly_failed = bool(own) and failures >= MOSTLY * len(own)
+    median = _median(_first_tokens(own, longest))
+    return Hour(
+        hour=number,
+        measurements=len(own),
+        failures=failures,
+        mostly_failed=mostly_failed,
+        first_token=median,
+        load=median / usual if median is not None and usual and not mostly_failed else None,
+    )
+
+
+def _first_tokens(own: Iterable[Measurement], longest: float | None) -> list[float]:
+    """Of all that took time: whole answers, and those that timed out."""
+    times = (longest if m.first_token is None and m.failure == TIMEOUT else m.first_token for m in own)
+    return [time for time in times if time is not None]
+
+
+def _jitter(by_hour: Iterable[Sequence[Measurement]]) -> float | None:
+    """Of whole answers: a time-out is no matter of jitter."""
+    strays: list[float] = []
+    for hour in by_hour:
+        whole = [m.first_token for m in hour if m.failure is None and m.first_token is not None]
+        median = _median(whole)
+        strays += [abs(time - median) for time in whole if median is not None]
+    return float(np.mean(strays)) if strays else None
 
 
 def _median(values: Sequence[float]) -> float | None:
@@ -134,19 +160,30 @@ def _percentiles(values: Sequence[float]) -> Percentiles | None:
     return Percentiles(*(float(p) for p in np.percentile(values, (50, 90, 99)))) if values else None
 
 
+def failing(region: Region) -> str:
+    """At which hours at least half of the measurements failed, in words; empty if there are none."""
+    failed = [hour for hour in region.hours if hour.mostly_failed]
+    if not failed:
+        return ""
+    if len(failed) > 1 and len(failed) == sum(hour.measurements > 0 for hour in region.hours):
+        return "at least half of the measurements failed in every hour"
+    hours = ", ".join(f"{hour.hour:02d}:00 ({hour.failures / hour.measurements * 100:.0f} %)" for hour in failed)
+    return f"at least half of the measurements failed at {hours}"
+
+
 def scenario(found: LoadMap) -> str | None:
     """TOML that `wanspec sim run` plays: for each region its delay and jitter in milliseconds and its load by hour.
 
-    A region without one whole answer is left out, and None is what remains without any; an hour nobody measured has the
-    usual load, 1.
+    A region without one whole answer is left out, and None is what remains without any; an hour nobody measured, or in
+    which most measurements failed, has the usual load, 1.
     """
-    if all(region.first_token is None for region in found.regions):
+    if all(region.jitter is None for region in found.regions):
         return None
     lines = [
         "# Delays as `wanspec probe` observed them: see docs/how-to/measure-load.md. `wanspec sim run` replays them,",
         "# each as the round trip to the nodes of its region; what else it may say is in docs/reference/cli.md.",
         "# delay_ms: median time to the first token. load: for each hour of the day (UTC), its median against that;",
-        "# 1 where nobody measured. jitter_ms: mean distance from the median of the hour.",
+        "# 1 where nobody measured, or at least half failed. jitter_ms: mean distance from the median of the hour.",
         "",
         "[observed]",
         f"synthetic = {str(found.synthetic).lower()}",
@@ -157,10 +194,12 @@ def scenario(found: LoadMap) -> str | None:
         if region.first_token is None or region.jitter is None:
             continue
         load = ", ".join(f"{1.0 if hour.load is None else hour.load:.3f}" for hour in region.hours)
+        failed = failing(region)
         lines += [
             "",
             "[[region]]",
             f"name = {json.dumps(region.name, ensure_ascii=False)}",
+            *([f"# {failed}"] if failed else []),
             "nodes = 1",
             f"delay_ms = {region.first_token.p50 * 1e3:.3f}",
             f"jitter_ms = {region.jitter * 1e3:.3f}",

@@ -3,6 +3,8 @@
 A cell is one distance: round trip, drafters and jitter. All times may be stretched alike, so that what our own code and
 a busy machine take weighs less; figures are told as if they had not been. In virtual time code takes none: so the
 simulator is told how long it took in the testbed, one figure for targets and one for nodes, and plays without it too.
+The target's is what its passes leave of its time in these cells, so that time per pass agrees by construction, in the
+mean; rounds and passes a token are what the simulator predicts.
 """
 
 from __future__ import annotations

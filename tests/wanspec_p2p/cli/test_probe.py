@@ -77,6 +77,13 @@ def test_a_run_measures_and_a_report_draws_it(run: Run, tmp_path: Path) -> None:
         assert KEY.encode() not in file.read_bytes()
 
 
+def test_a_report_names_the_hours_of_which_most_failed(run: Run, series: Path) -> None:
+    code, said, _ = run("probe", "report", str(series))
+    assert code == 0
+    (line,) = [line for line in said.splitlines() if line.startswith("west: ")]
+    assert line.startswith("west: at least half of the measurements failed at ") and line.endswith(":00 (50 %)")
+
+
 @pytest.mark.parametrize("how", [(), ("--json",)])
 def test_a_series_without_a_whole_answer_becomes_no_scenario(run: Run, tmp_path: Path, how: tuple[str, ...]) -> None:
     file = tmp_path / "load.sqlite3"

@@ -111,7 +111,25 @@ async def test_an_answer_that_never_comes_is_given_up() -> None:
     plan = msgspec.structs.replace(PLAN, timeout=0.01)
     async with httpx2.AsyncClient(transport=httpx2.MockTransport(silent)) as http:
         found = await measure(http, ENDPOINT, plan, clock=ManualClock(), prompt="hello")
-    assert found.failure == "timeout"
+    assert found == Measurement("a", ManualClock().wall(), 0.01, failure="timeout")  # it took no less
+
+
+async def test_of_an_answer_that_is_given_up_the_first_token_came_when_it_came() -> None:
+    clock = ManualClock(1000.0)
+
+    class Stuck(httpx2.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            clock.advance(0.75)
+            yield event("a").encode()
+            await asyncio.Event().wait()
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, headers={"Content-Type": "text/event-stream"}, stream=Stuck())
+
+    plan = msgspec.structs.replace(PLAN, timeout=0.1)
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as http:
+        found = await measure(http, ENDPOINT, plan, clock=clock, prompt="hello")
+    assert found == Measurement("a", 1000.0, 0.75, failure="timeout")
 
 
 @dataclass

@@ -32,6 +32,15 @@ def test_made_up_delays_are_labelled_in_the_title() -> None:
         assert ("SYNTHETIC" in svg) is synthetic
 
 
+def test_hours_of_which_most_failed_are_hatched_and_say_how_many() -> None:
+    served = [Measurement("$west$", 1_800_057_600.0 + hour * 3600, 0.5, 0.02, 8) for hour in range(24)]
+    assert b"hatched" not in draw(load_map(ENDPOINTS, served))["svg"]
+    failed = [Measurement("$west$", 1_800_057_600.0, 60.0, failure="timeout")] * 2
+    drawn = draw(load_map(ENDPOINTS, [*served, *failed]))["svg"]
+    assert b"hatched: at least half failed" in drawn
+    assert b">67<" in drawn  # percent
+
+
 def test_regions_without_one_answer_are_drawn_empty() -> None:
     drawn = draw(load_map(ENDPOINTS, FOUND[2:]))
     assert b"dead" in drawn["svg"]

@@ -6,9 +6,9 @@ import tomllib
 import pytest
 
 from wanspec_p2p.client.probe_plan import ProbedEndpoint
-from wanspec_p2p.client.series import Measurement
+from wanspec_p2p.client.series import TIMEOUT, Measurement
 from wanspec_p2p.errors import ConfigError
-from wanspec_p2p.simulation.load_map import LoadMap, Percentiles, load_map, scenario
+from wanspec_p2p.simulation.load_map import LoadMap, Percentiles, failing, load_map, scenario
 
 MIDNIGHT = 1_800_057_600.0  # 2027-01-16T00:00:00Z
 WEST = [ProbedEndpoint(name, "west", "https://west.example/v1", "big") for name in ("w1", "w2")]
@@ -20,22 +20,22 @@ def at(hour: float, endpoint: str = "w1", first: float = 0.1, each: float | None
     return Measurement(endpoint, MIDNIGHT + hour * 3600, first, each, 8)
 
 
-def failed(hour: float, endpoint: str, kind: str) -> Measurement:
-    return Measurement(endpoint, MIDNIGHT + hour * 3600, failure=kind)
+def failed(hour: float, endpoint: str, kind: str, first: float | None = None) -> Measurement:
+    return Measurement(endpoint, MIDNIGHT + hour * 3600, first, failure=kind)
 
 
 @pytest.fixture
 def found() -> LoadMap:
     busy = [at(9.5, "w2", first) for first in (0.2, 0.3, 0.4)]
     next_day = at(24 + 9.1, "w1", 0.3, None)
-    quiet = [at(3.0, "w1", 0.1), at(3.9, "w2", 0.1), failed(3.1, "w1", "timeout")]
+    quiet = [at(3.0, "w1", 0.1), at(3.9, "w2", 0.1), failed(3.1, "w1", "http 503")]
     others = [at(23.99, "e", 0.05), failed(0.0, "d", "unreachable"), failed(1.0, "d", "http 503")]
     return load_map([*WEST, EAST, DEAD], [*busy, next_day, *quiet, *others])
 
 
 def test_a_region_has_its_endpoints_hours_and_failures(found: LoadMap) -> None:
     west, east, nowhere = found.regions
-    assert (west.name, west.endpoints, west.measurements, west.failures) == ("west", ("w1", "w2"), 7, {"timeout": 1})
+    assert (west.name, west.endpoints, west.measurements, west.failures) == ("west", ("w1", "w2"), 7, {"http 503": 1})
     assert (east.name, east.measurements) == ('the "far" east', 1)
     assert nowhere.failures == {"http 503": 1, "unreachable": 1}
     assert (nowhere.first_token, nowhere.per_token, nowhere.jitter) == (None, None, None)
@@ -82,8 +82,61 @@ def test_the_scenario_is_toml_with_what_was_observed(found: LoadMap) -> None:
     assert east["load"] == [1.0] * 24
 
 
-def test_without_one_whole_answer_there_is_no_scenario() -> None:
-    assert scenario(load_map([EAST], [failed(0.0, "e", "timeout")])) is None
+@pytest.mark.parametrize("first", [None, 60.0])
+def test_without_one_whole_answer_there_is_no_scenario(first: float | None) -> None:
+    found = load_map([EAST], [failed(0.0, "e", TIMEOUT, first)])
+    assert (found.regions[0].jitter, scenario(found)) == (None, None)
+
+
+def overloaded(limit: float | None) -> list[Measurement]:
+    """A day at 0.2 s, and an hour in which one of twelve is answered, quicker than ever."""
+    day = [at(hour + minute / 60, "e", 0.2) for hour in range(24) if hour != 20 for minute in range(0, 60, 5)]
+    return [*day, at(20.0, "e", 0.15), *(failed(20 + minute / 60, "e", TIMEOUT, limit) for minute in range(5, 60, 5))]
+
+
+def test_a_timeout_took_the_time_it_had() -> None:
+    (east,) = load_map([EAST], overloaded(60.0)).regions
+    assert east.first_token is not None and (east.first_token.p50, east.first_token.p99) == (0.2, 60.0)
+    assert east.hours[20].first_token == 60.0
+    assert east.jitter == 0.0  # nothing that came came at another time than its hour's
+
+
+def test_a_timeout_of_a_series_that_does_not_say_took_as_long_as_the_slowest() -> None:
+    slow = [at(1.0, "w1", 3.0)]
+    east = load_map([*WEST, EAST], [*overloaded(None), *slow]).regions[1]
+    assert east.first_token is not None and east.first_token.p99 == east.hours[20].first_token == 3.0
+
+
+def test_timeouts_slow_an_hour_that_is_served_for_the_most_part() -> None:
+    few = [at(5.0, "e", first) for first in (0.1, 0.2, 0.3)] + [failed(5.5, "e", TIMEOUT, 60.0)] * 2
+    five = load_map([EAST], few).regions[0].hours[5]
+    assert (five.first_token, five.load, five.mostly_failed) == (0.3, 1.0, False)
+
+
+@pytest.mark.parametrize("limit", [None, 60.0])
+def test_an_hour_of_which_most_failed_does_not_look_quiet(limit: float | None) -> None:
+    found = load_map([EAST], overloaded(limit))
+    (east,) = found.regions
+    twenty = east.hours[20]
+    assert (twenty.measurements, twenty.failures, twenty.mostly_failed, twenty.load) == (12, 11, True, None)
+    assert [hour.hour for hour in east.hours if hour.mostly_failed] == [20]
+    written = scenario(found)
+    assert tomllib.loads(written)["region"][0]["load"] == [1.0] * 24
+    assert "# at least half of the measurements failed at 20:00 (92 %)" in written
+
+
+@pytest.mark.parametrize(("refused", "mostly"), [(2, False), (3, True)])
+def test_refusals_take_no_time_but_half_of_them_are_most(refused: int, mostly: bool) -> None:
+    served = [at(4.0, "e", 0.1)] * 3 + [at(9.0, "e", 0.2)] * 5
+    four = load_map([EAST], [*served, *[failed(4.5, "e", "http 503")] * refused]).regions[0].hours[4]
+    assert (four.first_token, four.mostly_failed) == (0.1, mostly)
+    assert four.load == (None if mostly else pytest.approx(0.5))
+
+
+def test_hours_that_failed_are_told_in_words() -> None:
+    assert failing(load_map([EAST], [at(0.0, "e")]).regions[0]) == ""
+    nobody = load_map([EAST], [failed(hour, "e", "unreachable") for hour in (1.0, 2.0)])
+    assert failing(nobody.regions[0]) == "at least half of the measurements failed in every hour"
 
 
 def test_times_of_nothing_divide_nobody() -> None:
