@@ -62,7 +62,7 @@ def test_what_is_promised_of_each() -> None:
     assert ("lying", False, 1 / 0.97) in found and ("lying", True, 1.02) in found
     assert ("0.001 lost", True, 1 / 0.95) in found and ("0.01 lost", False, 1 / 0.85) in found
     assert ("30% of 10 killed", False, None) in found
-    assert len(found) == 6 * 2 + 2 * 2 + 1
+    assert len(found) == 8 * 2 + 2 * 2 + 1
 
 
 def test_of_a_file_the_baseline_is_the_same_target_alone() -> None:
