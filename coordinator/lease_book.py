@@ -24,9 +24,6 @@ from wanspec_p2p.types import PeerId
 
 __all__ = ["LeaseBook"]
 
-MAX_OPEN_WANTS = 64
-"""Questions one target may have open at once; more are answered with nobody."""
-
 
 class LeaseBook:
     """Args:
@@ -62,17 +59,16 @@ class LeaseBook:
 
     # Wants
 
+    def is_open(self, target: PeerId, want: str) -> bool:
+        """Asked and not answered yet."""
+        return (target, want) in self._wants
+
     def open_want(
         self, at: float, target: TargetRecord, message: DraftersWanted, ranked: list[Match], refusal: str
     ) -> list[Instruction]:
-        key = (target.peer, message.want)
-        if key in self._wants:
-            return []  # asked twice: one answer is under way
-        if sum(owner == target.peer for owner, _ in self._wants) >= MAX_OPEN_WANTS:
-            refusal = f"more than {MAX_OPEN_WANTS} questions for drafters are open"
-            return [Send(target.link, Drafters(message.want, (), refusal))]
+        """Call it for a want that is not open."""
         want = WantRecord(message.want, target.peer, message.count, at + self._offer_seconds, list(ranked), refusal)
-        self._wants[key] = want
+        self._wants[target.peer, message.want] = want
         return self._advance(at, want)
 
     def _advance(self, at: float, want: WantRecord) -> list[Instruction]:

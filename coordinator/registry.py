@@ -54,6 +54,8 @@ BEATS_BEFORE_SILENT, BEATS_BEFORE_LOST = 3, 5
 """Heartbeats that may be missing before a peer gets nothing new, and before it is let go."""
 MAX_PAIRS = 1000
 """Pairs of models whose acceptance is remembered here; later ones are taken for usual."""
+WANTS_A_SECOND = 8
+"""Of one target; more are answered with nobody. An honest one asks once in two seconds."""
 OURSELVES = PeerId("")
 """The coordinator's own point on the map of round trips; no peer has this id."""
 Handled: TypeAlias = list[Instruction]
@@ -261,7 +263,12 @@ class Registry:
         return []
 
     def _on_wanted(self, event: DraftersAsked) -> Handled:
+        """No node is compared for a want that gets nobody in any case: one target must not hold up the rest."""
         target, message = self._target(event.link), event.message
+        if self._book.is_open(target.peer, message.want):
+            return []  # asked twice: one answer is under way
+        if (reason := _hurry(target, event.at)) is not None:
+            return [Send(target.link, Drafters(message.want, (), reason))]
         partners = self._book.partners(target.peer)
         want = Want(
             pool=target.pool,
@@ -271,8 +278,11 @@ class Registry:
             exclude=frozenset(message.exclude) | partners,
             company=tuple((self._nodes[peer].owner, self._nodes[peer].site) for peer in sorted(partners)),
         )
-        candidates = [self._candidate(node, target) for node in self._nodes.values()]
-        ranked, refusal = matching.rank(want, candidates, self._rng)
+        if (reason := matching.barred(want)) is not None:
+            return [Send(target.link, Drafters(message.want, (), reason))]
+        pool = [node for node in self._nodes.values() if node.pool == target.pool]
+        free = [self._candidate(node, target) for node in pool if self._book.taken(node.peer) < node.slots]
+        ranked, refusal = matching.rank(want, free, self._rng, full=len(pool) - len(free))
         return self._book.open_want(event.at, target, message, ranked, refusal)
 
     def _candidate(self, node: NodeRecord, target: TargetRecord) -> Candidate:
@@ -373,6 +383,16 @@ class Registry:
         record = self._links[link]
         assert isinstance(record, TargetRecord)
         return record
+
+
+def _hurry(target: TargetRecord, at: float) -> str | None:
+    """Why a target that asks again now hears nobody, in words; None where it may ask."""
+    while target.asked and at - target.asked[0] >= 1.0:
+        target.asked.popleft()
+    if len(target.asked) >= WANTS_A_SECOND:
+        return f"the target has asked for drafters {WANTS_A_SECOND} times within a second"
+    target.asked.append(at)
+    return None
 
 
 def _positions(receipt: Receipt) -> Positions:

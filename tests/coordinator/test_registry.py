@@ -25,7 +25,8 @@ from coordinator.events import (
     Tick,
 )
 from coordinator.instructions import Close, Instruction, OfferLease, RenewLease, Send, TargetGone
-from coordinator.records import PeerState, Tally
+from coordinator.matching import Candidate
+from coordinator.records import NodeRecord, PeerState, Tally, TargetRecord
 from coordinator.registry import Registry
 from tests.support.fake_target import SERVED, drafter, node_registration, target_registration
 from wanspec_p2p.errors import CloseCode, LocalProtocolError
@@ -342,17 +343,49 @@ def test_a_target_that_drains_gets_nobody(registry: Registry) -> None:
     assert ask(registry) == [Send(TARGET, Drafters("w", (), "the target is draining"))]
 
 
-def test_open_wants_are_bounded_and_repeats_are_answered_once() -> None:
+def comparisons(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> list[PeerId]:
+    """The nodes that are looked at closely from now on, as often as they are."""
+    seen: list[PeerId] = []
+    candidate = registry._candidate
+
+    def counted(node: NodeRecord, target: TargetRecord) -> Candidate:
+        seen.append(node.peer)
+        return candidate(node, target)
+
+    monkeypatch.setattr(registry, "_candidate", counted)
+    return seen
+
+
+def test_what_one_target_asks_within_a_second_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = make()
     add_target(registry)
-    for number in range(70):
+    for number in range(20):
         add_node(registry, link=100 + number, name=f"{number}")
-    for number in range(64):
-        assert isinstance(ask(registry, want=f"w{number}")[0], OfferLease)
-    assert ask(registry, want="w0") == []
-    (refused,) = ask(registry, want="one more")
-    assert isinstance(refused, Send)
-    assert "64" in getattr(refused.message, "reason", "")
+    for number in range(8):
+        assert isinstance(ask(registry, at=0.1 * number, want=f"w{number}")[0], OfferLease)
+    compared = comparisons(registry, monkeypatch)
+    reason = "the target has asked for drafters 8 times within a second"
+    assert ask(registry, at=0.9, want="one more") == [Send(TARGET, Drafters("one more", (), reason))]
+    assert ask(registry, at=0.9, want="w0") == []  # its answer is under way
+    assert compared == []
+    assert isinstance(ask(registry, at=1.0, want="later")[0], OfferLease)
+    assert isinstance(ask(registry, at=1.05, want="too soon")[0], Send)
+
+
+def test_only_free_nodes_of_its_own_pool_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = make()
+    add_target(registry)
+    add_node(registry, link=3, name="b", pool="other")
+    compared = comparisons(registry, monkeypatch)
+    assert ask(registry) == [Send(TARGET, Drafters("w", (), "no node is registered in pool default"))]
+    add_node(registry, slots=1)
+    private = ask(registry, privacy=Privacy.PRIVATE)
+    assert private == [Send(TARGET, Drafters("w", (), "the prompt is private"))]
+    assert compared == []
+    ask(registry)
+    assert compared == [peer("a")]
+    ask(registry, want="w2")  # it is full
+    assert compared == [peer("a")]
 
 
 def test_receipts_count_for_matching(registry: Registry) -> None:
