@@ -43,6 +43,7 @@ from coordinator.lease_book import LeaseBook
 from coordinator.matching import Candidate, Want
 from coordinator.records import LeaseRecord, NodeRecord, PeerState, Survey, Tally, TargetRecord
 from wanspec_p2p.errors import CloseCode, LocalProtocolError
+from wanspec_p2p.links import draft_address
 from wanspec_p2p.protocol.common_messages import Registered
 from wanspec_p2p.protocol.coordinator_to_target import Drafters
 from wanspec_p2p.protocol.target_to_coordinator import Receipt, RegisterTarget
@@ -174,7 +175,10 @@ class Registry:
     def _on_target(self, event: TargetRegistered) -> Handled:
         message = event.message
         if not _dialable(message):
-            reason = "each address must start with wss:// (and a certificate be named), or with ws:// on loopback"
+            reason = (
+                "each address must start with wss:// (and a certificate be named), or with ws:// on loopback, "
+                f"and have the path {draft_address.DRAFT_PATH}"
+            )
             return [Close(event.link, CloseCode.POLICY_VIOLATION, reason)]
         replaced, revoked = self._replace(event.at, event.link, event.peer)
         target = TargetRecord(
@@ -402,8 +406,8 @@ def _positions(receipt: Receipt) -> Positions:
 
 def _dialable(message: RegisterTarget) -> bool:
     """Whether nodes would dial every address; a lease that names another would be of no use to them."""
-    schemes = {address.partition("://")[0] for address in message.addresses}
-    return schemes <= {"ws", "wss"} and ("wss" not in schemes or message.certificate is not None)
+    places = [draft_address.parse(address) for address in message.addresses]
+    return all(place is not None and (message.certificate is not None or not place.secure) for place in places)
 
 
 _NODE_EVENTS = (NodeRegistered, NodeBeat, LeaseAnswered, LandmarkTimed, NodeDraining, NodeLost)

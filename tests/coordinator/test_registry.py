@@ -117,14 +117,22 @@ def test_before_its_target_comes_a_node_is_accepted_and_afterwards_stays_unmatch
     assert "tokenizer mismatch" in send.message.reason
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:1", "wss://target.example:1", "nonsense"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://127.0.0.1:1/wanspec/draft",
+        "wss://target.example:1/wanspec/draft",  # without a certificate
+        "ws://127.0.0.1:1/api/shutdown?now=1",
+        "nonsense",
+    ],
+)
 def test_a_target_nobody_could_dial_is_refused(address: str) -> None:
     registry = make()
     (close,) = add_target(registry, addresses=(address,))
     assert isinstance(close, Close)
     assert close.code is CloseCode.POLICY_VIOLATION
     assert registry.targets == {}
-    assert len(add_target(registry, addresses=("wss://target.example:1",), certificate="c" * 64)) == 1
+    assert len(add_target(registry, addresses=("wss://target.example:1/wanspec/draft",), certificate="c" * 64)) == 1
 
 
 def test_targets_of_other_pools_do_not_count_for_the_mismatch() -> None:

@@ -434,6 +434,7 @@ class NodeFromCoordinator(_Node):
                 text, coordinator=self.facts.coordinator.public_key, clock=self.clock, node=self.facts.node.peer_id
             ),
             limits=self.limits,
+            loopback=lambda: True,
         )
         self.control = ControlLink(
             machine,

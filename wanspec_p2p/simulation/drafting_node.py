@@ -97,7 +97,7 @@ class SimulatedNode:
             model=self.model.info,
         )
         self._link = DraftLink(
-            Held(claims, issue(coordinator, claims)),
+            Held(claims, issue(coordinator, claims), claims.addresses),
             self.engine,
             LendingLimits(slots=spec.slots, max_prefix=self.model.info.context - 1),
             dial=self._dial,
