@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 
-from coordinator.instructions import Instruction, LeaseTerms, OfferLease, RenewLease, Send
+from coordinator.instructions import Instruction, LeaseTerms, OfferLease, RecordLease, RenewLease, Send
 from coordinator.matching import Match
 from coordinator.records import LeaseRecord, NodeRecord, PeerState, TargetRecord, WantRecord
 from wanspec_p2p.protocol.common_messages import LeaseRevoked
@@ -121,7 +121,7 @@ class LeaseBook:
         lease.held = True
         model = lease.model
         want.granted.append(GrantedDrafter(node.peer, lease.jti, model.name, model.tokens_per_second))
-        return self._advance(at, want)
+        return [RecordLease(_terms(lease, node, self._targets[lease.target])), *self._advance(at, want)]
 
     # Leases
 

@@ -24,7 +24,7 @@ from coordinator.events import (
     TargetRegistered,
     Tick,
 )
-from coordinator.instructions import Close, Instruction, OfferLease, RenewLease, Send, TargetGone
+from coordinator.instructions import Close, Instruction, OfferLease, RecordLease, RenewLease, Send, TargetGone
 from coordinator.matching import Candidate
 from coordinator.records import NodeRecord, PeerState, Tally, TargetRecord
 from coordinator.registry import Registry
@@ -203,7 +203,9 @@ def test_a_want_becomes_an_offer_an_answer_and_a_grant(registry: Registry) -> No
     assert (terms.jti, terms.node, terms.target, terms.model) == ("jti-1", peer("a"), T, "small")
     assert (terms.target_model, terms.target_digest) == (SERVED.name, SERVED.digest)
     assert terms.addresses == ("ws://127.0.0.1:9/wanspec/draft",)
-    assert answer(registry, "jti-1") == [Send(TARGET, Drafters("w", (granted("a", "jti-1"),)))]
+    grant = Send(TARGET, Drafters("w", (granted("a", "jti-1"),)))
+    assert answer(registry, "jti-1") == [RecordLease(terms), grant]
+    assert answer(registry, "jti-1") == []
     assert registry.leases["jti-1"].held
 
 
