@@ -1,11 +1,16 @@
-"""What an operator does from another process: join tokens and API keys. Safe while the coordinator runs."""
+"""What an operator does from another process: join tokens and API keys are made, and whoever was let in is turned away.
+
+Safe while the coordinator runs.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from coordinator import addresses, statements
 from coordinator.schema import open_database
@@ -15,12 +20,22 @@ from wanspec_p2p.errors import ConfigError
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.security.join_tokens import JoinToken
-from wanspec_p2p.types import Role
+from wanspec_p2p.types import PeerId, Role
 
-__all__ = ["create_api_key", "issue_join_token"]
+__all__ = [
+    "Peer",
+    "create_api_key",
+    "issue_join_token",
+    "revoke_all_join_tokens",
+    "revoke_api_key",
+    "revoke_join_token",
+    "revoke_peer",
+]
 
 API_KEY_PREFIX = "wsk-"
 """So that people, and scanners of repositories, see what leaked."""
+_NOBODY = ""
+"""Name of a key that nobody has: it stands for keys that were revoked, so that one is needed still."""
 
 
 def issue_join_token(
@@ -90,6 +105,85 @@ def create_api_key(
     with _transaction(settings) as database:
         statements.add_api_key(database, name, key, (clock or SystemClock()).wall())
     return key
+
+
+class Peer(NamedTuple):
+    """As it enrolled."""
+
+    peer: PeerId
+    role: Role
+    name: str
+    pool: str
+
+
+def revoke_api_key(settings: CoordinatorSettings, key: str) -> str:
+    """Refuse a key, named as it was made or given whole, from the next request on; its name.
+
+    Keys are needed after the last one too: a coordinator on loopback asks for none only until the first is made.
+
+    Raises:
+        ConfigError: there is none, or no ledger.
+    """
+    digest = hashlib.sha256(key.encode()).digest()
+    with _transaction(_known(settings)) as database:
+        row = database.execute(
+            "DELETE FROM api_keys WHERE (name = ? OR hash = ?) AND name != ? RETURNING name", (key, digest, _NOBODY)
+        ).fetchone()
+        if row is None:
+            raise ConfigError("there is no such API key: give its name, or all of it")
+        database.execute("INSERT INTO api_keys VALUES (randomblob(32), ?, 0) ON CONFLICT (name) DO NOTHING", (_NOBODY,))
+    return str(row[0])
+
+
+def revoke_peer(settings: CoordinatorSettings, peer: str) -> Peer:
+    """Forget a node or a target by its id, or by the beginning of it: when it connects again, it is not enrolled.
+
+    Raises:
+        ConfigError: there is none, or there are several, or no ledger.
+    """
+    with _transaction(_known(settings)) as database:
+        found = database.execute(
+            "SELECT peer, role, name, pool FROM enrolments WHERE substr(peer, 1, ?) = ? LIMIT 2", (len(peer), peer)
+        ).fetchall()
+        if not peer or not found:
+            raise ConfigError(f"no node or target {peer!r} is enrolled: give its id, or the beginning of it")
+        if len(found) > 1:
+            raise ConfigError(f"several ids begin with {peer!r}: give more of it")
+        ((whole, role, name, pool),) = found
+        database.execute("DELETE FROM enrolments WHERE peer = ?", (whole,))
+    return Peer(PeerId(whole), Role(role), name, pool)
+
+
+def revoke_join_token(settings: CoordinatorSettings, token: JoinToken) -> None:
+    """Let nobody in by it any more; whoever came by it stays.
+
+    Raises:
+        ConfigError: it is not one of this coordinator's, or there is no ledger.
+    """
+    digest = hashlib.sha256(token.secret.encode()).digest()
+    with _transaction(_known(settings)) as database:
+        if not database.execute("UPDATE join_secrets SET uses_left = 0 WHERE hash = ?", (digest,)).rowcount:
+            raise ConfigError("the join token is not one of this coordinator's")
+
+
+def revoke_all_join_tokens(settings: CoordinatorSettings, *, clock: Clock | None = None) -> int:
+    """Let nobody in by any token given out so far; how many there were that still would have.
+
+    Raises:
+        ConfigError: there is no ledger.
+    """
+    now = (clock or SystemClock()).wall()
+    with _transaction(_known(settings)) as database:
+        return database.execute(
+            "UPDATE join_secrets SET uses_left = 0 WHERE uses_left > 0 AND expires > ?", (now,)
+        ).rowcount
+
+
+def _known(settings: CoordinatorSettings) -> CoordinatorSettings:
+    """Opening a ledger makes one; there is nothing to take back in a new one."""
+    if not settings.ledger_file.exists():
+        raise ConfigError(f"there is no ledger in {settings.data_dir}: name the coordinator's --data-dir")
+    return settings
 
 
 def _reached(settings: CoordinatorSettings, url: str | None) -> addresses.Addresses:

@@ -50,6 +50,8 @@ class Contents(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def back_up(settings: CoordinatorSettings, file: Path, *, now: float) -> Contents:
     """Copy the key and the ledger, and what belongs to them, into `file` (0600). The coordinator may run meanwhile.
 
+    The ledger is copied beside `file` first: where it lies itself, there may be no room for a second one.
+
     Raises:
         ConfigError: there is nothing to copy, `file` is there already, or the copy cannot be written or is not sound.
         UsageError: the key file cannot be used.
@@ -59,7 +61,7 @@ def back_up(settings: CoordinatorSettings, file: Path, *, now: float) -> Content
             raise ConfigError(f"there is no {needed.name} in {settings.data_dir}: name the coordinator's --data-dir")
     identity = Identity.load_or_create(settings.identity_file)
     try:
-        with _new(file) as descriptor, tempfile.TemporaryDirectory(dir=settings.data_dir, prefix=".backup-") as scratch:
+        with _new(file) as descriptor, tempfile.TemporaryDirectory(dir=file.parent, prefix=".backup-") as scratch:
             ledger = Path(scratch) / LEDGER
             _copy_database(settings.ledger_file, ledger)
             members = {KEY: settings.identity_file, LEDGER: ledger}

@@ -14,7 +14,16 @@ import structlog
 from coordinator.acceptance import Acceptance
 from coordinator.answers import Answers
 from coordinator.events import Event, LinkId, NodeRegistered, TargetRegistered, Tick
-from coordinator.instructions import Close, Instruction, LeaseTerms, OfferLease, RenewLease, Send, TargetGone
+from coordinator.instructions import (
+    Close,
+    Instruction,
+    LeaseTerms,
+    OfferLease,
+    RecordLease,
+    RenewLease,
+    Send,
+    TargetGone,
+)
 from coordinator.ledger import Ledger, LedgerError
 from coordinator.metrics import Metrics
 from coordinator.outbox import Outbox
@@ -132,6 +141,7 @@ class Executor:
                 self._send(link, message)
             case OfferLease(link, terms, seconds):
                 self._send(link, LeaseOffer(terms.jti, self._signed(terms, seconds)))
+            case RecordLease(terms):
                 self._spawn(self.ledger.record_lease(terms, now=self.clock.wall()))
             case RenewLease(link, terms, seconds):
                 self._send(link, LeaseRenewed(terms.jti, self._signed(terms, seconds)))

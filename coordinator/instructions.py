@@ -12,7 +12,7 @@ from wanspec_p2p.protocol.coordinator_to_node import Landmarks
 from wanspec_p2p.protocol.coordinator_to_target import Drafters
 from wanspec_p2p.types import PeerId
 
-__all__ = ["Close", "Instruction", "LeaseTerms", "OfferLease", "RenewLease", "Send", "TargetGone"]
+__all__ = ["Close", "Instruction", "LeaseTerms", "OfferLease", "RecordLease", "RenewLease", "Send", "TargetGone"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,13 @@ class OfferLease:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordLease:
+    """The node has accepted: the ledger keeps what the lease was for."""
+
+    terms: LeaseTerms
+
+
+@dataclass(frozen=True, slots=True)
 class RenewLease:
     link: LinkId
     terms: LeaseTerms
@@ -73,4 +80,4 @@ class TargetGone:
     reason: str
 
 
-Instruction: TypeAlias = Send | OfferLease | RenewLease | Close | TargetGone
+Instruction: TypeAlias = Send | OfferLease | RecordLease | RenewLease | Close | TargetGone

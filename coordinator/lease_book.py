@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 
-from coordinator.instructions import Instruction, LeaseTerms, OfferLease, RenewLease, Send
+from coordinator.instructions import Instruction, LeaseTerms, OfferLease, RecordLease, RenewLease, Send
 from coordinator.matching import Match
 from coordinator.records import LeaseRecord, NodeRecord, PeerState, TargetRecord, WantRecord
 from wanspec_p2p.protocol.common_messages import LeaseRevoked
@@ -23,9 +23,6 @@ from wanspec_p2p.protocol.target_to_coordinator import DraftersWanted
 from wanspec_p2p.types import PeerId
 
 __all__ = ["LeaseBook"]
-
-MAX_OPEN_WANTS = 64
-"""Questions one target may have open at once; more are answered with nobody."""
 
 
 class LeaseBook:
@@ -62,17 +59,16 @@ class LeaseBook:
 
     # Wants
 
+    def is_open(self, target: PeerId, want: str) -> bool:
+        """Asked and not answered yet."""
+        return (target, want) in self._wants
+
     def open_want(
         self, at: float, target: TargetRecord, message: DraftersWanted, ranked: list[Match], refusal: str
     ) -> list[Instruction]:
-        key = (target.peer, message.want)
-        if key in self._wants:
-            return []  # asked twice: one answer is under way
-        if sum(owner == target.peer for owner, _ in self._wants) >= MAX_OPEN_WANTS:
-            refusal = f"more than {MAX_OPEN_WANTS} questions for drafters are open"
-            return [Send(target.link, Drafters(message.want, (), refusal))]
+        """Call it for a want that is not open."""
         want = WantRecord(message.want, target.peer, message.count, at + self._offer_seconds, list(ranked), refusal)
-        self._wants[key] = want
+        self._wants[target.peer, message.want] = want
         return self._advance(at, want)
 
     def _advance(self, at: float, want: WantRecord) -> list[Instruction]:
@@ -125,7 +121,7 @@ class LeaseBook:
         lease.held = True
         model = lease.model
         want.granted.append(GrantedDrafter(node.peer, lease.jti, model.name, model.tokens_per_second))
-        return self._advance(at, want)
+        return [RecordLease(_terms(lease, node, self._targets[lease.target])), *self._advance(at, want)]
 
     # Leases
 

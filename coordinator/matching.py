@@ -20,7 +20,7 @@ from wanspec_p2p.protocol.node_to_coordinator import DrafterModel
 from wanspec_p2p.protocol.target_to_coordinator import ServedModel
 from wanspec_p2p.types import PeerId, Privacy
 
-__all__ = ["Candidate", "Match", "Want", "fitting_model", "misfit", "rank", "refusal"]
+__all__ = ["Candidate", "Match", "Want", "barred", "fitting_model", "misfit", "rank", "refusal"]
 
 USUAL_ACCEPTANCE = 0.6
 """Of a pair of models nobody has seen together."""
@@ -36,6 +36,7 @@ USUAL_RTT = 0.05
 MOST_DOUBT = 1.0
 """More doubt about a round trip than that counts no further; relative to it."""
 SAME_OWNER, SAME_SITE = 0.25, 0.5
+_FULL = "all its slots are leased"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +95,21 @@ def misfit(models: Sequence[DrafterModel], targets: Sequence[ServedModel]) -> st
     return f"tokenizer mismatch: the node's is {mine.tokenizer}, the target's is {theirs.tokenizer}"
 
 
-def refusal(want: Want, candidate: Candidate) -> str | None:
-    """Why this node may not draft, in words; None where it may."""
+def barred(want: Want) -> str | None:
+    """Why no node whatever may draft, in words; None where one may."""
     if want.privacy is Privacy.PRIVATE:
         return "the prompt is private"
-    if candidate.pool != want.pool:
-        return "it is in another pool"
     if want.privacy is Privacy.TRUSTED and not want.trusted:
         return f"pool {want.pool} is not marked trusted"
+    return None
+
+
+def refusal(want: Want, candidate: Candidate) -> str | None:
+    """Why this node may not draft, in words; None where it may."""
+    if (reason := barred(want)) is not None:
+        return reason
+    if candidate.pool != want.pool:
+        return "it is in another pool"
     if not candidate.available:
         return "it is silent or draining"
     if candidate.peer in want.exclude:
@@ -109,17 +117,20 @@ def refusal(want: Want, candidate: Candidate) -> str | None:
     if fitting_model(candidate.models, want.model) is None:
         return misfit(candidate.models, [want.model])
     if candidate.free <= 0:
-        return "all its slots are leased"
+        return _FULL
     return None
 
 
-def rank(want: Want, candidates: Sequence[Candidate], rng: random.Random) -> tuple[list[Match], str]:
+def rank(want: Want, candidates: Sequence[Candidate], rng: random.Random, *, full: int = 0) -> tuple[list[Match], str]:
     """Everyone who may draft, best first, and, where that is nobody, why.
 
     Equal candidates come in an order drawn from `rng`, so that load spreads.
+
+    Args:
+        full: how many more nodes there are, without a free slot and therefore not among the candidates.
     """
     left: list[_Fit] = []
-    refusals: Counter[str] = Counter()
+    refusals = Counter({_FULL: full} if full else {})
     for candidate in candidates:
         reason = refusal(want, candidate)
         model = fitting_model(candidate.models, want.model)
@@ -127,7 +138,7 @@ def rank(want: Want, candidates: Sequence[Candidate], rng: random.Random) -> tup
             refusals[reason or "no model fits"] += 1
         else:
             left.append(_Fit(_expected(candidate, model), rng.random(), candidate, model))
-    return ([], _in_words(refusals)) if not left else (list(_best_first(left, want.company)), "")
+    return ([], _in_words(want.pool, refusals)) if not left else (list(_best_first(left, want.company)), "")
 
 
 class _Fit(NamedTuple):
@@ -178,9 +189,9 @@ def _novelty(candidate: Candidate, owners: set[str], sites: set[str]) -> float:
     return (SAME_OWNER if candidate.owner in owners else 1.0) * (SAME_SITE if candidate.site in sites else 1.0)
 
 
-def _in_words(refusals: Counter[str]) -> str:
+def _in_words(pool: str, refusals: Counter[str]) -> str:
     if not refusals:
-        return "no node is registered"
+        return f"no node is registered in pool {pool}"
     total = sum(refusals.values())
     reason, count = refusals.most_common(1)[0]
     return f"none of {total} registered nodes suits; {count} of them: {reason}"

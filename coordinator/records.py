@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections import deque
 from dataclasses import dataclass, field
 
 from coordinator.acceptance import Positions
@@ -87,6 +88,7 @@ class TargetRecord:
     drafters: int = 0
     rtt: float | None = None  # as of a node
     jitter: float | None = None
+    asked: deque[float] = field(default_factory=deque)  # when it last asked for drafters, the latest last
 
 
 @dataclass(slots=True)

@@ -43,6 +43,7 @@ from coordinator.lease_book import LeaseBook
 from coordinator.matching import Candidate, Want
 from coordinator.records import LeaseRecord, NodeRecord, PeerState, Survey, Tally, TargetRecord
 from wanspec_p2p.errors import CloseCode, LocalProtocolError
+from wanspec_p2p.links import draft_address
 from wanspec_p2p.protocol.common_messages import Registered
 from wanspec_p2p.protocol.coordinator_to_target import Drafters
 from wanspec_p2p.protocol.target_to_coordinator import Receipt, RegisterTarget
@@ -54,6 +55,8 @@ BEATS_BEFORE_SILENT, BEATS_BEFORE_LOST = 3, 5
 """Heartbeats that may be missing before a peer gets nothing new, and before it is let go."""
 MAX_PAIRS = 1000
 """Pairs of models whose acceptance is remembered here; later ones are taken for usual."""
+WANTS_A_SECOND = 8
+"""Of one target; more are answered with nobody. An honest one asks once in two seconds."""
 OURSELVES = PeerId("")
 """The coordinator's own point on the map of round trips; no peer has this id."""
 Handled: TypeAlias = list[Instruction]
@@ -172,7 +175,10 @@ class Registry:
     def _on_target(self, event: TargetRegistered) -> Handled:
         message = event.message
         if not _dialable(message):
-            reason = "each address must start with wss:// (and a certificate be named), or with ws:// on loopback"
+            reason = (
+                "each address must start with wss:// (and a certificate be named), or with ws:// on loopback, "
+                f"and have the path {draft_address.DRAFT_PATH}"
+            )
             return [Close(event.link, CloseCode.POLICY_VIOLATION, reason)]
         replaced, revoked = self._replace(event.at, event.link, event.peer)
         target = TargetRecord(
@@ -261,7 +267,12 @@ class Registry:
         return []
 
     def _on_wanted(self, event: DraftersAsked) -> Handled:
+        """No node is compared for a want that gets nobody in any case: one target must not hold up the rest."""
         target, message = self._target(event.link), event.message
+        if self._book.is_open(target.peer, message.want):
+            return []  # asked twice: one answer is under way
+        if (reason := _hurry(target, event.at)) is not None:
+            return [Send(target.link, Drafters(message.want, (), reason))]
         partners = self._book.partners(target.peer)
         want = Want(
             pool=target.pool,
@@ -271,8 +282,11 @@ class Registry:
             exclude=frozenset(message.exclude) | partners,
             company=tuple((self._nodes[peer].owner, self._nodes[peer].site) for peer in sorted(partners)),
         )
-        candidates = [self._candidate(node, target) for node in self._nodes.values()]
-        ranked, refusal = matching.rank(want, candidates, self._rng)
+        if (reason := matching.barred(want)) is not None:
+            return [Send(target.link, Drafters(message.want, (), reason))]
+        pool = [node for node in self._nodes.values() if node.pool == target.pool]
+        free = [self._candidate(node, target) for node in pool if self._book.taken(node.peer) < node.slots]
+        ranked, refusal = matching.rank(want, free, self._rng, full=len(pool) - len(free))
         return self._book.open_want(event.at, target, message, ranked, refusal)
 
     def _candidate(self, node: NodeRecord, target: TargetRecord) -> Candidate:
@@ -375,6 +389,16 @@ class Registry:
         return record
 
 
+def _hurry(target: TargetRecord, at: float) -> str | None:
+    """Why a target that asks again now hears nobody, in words; None where it may ask."""
+    while target.asked and at - target.asked[0] >= 1.0:
+        target.asked.popleft()
+    if len(target.asked) >= WANTS_A_SECOND:
+        return f"the target has asked for drafters {WANTS_A_SECOND} times within a second"
+    target.asked.append(at)
+    return None
+
+
 def _positions(receipt: Receipt) -> Positions:
     reached = sum(reached for reached, _ in receipt.by_depth)
     return Positions(reached, min(sum(right for _, right in receipt.by_depth), reached))
@@ -382,8 +406,8 @@ def _positions(receipt: Receipt) -> Positions:
 
 def _dialable(message: RegisterTarget) -> bool:
     """Whether nodes would dial every address; a lease that names another would be of no use to them."""
-    schemes = {address.partition("://")[0] for address in message.addresses}
-    return schemes <= {"ws", "wss"} and ("wss" not in schemes or message.certificate is not None)
+    places = [draft_address.parse(address) for address in message.addresses]
+    return all(place is not None and (message.certificate is not None or not place.secure) for place in places)
 
 
 _NODE_EVENTS = (NodeRegistered, NodeBeat, LeaseAnswered, LandmarkTimed, NodeDraining, NodeLost)

@@ -38,7 +38,7 @@ from node.coordinator_events import (
     Tick,
     TimeLandmarks,
 )
-from node.lease_checks import Held, unfit
+from node.lease_checks import Held, dialable, may_be_timed, unfit
 from node.limits import LendingLimits, Load
 from wanspec_p2p.errors import CloseCode, LocalProtocolError, RemoteProtocolError
 from wanspec_p2p.protocol.common_messages import LeaseRevoked, Registered
@@ -82,6 +82,7 @@ class CoordinatorLink:
         enrolled: the coordinator already knows our key, so the secret is kept back unless it has forgotten us.
         check: the claims of a lease for this node that this coordinator signed; RemoteProtocolError otherwise.
         limits: when to take on another target.
+        loopback: whether the coordinator was reached on this machine; only then is a target looked for here.
     """
 
     def __init__(
@@ -92,8 +93,10 @@ class CoordinatorLink:
         enrolled: bool,
         check: Callable[[str], LeaseClaims],
         limits: LendingLimits,
+        loopback: Callable[[], bool],
     ) -> None:
         self.state = State.OFFLINE
+        self._loopback = loopback
         self._registration, self._check, self._limits = registration, check, limits
         self._secret = secret
         self._enrolled = enrolled
@@ -206,7 +209,8 @@ class CoordinatorLink:
         return [AnswerProbe(event)]
 
     def _on_landmarks(self, event: Landmarks) -> Handled:
-        return [TimeLandmarks(event.landmarks)]
+        loopback = self._loopback()
+        return [TimeLandmarks(tuple(mark for mark in event.landmarks if may_be_timed(mark, loopback=loopback)))]
 
     def _on_drain(self, event: DrainRequested) -> Handled:
         say = [Send(Drain(reason=event.reason))] if self.state is State.MEMBER else []
@@ -222,7 +226,8 @@ class CoordinatorLink:
             claims = self._check(event.lease)
         except RemoteProtocolError as error:
             return error.reason
-        return unfit(claims, event.jti, self._registration.models) or Held(claims, event.lease)
+        addresses = dialable(claims, loopback=self._loopback())
+        return unfit(claims, event.jti, self._registration.models, addresses) or Held(claims, event.lease, addresses)
 
     def _find(self, jti: str) -> Held | None:
         return next((held for held in self._leases.values() if held.claims.jti == jti), None)

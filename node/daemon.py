@@ -79,6 +79,7 @@ async def run(
                 dial_coordinator=dialler.coordinator,
                 dial_target=dialler.target,
                 time_target=dialler.time,
+                loopback=lambda: dialler.loopback,
                 joined=joined,
                 clock=clock,
                 rng=random.Random(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -24,6 +25,7 @@ from wanspec_p2p.protocol.coordinator_to_node import CoordinatorToNode, Landmark
 from wanspec_p2p.protocol.node_to_target import NodeToTarget
 from wanspec_p2p.protocol.target_to_node import TargetToNode
 from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.security.tls import is_loopback
 from wanspec_p2p.types import PeerId, Role
 
 __all__ = ["COORDINATOR_PATH", "Dialler", "find_on_local_network"]
@@ -57,6 +59,11 @@ class Dialler:
     def membership(self) -> Membership:
         """Where the coordinator was reached last, and its key."""
         return self._home.membership
+
+    @property
+    def loopback(self) -> bool:
+        """The coordinator was reached on this machine."""
+        return is_loopback(urlsplit(self.membership.url).hostname or "")
 
     async def coordinator(self) -> PeerLink[CoordinatorToNode]:
         """A link to our coordinator.

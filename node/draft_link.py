@@ -9,7 +9,7 @@ from typing import TypeAlias
 import structlog
 
 from node.drafting import DraftingEngine
-from node.lease_checks import Held, dialable
+from node.lease_checks import Held
 from node.limits import LendingLimits
 from node.link_sessions import LinkSessions
 from node.outbox import Outbox
@@ -73,7 +73,7 @@ class DraftLink:
         """Serve the target until `leave`, or until it will not have us for good. Returns the reason in words."""
         attempts = 0
         while True:
-            addresses = dialable(self.lease.claims)
+            addresses = self.lease.addresses
             try:
                 await self._serve(addresses[attempts % len(addresses)])
             except PeerRefused as error:

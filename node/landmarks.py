@@ -15,9 +15,9 @@ from typing import Any, TypeAlias
 
 import structlog
 
-from node.lease_checks import endpoint
 from wanspec_p2p.clock import Clock
 from wanspec_p2p.errors import Unreachable
+from wanspec_p2p.links import draft_address
 from wanspec_p2p.protocol.coordinator_to_node import Landmark
 from wanspec_p2p.protocol.limits import LANDMARK_SECONDS
 from wanspec_p2p.protocol.node_to_coordinator import Timed
@@ -82,11 +82,11 @@ async def connection_seconds(landmark: Landmark, clock: Clock) -> float:
     Raises:
         Unreachable: nobody takes one there, or the address may not be dialled.
     """
-    place = endpoint(landmark.address)
+    place = draft_address.parse(landmark.address)
     if place is None:
         raise Unreachable(f"{landmark.address} may not be dialled")
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(*place, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)
         return await _first(found, clock)
     except (OSError, UnicodeError) as error:  # a host that is no name
         raise Unreachable(f"nobody answers at {landmark.address}: {error}") from error

@@ -39,6 +39,7 @@ class NodeService:
     peer: this node.
     coordinator: public key of the coordinator, whose leases alone count.
     registration: what the node says of itself; `secret` and `enrolled` as in `CoordinatorLink`.
+    loopback: whether the coordinator was reached on this machine, as in `CoordinatorLink`.
     joined: called with the pool's name each time the coordinator has taken us in.
     rng: jitter.
     """
@@ -56,6 +57,7 @@ class NodeService:
         dial_coordinator: DialCoordinator,
         dial_target: DialTarget,
         time_target: TimeTarget,
+        loopback: Callable[[], bool],
         joined: Callable[[str], None],
         clock: Clock,
         rng: random.Random,
@@ -67,7 +69,12 @@ class NodeService:
         self._links = DraftLinks(self._draft_link, lambda jti, reason: self._control.lease_lost(jti, reason))
         self._peer, self._coordinator = peer, coordinator
         machine = CoordinatorLink(
-            registration, secret=secret, enrolled=enrolled, check=self._check_lease, limits=limits
+            registration,
+            secret=secret,
+            enrolled=enrolled,
+            check=self._check_lease,
+            limits=limits,
+            loopback=loopback,
         )
         self._control = ControlLink(
             machine,

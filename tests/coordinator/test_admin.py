@@ -1,19 +1,29 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from coordinator import addresses
-from coordinator.admin import create_api_key, issue_join_token
+from coordinator.admin import (
+    Peer,
+    create_api_key,
+    issue_join_token,
+    revoke_all_join_tokens,
+    revoke_api_key,
+    revoke_join_token,
+    revoke_peer,
+)
+from coordinator.ledger import Applicant
 from coordinator.settings import CoordinatorSettings
 from coordinator.sqlite_ledger import SqliteLedger
 from wanspec_p2p.clock import ManualClock
-from wanspec_p2p.errors import ConfigError
+from wanspec_p2p.errors import CloseCode, ConfigError, RemoteProtocolError
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.security.join_tokens import JoinToken
-from wanspec_p2p.types import Role
+from wanspec_p2p.types import PeerId, Role
 
 URL = "ws://127.0.0.1:9000"
 
@@ -73,3 +83,89 @@ def test_what_makes_no_sense_is_one_line(settings: CoordinatorSettings, options:
     assert "\n" not in str(error.value)
     with pytest.raises(ConfigError, match="name has between"):
         create_api_key(settings, "")
+
+
+# Taken back -----------------------------------------------------------------------------------------------------------
+
+
+def applicant(name: str, secret: str = "") -> Applicant:
+    return Applicant(PeerId(name * 32), name.encode() * 32, Role.NODE, f"node {name}", "o", "s", secret)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+async def test_a_revoked_key_is_refused_at_the_next_request(settings: CoordinatorSettings, whole: bool) -> None:
+    ledger = SqliteLedger(settings.ledger_file)
+    key, other = create_api_key(settings, "mine"), create_api_key(settings, "other")
+    assert await ledger.api_key_name(key) == "mine"
+    assert revoke_api_key(settings, key if whole else "mine") == "mine"
+    assert await ledger.api_key_name(key) is None
+    assert await ledger.api_key_name(other) == "other"
+    with pytest.raises(ConfigError, match="no such API key"):
+        revoke_api_key(settings, "mine")
+    create_api_key(settings, "mine")  # its name is free again
+    for name in ("mine", "other"):
+        revoke_api_key(settings, name)
+    assert await ledger.api_keys_exist(), "or everybody would be let in on loopback"
+    with pytest.raises(ConfigError, match="no such API key"):
+        revoke_api_key(settings, "")
+    await ledger.close()
+
+
+async def test_a_revoked_peer_is_a_stranger_when_it_comes_again(settings: CoordinatorSettings) -> None:
+    ledger = SqliteLedger(settings.ledger_file)
+    await ledger.add_join_secret("s3cret", role=Role.NODE, pool="lab", expires=100.0, uses=9, now=0.0)
+    for name in ("a", "b"):
+        await ledger.admit(applicant(name, "s3cret"), now=0.0)
+    assert revoke_peer(settings, "aaaa") == Peer(PeerId("a" * 32), Role.NODE, "node a", "lab")
+    with pytest.raises(RemoteProtocolError) as refusal:
+        await ledger.admit(applicant("a"), now=0.0)
+    assert refusal.value.code is CloseCode.NOT_ENROLLED
+    assert (await ledger.admit(applicant("b"), now=0.0)).pool == "lab"
+    await ledger.close()
+
+
+async def test_a_peer_is_revoked_by_an_id_that_is_one_peers(settings: CoordinatorSettings) -> None:
+    ledger = SqliteLedger(settings.ledger_file)
+    await ledger.add_join_secret("s3cret", role=Role.NODE, pool="lab", expires=100.0, uses=9, now=0.0)
+    for peer in ("ab", "ac"):
+        known = replace(applicant("a", "s3cret"), peer=PeerId(peer.ljust(32, "x")))
+        await ledger.admit(known, now=0.0)
+    await ledger.close()
+    with pytest.raises(ConfigError, match="several ids begin with 'a'"):
+        revoke_peer(settings, "a")
+    for nobody in ("", "%", "b"):
+        with pytest.raises(ConfigError, match="is enrolled: give its id"):
+            revoke_peer(settings, nobody)
+    assert revoke_peer(settings, "ab").peer == "ab".ljust(32, "x")
+
+
+async def test_nobody_is_let_in_by_a_revoked_token(settings: CoordinatorSettings) -> None:
+    clock = ManualClock(1000.0)
+    first, second, third = (
+        issue_join_token(settings, role=Role.NODE, url=URL, uses=2, ttl=60, clock=clock) for _ in range(3)
+    )
+    expired = issue_join_token(settings, role=Role.NODE, url=URL, ttl=1, clock=ManualClock(0.0))
+    ledger = SqliteLedger(settings.ledger_file)
+    await ledger.admit(applicant("a", first.secret), now=1000.0)
+    revoke_join_token(settings, first)
+    with pytest.raises(RemoteProtocolError) as refusal:
+        await ledger.admit(applicant("b", first.secret), now=1000.0)
+    assert refusal.value.code is CloseCode.JOIN_REFUSED
+    await ledger.admit(applicant("a"), now=1000.0)  # who came by it stays
+    await ledger.admit(applicant("b", second.secret), now=1000.0)
+    assert revoke_all_join_tokens(settings, clock=clock) == 2
+    for token in (second, third, expired):
+        with pytest.raises(RemoteProtocolError, match="join token"):
+            await ledger.admit(applicant("c", token.secret), now=1000.0)
+    with pytest.raises(ConfigError, match="not one of this coordinator's"):
+        revoke_join_token(settings, replace(first, secret="another"))
+    await ledger.close()
+
+
+def test_where_no_coordinator_was_nothing_is_revoked_and_nothing_made(settings: CoordinatorSettings) -> None:
+    for revoke in (revoke_api_key, revoke_peer):
+        with pytest.raises(ConfigError, match="there is no ledger in"):
+            revoke(settings, "x")
+    with pytest.raises(ConfigError, match="there is no ledger in"):
+        revoke_all_join_tokens(settings)
+    assert not settings.ledger_file.exists()

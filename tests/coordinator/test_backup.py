@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import sqlite3
 import stat
 import tarfile
@@ -12,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from coordinator import backup
 from coordinator.admin import create_api_key
 from coordinator.backup import INDEX, back_up, restore
 from coordinator.keys import rotate, succession
@@ -198,6 +200,22 @@ def test_a_file_that_is_not_there_is_one_line(elsewhere: CoordinatorSettings, tm
         restore(elsewhere, tmp_path / "nothing")
 
 
+def test_the_room_it_needs_is_beside_the_copy(
+    whole: CoordinatorSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: list[Path] = []
+
+    def copied(source: Path, target: Path) -> None:
+        places.append(target.parent.parent)
+        shutil.copy(source, target)
+
+    monkeypatch.setattr(backup, "_copy_database", copied)
+    (tmp_path / "safe").mkdir()
+    back_up(whole, tmp_path / "safe" / "copy", now=NOW)
+    assert places == [tmp_path / "safe"]
+    assert [path.name for path in (tmp_path / "safe").iterdir()] == ["copy"]
+
+
 def test_a_full_disk_leaves_no_half_copy(
     whole: CoordinatorSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,7 +226,7 @@ def test_a_full_disk_leaves_no_half_copy(
     with pytest.raises(ConfigError, match="the copy could not be made: .*No space left"):
         back_up(whole, tmp_path / "copy", now=NOW)
     assert not (tmp_path / "copy").exists()
-    assert not [name for name in files(whole) if "backup" in name]
+    assert not list(tmp_path.rglob(".backup-*"))
 
 
 def test_a_damaged_ledger_is_not_copied_as_if_it_were_sound(whole: CoordinatorSettings, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from coordinator.events import Tick
 from tests.support.fake_target import answer_ids, node_registration, until
 from wanspec_p2p.errors import LinkClosed
 from wanspec_p2p.protocol.coordinator_to_node import LeaseOffer
+from wanspec_p2p.protocol.coordinator_to_target import Drafters
+from wanspec_p2p.protocol.node_to_coordinator import LeaseAnswer
 from wanspec_p2p.protocol.target_to_coordinator import DraftersWanted
 from wanspec_p2p.types import Role
 
@@ -19,15 +21,19 @@ async def test_a_lease_goes_out_even_where_the_ledger_does_not_take_it(rig: Any)
     await rig.executor.ledger.close()
     with structlog.testing.capture_logs() as logs:
         await target.send(DraftersWanted("w", 1))
-        await node.expect(LeaseOffer)
+        await node.send(LeaseAnswer((await node.expect(LeaseOffer)).jti, accepted=True))
+        await target.expect(Drafters)
         await rig.executor.shut_down("the end", retry_after=0.0)  # waits for what is being written
     assert any(entry["event"] == "lease not recorded" for entry in logs)
 
 
-async def test_leases_are_recorded(rig: Any) -> None:
+async def test_leases_are_recorded_once_they_are_accepted(rig: Any) -> None:
     target, node = await rig.target(), await rig.node()
-    await target.send(DraftersWanted("w", 1))
-    offer = await node.expect(LeaseOffer)
+    for want, accepted in (("declined", False), ("w", True)):
+        await target.send(DraftersWanted(want, 1))
+        offer = await node.expect(LeaseOffer)
+        await node.send(LeaseAnswer(offer.jti, accepted))
+        await target.expect(Drafters)
     await rig.executor.shut_down("the end", retry_after=0.0)
     rows = await rig.executor.ledger._run(
         lambda database: database.execute("SELECT jti, node, target, pool, model FROM leases").fetchall()

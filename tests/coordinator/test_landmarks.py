@@ -40,7 +40,7 @@ class Bench:
         link = self.links[number] = next(self._links)
         served = msgspec.structs.replace(SERVED, tokenizer=tokenizer)
         address = f"ws://127.0.0.1:{number + 1}/wanspec/draft"
-        message = target_registration(addresses=(address, "ws://127.0.0.1:9/other"), model=served)
+        message = target_registration(addresses=(address, "ws://127.0.0.1:9999/wanspec/draft"), model=served)
         self.registry.handle(TargetRegistered(0.0, link, target(number), pool, message))
 
     def lose(self, number: int) -> None:

@@ -67,7 +67,13 @@ def test_trusted_prompts_go_to_trusted_pools() -> None:
 
 
 def test_nobody_there_is_said_so() -> None:
-    assert rank(WANT, [], random.Random(0)) == ([], "no node is registered")
+    assert rank(WANT, [], random.Random(0)) == ([], "no node is registered in pool p")
+
+
+def test_nodes_without_a_free_slot_need_not_be_candidates() -> None:
+    reason = "none of 3 registered nodes suits; 2 of them: all its slots are leased"
+    assert rank(WANT, [node(available=False)], random.Random(0), full=2) == ([], reason)
+    assert len(rank(WANT, [node()], random.Random(0), full=2)[0]) == 1
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,9 @@ from coordinator.events import (
     TargetRegistered,
     Tick,
 )
-from coordinator.instructions import Close, Instruction, OfferLease, RenewLease, Send, TargetGone
-from coordinator.records import PeerState, Tally
+from coordinator.instructions import Close, Instruction, OfferLease, RecordLease, RenewLease, Send, TargetGone
+from coordinator.matching import Candidate
+from coordinator.records import NodeRecord, PeerState, Tally, TargetRecord
 from coordinator.registry import Registry
 from tests.support.fake_target import SERVED, drafter, node_registration, target_registration
 from wanspec_p2p.errors import CloseCode, LocalProtocolError
@@ -116,14 +117,22 @@ def test_before_its_target_comes_a_node_is_accepted_and_afterwards_stays_unmatch
     assert "tokenizer mismatch" in send.message.reason
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:1", "wss://target.example:1", "nonsense"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://127.0.0.1:1/wanspec/draft",
+        "wss://target.example:1/wanspec/draft",  # without a certificate
+        "ws://127.0.0.1:1/api/shutdown?now=1",
+        "nonsense",
+    ],
+)
 def test_a_target_nobody_could_dial_is_refused(address: str) -> None:
     registry = make()
     (close,) = add_target(registry, addresses=(address,))
     assert isinstance(close, Close)
     assert close.code is CloseCode.POLICY_VIOLATION
     assert registry.targets == {}
-    assert len(add_target(registry, addresses=("wss://target.example:1",), certificate="c" * 64)) == 1
+    assert len(add_target(registry, addresses=("wss://target.example:1/wanspec/draft",), certificate="c" * 64)) == 1
 
 
 def test_targets_of_other_pools_do_not_count_for_the_mismatch() -> None:
@@ -194,7 +203,9 @@ def test_a_want_becomes_an_offer_an_answer_and_a_grant(registry: Registry) -> No
     assert (terms.jti, terms.node, terms.target, terms.model) == ("jti-1", peer("a"), T, "small")
     assert (terms.target_model, terms.target_digest) == (SERVED.name, SERVED.digest)
     assert terms.addresses == ("ws://127.0.0.1:9/wanspec/draft",)
-    assert answer(registry, "jti-1") == [Send(TARGET, Drafters("w", (granted("a", "jti-1"),)))]
+    grant = Send(TARGET, Drafters("w", (granted("a", "jti-1"),)))
+    assert answer(registry, "jti-1") == [RecordLease(terms), grant]
+    assert answer(registry, "jti-1") == []
     assert registry.leases["jti-1"].held
 
 
@@ -342,17 +353,49 @@ def test_a_target_that_drains_gets_nobody(registry: Registry) -> None:
     assert ask(registry) == [Send(TARGET, Drafters("w", (), "the target is draining"))]
 
 
-def test_open_wants_are_bounded_and_repeats_are_answered_once() -> None:
+def comparisons(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> list[PeerId]:
+    """The nodes that are looked at closely from now on, as often as they are."""
+    seen: list[PeerId] = []
+    candidate = registry._candidate
+
+    def counted(node: NodeRecord, target: TargetRecord) -> Candidate:
+        seen.append(node.peer)
+        return candidate(node, target)
+
+    monkeypatch.setattr(registry, "_candidate", counted)
+    return seen
+
+
+def test_what_one_target_asks_within_a_second_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = make()
     add_target(registry)
-    for number in range(70):
+    for number in range(20):
         add_node(registry, link=100 + number, name=f"{number}")
-    for number in range(64):
-        assert isinstance(ask(registry, want=f"w{number}")[0], OfferLease)
-    assert ask(registry, want="w0") == []
-    (refused,) = ask(registry, want="one more")
-    assert isinstance(refused, Send)
-    assert "64" in getattr(refused.message, "reason", "")
+    for number in range(8):
+        assert isinstance(ask(registry, at=0.1 * number, want=f"w{number}")[0], OfferLease)
+    compared = comparisons(registry, monkeypatch)
+    reason = "the target has asked for drafters 8 times within a second"
+    assert ask(registry, at=0.9, want="one more") == [Send(TARGET, Drafters("one more", (), reason))]
+    assert ask(registry, at=0.9, want="w0") == []  # its answer is under way
+    assert compared == []
+    assert isinstance(ask(registry, at=1.0, want="later")[0], OfferLease)
+    assert isinstance(ask(registry, at=1.05, want="too soon")[0], Send)
+
+
+def test_only_free_nodes_of_its_own_pool_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = make()
+    add_target(registry)
+    add_node(registry, link=3, name="b", pool="other")
+    compared = comparisons(registry, monkeypatch)
+    assert ask(registry) == [Send(TARGET, Drafters("w", (), "no node is registered in pool default"))]
+    add_node(registry, slots=1)
+    private = ask(registry, privacy=Privacy.PRIVATE)
+    assert private == [Send(TARGET, Drafters("w", (), "the prompt is private"))]
+    assert compared == []
+    ask(registry)
+    assert compared == [peer("a")]
+    ask(registry, want="w2")  # it is full
+    assert compared == [peer("a")]
 
 
 def test_receipts_count_for_matching(registry: Registry) -> None:

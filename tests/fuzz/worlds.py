@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import asyncio
 import random
+import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -105,6 +106,7 @@ class World(abc.ABC):
         """One hostile frame."""
         if self._link is None:
             self._link = await self.dialled()
+            self._link._pulse._unanswered = sys.maxsize  # it pings past its own link
             self._listening = asyncio.create_task(self._listen(self._link))
             self._care = self.rng.choice((0.0, 0.9, 0.98))
         frame = frames.next(self.rng, self._lore, self._care)
@@ -434,6 +436,7 @@ class NodeFromCoordinator(_Node):
                 text, coordinator=self.facts.coordinator.public_key, clock=self.clock, node=self.facts.node.peer_id
             ),
             limits=self.limits,
+            loopback=lambda: True,
         )
         self.control = ControlLink(
             machine,

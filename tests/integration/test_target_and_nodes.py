@@ -133,7 +133,7 @@ class World:
             return (await self.dial(identity, there=there(), back=back())).link
 
         link = DraftLink(
-            Held(claims, issue(self.mint.identity, claims)),
+            Held(claims, issue(self.mint.identity, claims), claims.addresses),
             engine,
             LendingLimits(slots=8, max_prefix=1000),
             dial=dial,

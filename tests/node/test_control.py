@@ -63,7 +63,12 @@ class Bench:
         )
         limits = LendingLimits(slots=2, max_prefix=64)
         machine = CoordinatorLink(
-            self.facts.registration(), secret="s3cret", enrolled=enrolled, check=claims, limits=limits
+            self.facts.registration(),
+            secret="s3cret",
+            enrolled=enrolled,
+            check=claims,
+            limits=limits,
+            loopback=lambda: True,
         )
         self.control = ControlLink(
             machine,

@@ -50,13 +50,16 @@ def facts() -> NodeFacts:
     return NodeFacts()
 
 
-def machine_of(facts: NodeFacts, *, secret: str = "s3cret", enrolled: bool = False) -> CoordinatorLink:
+def machine_of(
+    facts: NodeFacts, *, secret: str = "s3cret", enrolled: bool = False, loopback: bool = True
+) -> CoordinatorLink:
     return CoordinatorLink(
         facts.registration(),
         secret=secret,
         enrolled=enrolled,
         check=partial(check, coordinator=facts.coordinator.public_key, clock=facts.clock, node=facts.node.peer_id),
         limits=LIMITS,
+        loopback=lambda: loopback,
     )
 
 
@@ -191,6 +194,23 @@ def test_an_unfit_offer_is_declined_with_the_reason(
     assert not send.message.accepted
     assert reason in send.message.reason
     assert member.leases == {}
+
+
+def test_a_target_on_this_machine_is_looked_for_only_where_the_coordinator_is_here_too(facts: NodeFacts) -> None:
+    elsewhere = machine_of(facts, loopback=False)
+    elsewhere.handle(LinkOpened())
+    elsewhere.handle(Registered("default", 2.0))
+    (send,) = take(elsewhere, facts)
+    assert isinstance(send, Send)
+    assert isinstance(send.message, LeaseAnswer)
+    assert not send.message.accepted
+    assert "no address that may be dialled" in send.message.reason
+    here = Landmark(PeerId("u" * 32), "ws://127.0.0.1:1/wanspec/draft")
+    assert elsewhere.handle(Landmarks((here, *LANDMARKS.landmarks))) == [TimeLandmarks(LANDMARKS.landmarks)]
+    addresses = (here.address, "wss://gpu.example:1/wanspec/draft")
+    _, taken = take(elsewhere, facts, addresses=addresses, certificate="c" * 64)
+    assert isinstance(taken, TakeLease)
+    assert taken.lease.addresses == addresses[1:]
 
 
 def test_a_lease_of_another_coordinator_is_declined(member: CoordinatorLink, facts: NodeFacts) -> None:

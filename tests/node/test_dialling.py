@@ -126,6 +126,12 @@ async def test_nobody_there(loopback: Loopback) -> None:
         await Dialler(loopback.facts.node, loopback.membership("ws://127.0.0.1:1"), loopback.facts.clock).coordinator()
 
 
+def test_it_is_known_whether_the_coordinator_was_reached_on_this_machine(loopback: Loopback) -> None:
+    for url, here in (("ws://127.0.0.1:1", True), ("wss://[::1]:1", True), ("wss://gpu.example/wan", False)):
+        dialler = Dialler(loopback.facts.node, loopback.membership(url, "0" * 64), loopback.facts.clock)
+        assert dialler.loopback is here
+
+
 class Hints:
     def __init__(self, url: str | None) -> None:
         self.url = url

@@ -149,14 +149,14 @@ async def test_waits_grow_until_a_link_has_held(bench: Bench) -> None:
 
 
 async def test_addresses_are_tried_in_turn() -> None:
-    addresses = ("ws://127.0.0.1:1/a", "ws://203.0.113.9:1/unsafe", "ws://127.0.0.1:2/b")
+    addresses = ("ws://127.0.0.1:1/wanspec/draft", "ws://127.0.0.1:2/wanspec/draft")
     bench = Bench(addresses=addresses)
     bench.target.failures += [Unreachable("nobody"), ConfigError("proxy"), RemoteProtocolError("somebody else")]
     bench.start()
     for _ in range(3):
         await bench.waits.end()
     await bench.target.attached()
-    assert [address for _, address in bench.target.dialled] == [addresses[0], addresses[2]] * 2
+    assert [address for _, address in bench.target.dialled] == [*addresses] * 2
     await bench.close()
 
 

@@ -128,12 +128,12 @@ async def test_a_connection_is_timed_and_nothing_is_sent_on_it(host: str) -> Non
 async def test_a_port_nobody_listens_at_is_unreachable() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
-        address = f"ws://127.0.0.1:{taken.getsockname()[1]}"
+        address = f"ws://127.0.0.1:{taken.getsockname()[1]}/wanspec/draft"
         with pytest.raises(Unreachable, match=r"nobody answers at ws://127\.0\.0\.1:"):
             await connection_seconds(landmark("a", address), SystemClock())
 
 
-@pytest.mark.parametrize("address", ["ws://203.0.113.7:80/x", "wss:///x", "wss://gpu.example:99999/x"])
+@pytest.mark.parametrize("address", ["ws://203.0.113.7:80/wanspec/draft", "wss://gpu.example:1/x"])
 async def test_what_a_lease_must_not_name_is_not_tried(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_first", lambda found, clock: pytest.fail("it was"))
     with pytest.raises(Unreachable, match="may not be dialled"):
@@ -142,4 +142,4 @@ async def test_what_a_lease_must_not_name_is_not_tried(address: str, monkeypatch
 
 async def test_a_host_that_is_no_name_is_unreachable() -> None:
     with pytest.raises(Unreachable, match="nobody answers"):
-        await connection_seconds(landmark("a", f"wss://{'a' * 100}.example/x"), SystemClock())
+        await connection_seconds(landmark("a", f"wss://{'a' * 100}.example/wanspec/draft"), SystemClock())

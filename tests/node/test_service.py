@@ -44,6 +44,7 @@ class Bench:
             dial_coordinator=self.coordinator.dial,
             dial_target=self.target.dial,
             time_target=self.target.time,
+            loopback=lambda: True,
             joined=self.joined.append,
             clock=facts.clock,
             rng=random.Random(1),

@@ -120,6 +120,7 @@ PAGES: Mapping[str, Page] = {
         first=(
             *NODE_HERE,
             "export WANSPEC_API_KEY=$(wanspec coordinator key operator)",
+            "wanspec coordinator key alice",
             f"export WANSPEC_FINGERPRINT=$({PINNED})",
         ),
         stopped_for=("wanspec coordinator rotate-key", "wanspec coordinator rotate-cert"),

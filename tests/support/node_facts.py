@@ -64,4 +64,4 @@ class NodeFacts:
     def lease(self, jti: str = "lease-1", /, *, target: Identity | None = None, **changes: object) -> Held:
         """A lease that is signed; `changes` are claims that differ."""
         claims = self.claims(jti, target=target, **changes)
-        return Held(claims, issue(self.coordinator, claims))
+        return Held(claims, issue(self.coordinator, claims), claims.addresses)

@@ -73,6 +73,7 @@ async def connect(
     expect: PeerId,
     clock: Clock,
     nonce: Nonce = secrets.token_bytes,
+    pings: Nonce = secrets.token_bytes,
     features: Iterable[str] = (),
     software: str = "",
     certificate: str | None = None,
@@ -82,6 +83,7 @@ async def connect(
     The transport is closed unless this returns.
 
     Args:
+        nonce, pings: make random bytes, for the handshake and for the ids of pings.
         certificate: what the listener showed for the transport, for whoever pins it next time; decides nothing here.
 
     Raises:
@@ -98,7 +100,7 @@ async def connect(
         features=features,
         software=software,
     )
-    link = await _establish(transport, codec, machine, clock, Begin())
+    link = await _establish(transport, codec, machine, clock, pings, Begin())
     link.certificate = certificate
     return link
 
@@ -112,6 +114,7 @@ async def accept(
     roles: frozenset[Role],
     clock: Clock,
     nonce: Nonce = secrets.token_bytes,
+    pings: Nonce = secrets.token_bytes,
     features: Iterable[str] = (),
     succession: tuple[Succession, ...] = (),
 ) -> PeerLink[In]:
@@ -129,11 +132,11 @@ async def accept(
         features=features,
         succession=succession,
     )
-    return await _establish(transport, codec, machine, clock)
+    return await _establish(transport, codec, machine, clock, pings)
 
 
 async def _establish(
-    transport: Transport, codec: Codec[In], machine: Handshake, clock: Clock, *first: Begin
+    transport: Transport, codec: Codec[In], machine: Handshake, clock: Clock, pings: Nonce, *first: Begin
 ) -> PeerLink[In]:
     frames = _Frames(transport, codec)
     try:
@@ -151,7 +154,7 @@ async def _establish(
     except BaseException:  # cancelled, or the transport has ended: either way nobody owns it any more
         await transport.close(CloseCode.GOING_AWAY)
         raise
-    return PeerLink(frames, complete, clock)
+    return PeerLink(frames, complete, clock, pings)
 
 
 async def _perform(instructions: list[Instruction], frames: _Frames[In]) -> Complete | None:
@@ -201,7 +204,7 @@ class PeerLink(Generic[In]):
         retry_after: seconds after which a peer that said Goodbye asks to be dialled again; None if it did not.
     """
 
-    def __init__(self, frames: _Frames[In], complete: Complete, clock: Clock) -> None:
+    def __init__(self, frames: _Frames[In], complete: Complete, clock: Clock, pings: Nonce) -> None:
         self.public_key = complete.public_key
         self.features = frozenset(complete.features)
         self.software = complete.software
@@ -209,7 +212,7 @@ class PeerLink(Generic[In]):
         self.retry_after: float | None = None
         self._peer, self._role = complete.peer, complete.role
         self._frames = frames
-        self._pulse = Pulse(clock)
+        self._pulse = Pulse(clock, pings)
         self._inbox: deque[In] = deque()
         self._arrived, self._room = asyncio.Event(), asyncio.Event()
         self._ending: Ending | None = None

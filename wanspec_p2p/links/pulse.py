@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+from collections.abc import Callable
 
 from wanspec_p2p.clock import Clock
+from wanspec_p2p.errors import RemoteProtocolError
 from wanspec_p2p.protocol.common_messages import Ping, Pong
 
-__all__ = ["OUTSTANDING_PINGS", "Pulse"]
+__all__ = ["OUTSTANDING_PINGS", "STRAY_PONGS", "Pulse"]
 
 OUTSTANDING_PINGS = 32
 """Pings remembered; older ones have been out for longer than a link may be silent."""
+_ID_BITS = 52
+"""Of a ping's id, which nobody can guess: a pong sent before its ping came would be taken for a shorter way. One more
+bit is always set: ids, and the frames they are in, have one length."""
+STRAY_PONGS = 32
+"""How many more pongs than pings a peer may send. An honest one sends none: each is guesswork."""
 _RTT_GAIN, _JITTER_GAIN = 1 / 8, 1 / 4  # RFC 6298 §2, alpha and beta
 
 
 class Pulse:
     """Decides what to send and what an answer means; sends nothing itself.
+
+    Args:
+        nonce: makes random bytes, for the ids of pings.
 
     Attributes:
         rtt: smoothed round-trip time in seconds (RFC 6298 SRTT); None before the first pong.
@@ -24,27 +35,35 @@ class Pulse:
         wake: set while something is to be sent: a pong is owed, or the link wants a ping now.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, nonce: Callable[[int], bytes] = secrets.token_bytes) -> None:
         self.rtt: float | None = None
         self.jitter: float | None = None
         self.wake = asyncio.Event()
-        self._clock = clock
-        self._next = 0
-        self._sent_at: dict[int, float] = {}
+        self._clock, self._nonce = clock, nonce
+        self._unanswered = 0  # pings, whatever the pongs answered
+        self._sent_at: dict[int, float] = {}  # the oldest first
         self._owed: Pong | None = None
 
     def ping(self) -> Ping:
         """The next ping to send, now."""
         now = self._clock.monotonic()
-        ping = Ping(id=self._next, at=now)
-        self._next += 1
+        drawn = int.from_bytes(self._nonce(8), "big") % 2**_ID_BITS
+        ping = Ping(id=2**_ID_BITS + drawn, at=now)
+        self._unanswered += 1
         self._sent_at[ping.id] = now
         if len(self._sent_at) > OUTSTANDING_PINGS:
-            del self._sent_at[min(self._sent_at)]
+            del self._sent_at[next(iter(self._sent_at))]
         return ping
 
     def pong(self, pong: Pong) -> None:
-        """RFC 6298 §2 smoothing. The time is our own record's; a pong we do not wait for says nothing."""
+        """RFC 6298 §2 smoothing. The time is our own record's; a pong we do not wait for says nothing.
+
+        Raises:
+            RemoteProtocolError: there have been far more pongs than pings.
+        """
+        self._unanswered -= 1
+        if self._unanswered < -STRAY_PONGS:
+            raise RemoteProtocolError("more Pongs than Pings")
         sent_at = self._sent_at.pop(pong.id, None)
         if sent_at is None:
             return

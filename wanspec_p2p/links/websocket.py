@@ -36,6 +36,7 @@ from wanspec_p2p.errors import (
 from wanspec_p2p.links.base import Transport
 from wanspec_p2p.links.bounded import BoundedClientConnection, BoundedServerConnection
 from wanspec_p2p.links.closing import ended
+from wanspec_p2p.links.draft_address import DRAFT_PATH
 from wanspec_p2p.links.transport import CLOSE_SECONDS, FrameTransport
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.security.certificate_succession import leads_to
@@ -43,8 +44,6 @@ from wanspec_p2p.security.tls import ListenerContext, channel_binding, dialler_c
 
 __all__ = ["DRAFT_PATH", "Listener", "WebSocketTransport", "dial", "listen"]
 
-DRAFT_PATH = "/wanspec/draft"
-"""Where a target listens for nodes."""
 MAX_LINKS = 1024
 """Transports one listener serves at a time, those of strangers who have yet to prove themselves included."""
 

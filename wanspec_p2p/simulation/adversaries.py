@@ -131,6 +131,7 @@ async def run(kind: Kind, *, join: str, data_dir: Path, cache_dir: Path, model: 
         dial_coordinator=dialler.coordinator,
         dial_target=dial_target,
         time_target=dialler.time,
+        loopback=lambda: dialler.loopback,
         joined=lambda pool: _say_ready(identity.peer_id),
         clock=clock,
         rng=random.Random(),

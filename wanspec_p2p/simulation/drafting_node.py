@@ -81,7 +81,7 @@ class SimulatedNode:
         self.model = MeteredModel(spec.model, name, trace)
         self.engine = spec.engine(self.model, clock=clock)
         self._spec, self._target, self._accept, self._clock, self._trace = spec, target, accept, clock, trace
-        self._rng = chance(seed, name, "handshakes and the way")
+        self._rng, self._pings = chance(seed, name, "handshakes and the way"), chance(seed, name, "pings")
         self._words = chance(seed, name, "what it says")
         self._transport: MemoryTransport | None = None
         self._parted = False
@@ -97,7 +97,7 @@ class SimulatedNode:
             model=self.model.info,
         )
         self._link = DraftLink(
-            Held(claims, issue(coordinator, claims)),
+            Held(claims, issue(coordinator, claims), claims.addresses),
             self.engine,
             LendingLimits(slots=spec.slots, max_prefix=self.model.info.context - 1),
             dial=self._dial,
@@ -179,6 +179,7 @@ class SimulatedNode:
             expect=self._target,
             clock=self._clock,
             nonce=self._rng.randbytes,
+            pings=self._pings.randbytes,
         )
         self._traffic.append(link.stats)
         return link if self._spec.says is None else self._spec.says(link, self._words)

@@ -103,7 +103,7 @@ class Site(Watched):
         self.nodes: list[SimulatedNode] = []
         self._seed, self._specs = seed, nodes
         self._identity, self._coordinator = identity(seed, "target"), identity(seed, "coordinator")
-        self._rng = chance(seed, "target", "handshakes")
+        self._rng, self._pings = chance(seed, "target", "handshakes"), chance(seed, "target", "pings")
         self._changed = asyncio.Event()
         self._ends: dict[asyncio.Task[None], None] = {}
         self.pool = DrafterPool(
@@ -233,6 +233,7 @@ class Site(Watched):
                 roles=frozenset({Role.NODE}),
                 clock=self.clock,
                 nonce=self._rng.randbytes,
+                pings=self._pings.randbytes,
             )
             await self.pool.serve(link)
         except WanspecError as error:

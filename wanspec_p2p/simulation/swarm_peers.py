@@ -170,6 +170,7 @@ class SwarmNode:
             dial_coordinator=self._dial_coordinator,
             dial_target=self._dial_target,
             time_target=lambda landmark: network.time(name, landmark.target),
+            loopback=lambda: True,
             joined=lambda pool: None,
             clock=network.clock,
             rng=self._rng,

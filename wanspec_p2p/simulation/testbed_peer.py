@@ -238,6 +238,7 @@ async def _serve_node(peer: _Peer, ready: Callable[..., None], stop: asyncio.Eve
         dial_coordinator=dialler.coordinator,
         dial_target=dial_target,
         time_target=time_target,
+        loopback=lambda: dialler.loopback,
         joined=lambda pool: ready(peer=peer.identity.peer_id),
         clock=peer.clock,
         rng=_Eager(REDIAL_SECONDS * part.slow) if part.kind == "flapping" else random.Random(),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from wanspec_p2p.config import check_length, check_range
+from wanspec_p2p.links import draft_address
 from wanspec_p2p.links.home import check_urls
 from wanspec_p2p.links.membership import Introduction
 from wanspec_p2p.protocol import limits
@@ -82,8 +83,9 @@ class TargetSettings:
         check_range(self, "positions", 1, limits.MAX_WINDOW)
         check_range(self, "tokens", 1, limits.MAX_WINDOW)
         check_range(self, "threads", 1)
-        if self.address is not None and not re.fullmatch(r"wss?://[!-~]{1,500}", self.address):
-            raise ValueError(f"address must be a wss:// URL (or a ws:// one on this machine), not {self.address!r}")
+        if self.address is not None and not _is_dialled(self.address):
+            kind = f"a wss:// URL (or a ws:// one on this machine) with the path {draft_address.DRAFT_PATH}"
+            raise ValueError(f"address must be {kind}, not {self.address!r}")
         if self.address is None and self.host in ("0.0.0.0", "::"):
             raise ValueError(f"nodes cannot dial {self.host}: name the address that reaches this machine (address)")
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -96,3 +98,7 @@ class TargetSettings:
     @property
     def policy(self) -> Policy:
         return Policy(width=self.width, window=Window(self.positions, self.tokens))
+
+
+def _is_dialled(address: str) -> bool:
+    return re.fullmatch(r"[!-~]{1,500}", address) is not None and draft_address.parse(address) is not None

@@ -13,7 +13,7 @@ from tests.wanspec_p2p.cli.conftest import Run
 from wanspec_p2p.cli import coordinator, node, target
 from wanspec_p2p.errors import ExitCode
 from wanspec_p2p.security.join_tokens import JoinToken
-from wanspec_p2p.types import Dtype, Role
+from wanspec_p2p.types import Dtype, PeerId, Role
 
 
 @pytest.fixture
@@ -130,3 +130,42 @@ def test_an_api_key_is_printed_once(run: Run) -> None:
     assert code == 0 and json.loads(out)["api_key"].startswith("wsk-")
     code, out, err = run("coordinator", "key", "ada")
     assert (code, out) == (ExitCode.USAGE, "") and err.count("\n") == 1
+
+
+def test_what_let_somebody_in_is_taken_back(run: Run, home: Path) -> None:
+    assert run("coordinator", "revoke", "key", "ada")[0] == ExitCode.USAGE  # there is no ledger yet
+    for _ in range(2):
+        run("coordinator", "key", "ada")
+        code, out, err = run("coordinator", "revoke", "key", "ada")
+        assert (code, out, err) == (0, "the API key 'ada' is not accepted any more\n", "")
+    run("coordinator", "key", "ada")
+    assert json.loads(run("coordinator", "revoke", "key", "ada", "--json")[1]) == {"name": "ada"}
+    code, out, err = run("coordinator", "revoke", "key", "ada")
+    assert (code, out) == (ExitCode.USAGE, "") and "no such API key" in err and err.count("\n") == 1
+    tokens = [run("coordinator", "token", "--url", "http://127.0.0.1:9")[1].strip() for _ in range(3)]
+    code, out, _ = run("coordinator", "revoke", "token", tokens[0])
+    assert code == 0 and "1 join token is" in out
+    assert json.loads(run("coordinator", "revoke", "token", "--all", "--json")[1]) == {"tokens": 2}
+    for wrong in ((), (tokens[0], "--all"), ("nonsense",)):
+        code, out, err = run("coordinator", "revoke", "token", *wrong)
+        assert code in (ExitCode.USAGE, ExitCode.REFUSED) and out == "" and err.count("\n") == 1
+
+
+def test_a_peer_is_forgotten(run: Run, home: Path) -> None:
+    from coordinator import statements
+    from coordinator.ledger import Applicant
+    from coordinator.schema import open_database
+
+    run("coordinator", "key", "ada")
+    database = open_database(home / ".local/share/wanspec/coordinator/ledger.sqlite3")
+    statements.add_join_secret(database, "s", role=Role.NODE, pool="lab", expires=9.0, uses=2, now=0.0)
+    for name in "ab":
+        who = Applicant(PeerId(name * 32), b"k" * 32, Role.NODE, f"lab-{name}", "o", "s", "s")
+        statements.admit(database, who, 0.0)
+    database.close()
+    code, out, _ = run("coordinator", "revoke", "peer", "aaaa")
+    assert code == 0 and f"the node {'a' * 32} ('lab-a', pool lab) is enrolled no more" in out
+    told = json.loads(run("coordinator", "revoke", "peer", "b" * 32, "--json")[1])
+    assert told == {"peer": "b" * 32, "role": "node", "name": "lab-b", "pool": "lab"}
+    code, out, err = run("coordinator", "revoke", "peer", "aaaa")
+    assert (code, out) == (ExitCode.USAGE, "") and "no node or target 'aaaa' is enrolled" in err

@@ -13,6 +13,7 @@ from wanspec_p2p.errors import CloseCode, LinkClosed, LocalProtocolError, PeerRe
 from wanspec_p2p.links.base import Link
 from wanspec_p2p.links.memory import MemoryTransport, Path, memory_transports
 from wanspec_p2p.links.peer import PeerLink, accept, connect
+from wanspec_p2p.links.pulse import STRAY_PONGS
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.codec import (
     AT_COORDINATOR_FROM_NODE,
@@ -447,6 +448,20 @@ async def test_a_peer_cannot_forge_its_round_trip_time() -> None:
     await asyncio.sleep(1)
     assert target.rtt == pytest.approx(1.0, abs=0.01)
     await target.close()
+
+
+@in_virtual_time
+async def test_a_peer_that_pongs_unasked_ends_the_link() -> None:
+    """Guessing the id of a ping that is under way cannot be tried again and again."""
+    raw, target = await _raw_pair()
+    for id in range(STRAY_PONGS + 2):  # one ping is out
+        await raw.send(Pong(id=id, at=0.0))
+    with pytest.raises(RemoteProtocolError, match="more Pongs than Pings"):
+        await target.receive()
+    with pytest.raises(PeerRefused) as refusal:
+        while True:
+            await raw.receive()
+    assert refusal.value.code == CloseCode.PROTOCOL_ERROR
 
 
 # The end ------------------------------------------------------------------------------------------------------------

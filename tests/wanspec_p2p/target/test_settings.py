@@ -40,6 +40,7 @@ def test_the_defaults_are_safe_and_make_a_policy() -> None:
         ({"tls_key": HERE}, "belong together"),
         ({"address": "https://example.org"}, "address must be a wss:// URL"),
         ({"address": "wss://target example"}, "address must be a wss:// URL"),
+        ({"address": "wss://target.example:443"}, "with the path /wanspec/draft"),
         ({"host": "0.0.0.0"}, "nodes cannot dial 0.0.0.0"),
     ],
 )

@@ -179,4 +179,4 @@ def _lease(
         issued=now,
         expires=now + 3600,
     )
-    return Held(claims, leases.issue(coordinator, claims))
+    return Held(claims, leases.issue(coordinator, claims), claims.addresses)

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+
+from wanspec_p2p.links.draft_address import DraftAddress, parse
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "port", "secure", "loopback"),
+    [
+        ("ws://127.0.0.1:1/wanspec/draft", "127.0.0.1", 1, False, True),
+        ("ws://localhost/wanspec/draft", "localhost", 80, False, True),
+        ("ws://[::1]:1/wanspec/draft", "::1", 1, False, True),
+        ("wss://gpu.example/wanspec/draft", "gpu.example", 443, True, False),
+        ("wss://127.0.0.1:7/wanspec/draft", "127.0.0.1", 7, True, True),
+    ],
+)
+def test_a_targets_door(address: str, host: str, port: int, secure: bool, loopback: bool) -> None:
+    place = parse(address)
+    assert place == DraftAddress(host, port, secure)
+    assert place.loopback is loopback
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "ws://203.0.113.7:1/wanspec/draft",  # plain text off loopback
+        "ws://127.0.0.1.evil.example:1/wanspec/draft",
+        "ws://127.0.0.1@evil.example:1/wanspec/draft",
+        "ws://user:word@127.0.0.1:1/wanspec/draft",
+        "ws://127.0.0.1:1",
+        "ws://127.0.0.1:1/api/shutdown?now=1",
+        "ws://127.0.0.1:1/api/wanspec/draft",
+        "ws://127.0.0.1:1/wanspec/draft/",
+        "ws://127.0.0.1:1/wanspec/draft?now=1",
+        "ws://127.0.0.1:1/wanspec/draft#here",
+        "ws://127.0.0.1:1/?/wanspec/draft",
+        "http://127.0.0.1:1/wanspec/draft",
+        "wss://gpu.example:99999/wanspec/draft",
+        "wss://[::1/wanspec/draft",
+        "wss:///wanspec/draft",
+        "nonsense",
+    ],
+)
+def test_anything_else_is_none(address: str) -> None:
+    assert parse(address) is None
