@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -309,7 +310,7 @@ class DraftLink:
                 confidences=draft.confidences,
                 bases=draft.bases,
                 at=now,
-                heard=now - (self.rtt or 0.0),
+                heard=-math.inf if self.rtt is None else now - self.rtt,
             )
         )
 
