@@ -64,7 +64,7 @@ def _beside_good(lines: list[dict[str, Any]]) -> None:
         local = "a drafter" if line["local_drafter"] else "none"
         say(
             f"{line['drafters']:>14}  {local:13}  {line['ms_per_token']:8.2f}  {line['good_ms_per_token']:10.2f}"
-            f"  {line['cost']:6.1%}  {line['allowed']:7.0%}  {_kept(line)}"
+            f"  {_cost(line)}  {line['allowed']:7.0%}  {_kept(line)}"
         )
 
 
@@ -75,7 +75,7 @@ def _churn(lines: list[dict[str, Any]]) -> None:
         local = "a drafter" if line["local_drafter"] else "none"
         say(
             f"{line['loss_per_round']:<6g}  {line['replacement']:27}  {local:13}"
-            f"  {line['lost']:4}  {line['ms_per_token']:8.2f}  {line['steady_ms_per_token']:6.2f}  {line['cost']:6.1%}"
+            f"  {line['lost']:4}  {line['ms_per_token']:8.2f}  {line['steady_ms_per_token']:6.2f}  {_cost(line)}"
             f"  {line['allowed']:7.0%}  {_kept(line)}"
         )
 
@@ -88,6 +88,10 @@ def _killed(lines: list[dict[str, Any]]) -> None:
             f" {counted(line['lost'], 'node')} lost; {line['tokens_per_second']:.0f} tokens/s,"
             f" {line['unharmed_tokens_per_second']:.0f} with nobody killed: {_kept(line)}"
         )
+
+
+def _cost(line: dict[str, Any]) -> str:
+    return f"{round(line['cost'], 3) + 0.0:6.1%}"  # no minus before a zero
 
 
 def _kept(line: dict[str, Any]) -> str:
