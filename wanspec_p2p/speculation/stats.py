@@ -153,7 +153,6 @@ class SessionStats:
         depths = {step.row - 1: depth for depth, step in enumerate(steps, 1)}  # of what hangs below that candidate
         positions: dict[tuple[PeerId, int], bool] = {}  # one, however many candidates a drafter had for it
         merits: dict[tuple[PeerId, int], bool] = {}  # of these, those it was not told of
-        brought: Counter[PeerId] = Counter()
         for i, (node_id, parent) in enumerate(zip(candidates.nodes, candidates.parents, strict=True)):
             node = tree[node_id]
             for drafter in node.drafters:
@@ -163,8 +162,6 @@ class SessionStats:
                     positions[drafter, depth] = i in right or positions.get((drafter, depth), False)
                     if drafter not in node.told:
                         merits[drafter, depth] = i in right or merits.get((drafter, depth), False)
-                        if i in right:
-                            brought[drafter] += 1
             if i in right and node.origin not in node.told:
                 self.of(node.origin).won += 1
                 self.of(node.origin).winning += 1.0
@@ -172,11 +169,10 @@ class SessionStats:
             self.of(drafter).decided(hit)
         for (drafter, depth), hit in merits.items():
             self.of(drafter).judged(depth, hit)
-        for drafter, tokens in brought.items():
-            self.of(drafter).accepted += tokens
+            self.of(drafter).accepted += hit
         for drafter in self.drafters.keys() - {drafter for drafter, _ in positions}:
             self.drafters[drafter].undecided()
-        return brought
+        return Counter(drafter for (drafter, _), hit in merits.items() if hit)
 
 
 def _deepest(candidates: Candidates) -> int:

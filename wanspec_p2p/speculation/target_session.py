@@ -326,7 +326,7 @@ class TargetSession:
         chosen = [i for i, tell in enumerate(told) if tell]
         if not chosen:
             return None
-        new = [node for i in chosen if drafter not in self.tree[node := likeliest.nodes[i]].holders]
+        new = [likeliest.nodes[i] for i in chosen if drafter not in nodes[i].holders]
         self._telling.setdefault(drafter, deque(maxlen=TELLING)).append((at, new))
         index = {i: number for number, i in enumerate(chosen)} | {-1: -1}
         return Outlook(

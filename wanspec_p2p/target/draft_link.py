@@ -117,7 +117,7 @@ class DraftLink:
         self._sessions: dict[int, _Session] = {}
         self._by_runner: dict[SessionRunner, int] = {}
         self._credit = 0  # tokens it may send
-        self._idle_since = clock.monotonic()
+        self.idle_since = clock.monotonic()  # where it has no session: when the last one ended, or since it attached
         self._declined = 0  # sessions so far, each of them once
         self._newest = lease.issued
         self._old_leases = 0  # since one that was newer
@@ -131,11 +131,6 @@ class DraftLink:
     @property
     def load(self) -> int:
         return len(self._sessions)
-
-    @property
-    def idle_since(self) -> float | None:
-        """When its last session ended, or when it attached; None while it has one."""
-        return None if self._sessions else self._idle_since
 
     @property
     def ending(self) -> bool:
@@ -226,7 +221,7 @@ class DraftLink:
         handle = self._by_runner.pop(runner, None)
         if handle is not None:
             del self._sessions[handle]
-            self._idle_since = self._clock.monotonic()
+            self.idle_since = self._clock.monotonic()
             self._say(Close(session=handle))
 
     def silence(self, runner: SessionRunner) -> float:
@@ -321,7 +316,7 @@ class DraftLink:
         session = self._sessions.pop(handle, None)
         if session is not None:
             runner = session.runner
-            self._idle_since = self._clock.monotonic()
+            self.idle_since = self._clock.monotonic()
             log.info("a node declined a session", node=self.node, reason=reason)
             del self._by_runner[runner]
             runner.leave(self.node)

@@ -180,9 +180,9 @@ class DrafterPool:
         """End links that nobody has used for a while, down to `keep` of them: others may have use for those nodes."""
         now = self._clock.monotonic()
         attached = [link for link in self._links.values() if not link.ending]
-        idle = sorted((link for link in attached if link.idle_since is not None), key=lambda link: link.opened)
+        idle = sorted((link for link in attached if not link.load), key=lambda link: link.opened)
         for link in idle[: max(0, len(attached) - keep)]:
-            if link.idle_since is not None and now - link.idle_since >= IDLE_SECONDS:
+            if now - link.idle_since >= IDLE_SECONDS:
                 link.end(CloseCode.IDLE, "the target has drafters enough")
 
     def close(self) -> None:
