@@ -6,7 +6,6 @@ Safe while the coordinator runs.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -34,8 +33,6 @@ __all__ = [
 
 API_KEY_PREFIX = "wsk-"
 """So that people, and scanners of repositories, see what leaked."""
-_NOBODY = ""
-"""Name of a key that nobody has: it stands for keys that were revoked, so that one is needed still."""
 
 
 def issue_join_token(
@@ -124,15 +121,11 @@ def revoke_api_key(settings: CoordinatorSettings, key: str) -> str:
     Raises:
         ConfigError: there is none, or no ledger.
     """
-    digest = hashlib.sha256(key.encode()).digest()
     with _transaction(_known(settings)) as database:
-        row = database.execute(
-            "DELETE FROM api_keys WHERE (name = ? OR hash = ?) AND name != ? RETURNING name", (key, digest, _NOBODY)
-        ).fetchone()
-        if row is None:
-            raise ConfigError("there is no such API key: give its name, or all of it")
-        database.execute("INSERT INTO api_keys VALUES (randomblob(32), ?, 0) ON CONFLICT (name) DO NOTHING", (_NOBODY,))
-    return str(row[0])
+        name = statements.remove_api_key(database, key)
+    if name is None:
+        raise ConfigError("there is no such API key: give its name, or all of it")
+    return name
 
 
 def revoke_peer(settings: CoordinatorSettings, peer: str) -> Peer:
@@ -142,15 +135,13 @@ def revoke_peer(settings: CoordinatorSettings, peer: str) -> Peer:
         ConfigError: there is none, or there are several, or no ledger.
     """
     with _transaction(_known(settings)) as database:
-        found = database.execute(
-            "SELECT peer, role, name, pool FROM enrolments WHERE substr(peer, 1, ?) = ? LIMIT 2", (len(peer), peer)
-        ).fetchall()
+        found = statements.enrolled(database, peer)
         if not peer or not found:
             raise ConfigError(f"no node or target {peer!r} is enrolled: give its id, or the beginning of it")
         if len(found) > 1:
             raise ConfigError(f"several ids begin with {peer!r}: give more of it")
         ((whole, role, name, pool),) = found
-        database.execute("DELETE FROM enrolments WHERE peer = ?", (whole,))
+        statements.disenrol(database, PeerId(whole))
     return Peer(PeerId(whole), Role(role), name, pool)
 
 
@@ -160,10 +151,10 @@ def revoke_join_token(settings: CoordinatorSettings, token: JoinToken) -> None:
     Raises:
         ConfigError: it is not one of this coordinator's, or there is no ledger.
     """
-    digest = hashlib.sha256(token.secret.encode()).digest()
     with _transaction(_known(settings)) as database:
-        if not database.execute("UPDATE join_secrets SET uses_left = 0 WHERE hash = ?", (digest,)).rowcount:
-            raise ConfigError("the join token is not one of this coordinator's")
+        known = statements.spend_join_secret(database, token.secret)
+    if not known:
+        raise ConfigError("the join token is not one of this coordinator's")
 
 
 def revoke_all_join_tokens(settings: CoordinatorSettings, *, clock: Clock | None = None) -> int:
@@ -174,9 +165,7 @@ def revoke_all_join_tokens(settings: CoordinatorSettings, *, clock: Clock | None
     """
     now = (clock or SystemClock()).wall()
     with _transaction(_known(settings)) as database:
-        return database.execute(
-            "UPDATE join_secrets SET uses_left = 0 WHERE uses_left > 0 AND expires > ?", (now,)
-        ).rowcount
+        return statements.spend_join_secrets(database, now)
 
 
 def _known(settings: CoordinatorSettings) -> CoordinatorSettings:

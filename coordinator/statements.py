@@ -22,11 +22,19 @@ __all__ = [
     "admit",
     "api_key_name",
     "api_keys_exist",
+    "disenrol",
+    "enrolled",
     "record_lease",
+    "remove_api_key",
     "rewrite_version",
+    "spend_join_secret",
+    "spend_join_secrets",
     "store_receipts",
     "tallies",
 ]
+
+_NOBODY = ""
+"""Name of a key that nobody has: it stands for keys that were removed, so that one is needed still."""
 
 
 def rewrite_version(database: sqlite3.Connection) -> None:
@@ -94,6 +102,42 @@ def add_join_secret(
 ) -> None:
     row = (_hash(secret), role.value, pool, expires, uses, now)
     database.execute("INSERT INTO join_secrets VALUES (?, ?, ?, ?, ?, ?)", row)
+
+
+def spend_join_secret(database: sqlite3.Connection, secret: str) -> bool:
+    """Let it admit nobody any more; whether there is such a secret."""
+    changed = database.execute("UPDATE join_secrets SET uses_left = 0 WHERE hash = ?", (_hash(secret),))
+    return changed.rowcount > 0
+
+
+def spend_join_secrets(database: sqlite3.Connection, now: float) -> int:
+    """The same of all that still would admit somebody; how many they were."""
+    return database.execute(
+        "UPDATE join_secrets SET uses_left = 0 WHERE uses_left > 0 AND expires > ?", (now,)
+    ).rowcount
+
+
+def enrolled(database: sqlite3.Connection, beginning: str) -> Sequence[tuple[str, str, str, str]]:
+    """(id, role, name, pool) of peers whose ids begin so; two at most, which is one too many to mean one."""
+    return database.execute(
+        "SELECT peer, role, name, pool FROM enrolments WHERE substr(peer, 1, ?) = ? LIMIT 2",
+        (len(beginning), beginning),
+    ).fetchall()
+
+
+def disenrol(database: sqlite3.Connection, peer: PeerId) -> None:
+    database.execute("DELETE FROM enrolments WHERE peer = ?", (peer,))
+
+
+def remove_api_key(database: sqlite3.Connection, key: str) -> str | None:
+    """By its name, or by the key itself; the name, None where there is none. Keys are needed after the last one too."""
+    row = database.execute(
+        "DELETE FROM api_keys WHERE (name = ? OR hash = ?) AND name != ? RETURNING name", (key, _hash(key), _NOBODY)
+    ).fetchone()
+    if row is None:
+        return None
+    database.execute("INSERT INTO api_keys VALUES (randomblob(32), ?, 0) ON CONFLICT (name) DO NOTHING", (_NOBODY,))
+    return str(row[0])
 
 
 def api_keys_exist(database: sqlite3.Connection) -> bool:
