@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from importlib import resources
 from pathlib import Path
 
@@ -12,6 +13,7 @@ __all__ = ["migrations", "open_database"]
 
 BUSY_MILLISECONDS = 5000
 """How long one process waits for another's transaction; `wanspec coordinator token` runs beside the coordinator."""
+RETRY_MILLISECONDS = 20
 
 
 def migrations() -> list[str]:
@@ -40,7 +42,7 @@ def open_database(path: Path, steps: list[str] | None = None) -> sqlite3.Connect
         raise ConfigError(f"the ledger {path} cannot be opened: {error}") from error
     try:
         database.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
-        database.execute("PRAGMA journal_mode = WAL")
+        _write_ahead(database)
         database.execute("PRAGMA synchronous = FULL")
         _check_intact(database, path)
         _migrate(database, path, steps)
@@ -51,6 +53,20 @@ def open_database(path: Path, steps: list[str] | None = None) -> sqlite3.Connect
         database.close()
         raise
     return database
+
+
+def _write_ahead(database: sqlite3.Connection) -> None:
+    """WAL. Where another process is about to make the same change, SQLite does not wait for it, whatever the timeout
+    says (https://www.sqlite.org/c3ref/busy_handler.html: it might deadlock), so we do."""
+    for left in reversed(range(BUSY_MILLISECONDS // RETRY_MILLISECONDS)):
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or not left:  # whatever kind of it
+                raise
+            time.sleep(RETRY_MILLISECONDS / 1000.0)
+        else:
+            return
 
 
 def _unreadable(path: Path, error: sqlite3.DatabaseError) -> ConfigError:
