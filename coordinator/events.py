@@ -11,6 +11,7 @@ from wanspec_p2p.protocol.target_to_coordinator import DraftersWanted, Receipt, 
 from wanspec_p2p.types import PeerId
 
 __all__ = [
+    "Disenrolled",
     "DraftersAsked",
     "Event",
     "LandmarkTimed",
@@ -135,6 +136,14 @@ class ReceiptsKept:
 
 
 @dataclass(frozen=True, slots=True)
+class Disenrolled:
+    """The operator has taken back what let these peers in."""
+
+    at: float
+    peers: frozenset[PeerId]
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed and nothing else happened."""
 
@@ -155,4 +164,4 @@ PeerEvent: TypeAlias = (
     | TargetLost
     | ReceiptsKept
 )
-Event: TypeAlias = PeerEvent | Tick
+Event: TypeAlias = PeerEvent | Disenrolled | Tick

@@ -13,7 +13,7 @@ import structlog
 
 from coordinator.acceptance import Acceptance
 from coordinator.answers import Answers
-from coordinator.events import Event, LinkId, NodeRegistered, TargetRegistered, Tick
+from coordinator.events import Disenrolled, Event, LinkId, NodeRegistered, TargetRegistered, Tick
 from coordinator.instructions import (
     Close,
     Instruction,
@@ -124,6 +124,16 @@ class Executor:
             self._perform(instruction)
         if isinstance(event, Tick):
             self._look_for_hung(event.at)
+
+    async def expel(self) -> None:
+        """Have whoever was revoked since it came leave: another process has written that to the ledger."""
+        try:
+            gone = await self.ledger.disenrolled([*self.registry.nodes, *self.registry.targets])
+        except LedgerError as error:
+            log.error("cannot tell who was revoked", reason=str(error))
+            return
+        if gone:
+            self.post(Disenrolled(self.clock.monotonic(), gone))
 
     def _look_for_hung(self, at: float) -> None:
         hung = self.watch.tick(at, self.answers.owing)

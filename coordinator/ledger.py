@@ -5,7 +5,7 @@ A method that returns has written to disk; what it wrote survives `kill -9`. Thr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -57,6 +57,10 @@ class Ledger(Protocol):
             RemoteProtocolError: NOT_ENROLLED for an unknown key without a secret, JOIN_REFUSED for a secret that is
                 wrong, expired, used up or for another role.
         """
+        ...
+
+    async def disenrolled(self, peers: Collection[PeerId]) -> frozenset[PeerId]:
+        """Those of them that are not enrolled, or no longer."""
         ...
 
     async def add_join_secret(

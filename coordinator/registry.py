@@ -20,6 +20,7 @@ from coordinator import matching
 from coordinator.acceptance import Acceptance, Positions
 from coordinator.coordinates import Accuracy, Coordinates
 from coordinator.events import (
+    Disenrolled,
     DraftersAsked,
     Event,
     LandmarkTimed,
@@ -137,6 +138,8 @@ class Registry:
         """Raises LocalProtocolError for an event that cannot happen to such a link: a bug of the endpoints."""
         if isinstance(event, Tick):
             return self._on_tick(event)
+        if isinstance(event, Disenrolled):
+            return self._on_disenrolled(event)
         record = self._links.get(event.link)
         state = PeerState.UNKNOWN if record is None else record.state
         handler = _TABLE.get((state, type(event)))
@@ -363,6 +366,17 @@ class Registry:
         del self._targets[record.peer]
         self._landmarks.changed()
         return [TargetGone(link, "the target is gone"), *instructions]
+
+    def _on_disenrolled(self, event: Disenrolled) -> Handled:
+        instructions: Handled = []
+        for record in tuple(self._links.values()):
+            if record.peer in event.peers:
+                reason = "the operator has revoked this peer: join with a token to come back"
+                instructions += [
+                    Close(record.link, CloseCode.NOT_ENROLLED, reason),
+                    *self._forget(event.at, record.link),
+                ]
+        return instructions
 
     def _on_late(self, event: PeerEvent) -> Handled:
         return []  # read from a link that was closed meanwhile

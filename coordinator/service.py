@@ -40,6 +40,8 @@ __all__ = ["run"]
 DRAIN_SECONDS = 2.5
 """How long HTTP connections may take to end, after peers had `GOODBYE_SECONDS`: five seconds in all."""
 TICK_SECONDS = 0.25
+EXPEL_SECONDS = 5.0
+"""How long a peer that was revoked may stay."""
 RETURN_SECONDS = 1.0
 """When peers are asked to dial again: a restart takes about that long."""
 
@@ -92,20 +94,22 @@ async def _serve(
         server = _Server(_config(app, tls))
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         ticking = asyncio.create_task(_tick(executor, clock))
+        expelling = asyncio.create_task(_expel(executor))
         try:
             addresses.store(settings, msgspec.structs.replace(reached, certificate=_shown(settings, clock)))
             async with _announced(settings, identity, reached, clock):
                 log.info("ready", url=reached.http, peer=identity.peer_id)
                 if ready is not None:
                     ready(reached.http)
-                await _first_of(stop, serving, ticking)
+                await _first_of(stop, serving, ticking, expelling)
         finally:
             ticking.cancel()
+            expelling.cancel()
             await executor.shut_down("the coordinator is shutting down", retry_after=RETURN_SECONDS)
             server.should_exit = True
-            await asyncio.wait((serving, ticking), timeout=DRAIN_SECONDS)
+            await asyncio.wait((serving, ticking, expelling), timeout=DRAIN_SECONDS)
             serving.cancel()
-            await asyncio.gather(serving, ticking, return_exceptions=True)
+            await asyncio.gather(serving, ticking, expelling, return_exceptions=True)
     finally:
         await ledger.close()
         log.info("stopped")
@@ -126,6 +130,12 @@ async def _tick(executor: Executor, clock: Clock) -> None:
     while True:
         executor.post(Tick(clock.monotonic()))
         await asyncio.sleep(TICK_SECONDS)
+
+
+async def _expel(executor: Executor) -> None:
+    while True:
+        await asyncio.sleep(EXPEL_SECONDS)
+        await executor.expel()
 
 
 class _Server(uvicorn.Server):

@@ -6,7 +6,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,9 @@ class SqliteLedger:
 
     async def admit(self, applicant: Applicant, *, now: float) -> Enrolment:
         return await self._run(lambda database: statements.admit(database, applicant, now))
+
+    async def disenrolled(self, peers: Collection[PeerId]) -> frozenset[PeerId]:
+        return await self._run(lambda database: statements.disenrolled(database, peers))
 
     async def add_join_secret(
         self, secret: str, *, role: Role, pool: str, expires: float, uses: int, now: float

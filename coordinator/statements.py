@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from coordinator.acceptance import DAYS_KEPT, RECENT_DAYS, Acceptance, ModelPair, Positions, by_pair, day_of
 from coordinator.instructions import LeaseTerms
@@ -23,6 +24,7 @@ __all__ = [
     "api_key_name",
     "api_keys_exist",
     "disenrol",
+    "disenrolled",
     "enrolled",
     "record_lease",
     "remove_api_key",
@@ -127,6 +129,13 @@ def enrolled(database: sqlite3.Connection, beginning: str) -> Sequence[tuple[str
 
 def disenrol(database: sqlite3.Connection, peer: PeerId) -> None:
     database.execute("DELETE FROM enrolments WHERE peer = ?", (peer,))
+
+
+def disenrolled(database: sqlite3.Connection, peers: Collection[PeerId]) -> frozenset[PeerId]:
+    rows = database.execute(
+        "SELECT value FROM json_each(?) WHERE value NOT IN (SELECT peer FROM enrolments)", (json.dumps(list(peers)),)
+    )
+    return frozenset(PeerId(peer) for (peer,) in rows)
 
 
 def remove_api_key(database: sqlite3.Connection, key: str) -> str | None:

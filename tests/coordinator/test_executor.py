@@ -27,6 +27,15 @@ async def test_a_lease_goes_out_even_where_the_ledger_does_not_take_it(rig: Any)
     assert any(entry["event"] == "lease not recorded" for entry in logs)
 
 
+async def test_who_was_revoked_is_not_known_while_the_ledger_says_nothing(rig: Any) -> None:
+    await rig.node()
+    await rig.executor.ledger.close()
+    with structlog.testing.capture_logs() as logs:
+        await rig.executor.expel()
+    assert [entry["event"] for entry in logs] == ["cannot tell who was revoked"]
+    assert len(rig.executor.registry.nodes) == 1
+
+
 async def test_leases_are_recorded_once_they_are_accepted(rig: Any) -> None:
     target, node = await rig.target(), await rig.node()
     for want, accepted in (("declined", False), ("w", True)):

@@ -10,6 +10,7 @@ from coordinator import registry as registry_module
 from coordinator.acceptance import Acceptance, ModelPair, Positions
 from coordinator.coordinates import Accuracy
 from coordinator.events import (
+    Disenrolled,
     DraftersAsked,
     LandmarkTimed,
     LeaseAnswered,
@@ -314,6 +315,24 @@ def test_losing_a_node_that_was_being_asked_asks_the_next(registry: Registry) ->
     (send,) = registry.handle(NodeLost(0.0, NODE, "closed"))
     assert isinstance(send, Send)
     assert isinstance(send.message, Drafters)
+
+
+def test_who_was_revoked_has_to_leave_and_takes_its_leases_along(registry: Registry) -> None:
+    add_node(registry, 3, "b")
+    ask(registry)
+    answer(registry, "jti-1")
+    assert registry.handle(Disenrolled(1.0, frozenset({peer("c")}))) == []
+    close, revoked = registry.handle(Disenrolled(1.0, frozenset({peer("a")})))
+    assert isinstance(close, Close)
+    assert (close.link, close.code) == (NODE, CloseCode.NOT_ENROLLED)
+    assert "revoked" in close.reason
+    assert revoked == Send(TARGET, LeaseRevoked("jti-1", "the node is gone"))
+    assert list(registry.nodes) == [peer("b")]
+    assert registry.handle(NodeLost(1.0, NODE, "closed")) == [], "what comes of a link that was closed is late"
+    close, gone = registry.handle(Disenrolled(2.0, frozenset({T})))
+    assert isinstance(close, Close)
+    assert (close.link, gone) == (TARGET, TargetGone(TARGET, "the target is gone"))
+    assert registry.targets == {}
 
 
 def test_losing_a_target_revokes_its_leases_at_the_nodes(registry: Registry) -> None:

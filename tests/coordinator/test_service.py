@@ -18,7 +18,7 @@ from websockets.asyncio.client import connect as websocket_connect
 from websockets.exceptions import InvalidStatus
 
 from coordinator import service
-from coordinator.admin import create_api_key, issue_join_token
+from coordinator.admin import create_api_key, issue_join_token, revoke_peer
 from coordinator.settings import CoordinatorSettings
 from tests.support.fake_target import FakePeer, FakeTarget, node_registration, target_registration
 from wanspec_p2p.clock import SystemClock
@@ -86,6 +86,25 @@ async def test_peers_and_submitters_share_one_port(settings: CoordinatorSettings
             assert 'wanspec_nodes{state="active"} 1.0' in (await http.get("/metrics")).text
         await target.close()
         await node.close()
+
+
+async def test_a_peer_that_is_revoked_has_to_leave(
+    settings: CoordinatorSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "EXPEL_SECONDS", 0.01)
+    async with running(settings):
+        token = issue_join_token(settings, role=Role.NODE, uses=2)
+        gone, other = [await join(token, node_registration(token.secret)) for _ in range(2)]
+        revoke_peer(settings, gone.peer_id)
+        with pytest.raises(PeerRefused, match="revoked") as closed:
+            await gone.expect(LeaseOffer)
+        assert closed.value.code == CloseCode.NOT_ENROLLED
+        token = issue_join_token(settings, role=Role.TARGET)
+        target = await join(token, target_registration(token.secret), FakeTarget)
+        await target.send(DraftersWanted("w", 2))
+        await other.expect(LeaseOffer)  # it is still there
+        for peer in (target, other):
+            await peer.close()
 
 
 async def test_hanging_up_cancels_at_the_target(settings: CoordinatorSettings) -> None:

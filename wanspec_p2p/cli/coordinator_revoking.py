@@ -38,7 +38,7 @@ def revoke_peer(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Forget a node or a target. One that is connected stays until its link ends."""
+    """Forget a node or a target. One that is connected has to leave within seconds."""
     from coordinator.admin import revoke_peer as revoke
 
     gone = revoke(settings_of({"data_dir": data_dir}), peer)
@@ -46,7 +46,7 @@ def revoke_peer(
         emit({"peer": gone.peer, "role": gone.role.value, "name": gone.name, "pool": gone.pool})
     else:
         say(f"the {gone.role.value} {gone.peer} ({gone.name!r}, pool {gone.pool}) is enrolled no more")
-        say("if it is connected, it stays until its link ends: restart the coordinator to end it now")
+        say("if it is connected to a coordinator that runs, it has to leave within seconds")
 
 
 @app.command("token")

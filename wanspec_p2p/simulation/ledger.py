@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from coordinator.acceptance import RECENT_DAYS, Acceptance, ModelPair, Positions, by_pair, day_of
@@ -55,6 +55,10 @@ class MemoryLedger:
         secret.uses_left -= 1
         enrolment = self._enrolments[applicant.peer] = Enrolment(applicant.peer, applicant.role, secret.pool)
         return enrolment
+
+    async def disenrolled(self, peers: Collection[PeerId]) -> frozenset[PeerId]:
+        await self._commit()
+        return frozenset(peers) - self._enrolments.keys()
 
     async def add_join_secret(
         self, secret: str, *, role: Role, pool: str, expires: float, uses: int, now: float

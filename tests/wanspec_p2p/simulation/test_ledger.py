@@ -69,6 +69,14 @@ async def refusal(ledger: Ledger, who: Applicant, now: float = NOW) -> int:
     return caught.value.code
 
 
+async def test_who_is_not_enrolled_is_told_apart(ledger: Ledger) -> None:
+    await ledger.add_join_secret("one", role=Role.NODE, pool="lab", expires=NOW + 10, uses=1, now=NOW)
+    await ledger.admit(applicant("one"), now=NOW)
+    stranger = PeerId("o'\"")
+    assert await ledger.disenrolled([NODE, stranger]) == {stranger}
+    assert await ledger.disenrolled([]) == frozenset()
+
+
 async def test_a_secret_admits_so_many_of_its_role_until_it_expires(ledger: Ledger) -> None:
     await ledger.add_join_secret("one", role=Role.NODE, pool="lab", expires=NOW + 10, uses=1, now=NOW)
     await ledger.add_join_secret("late", role=Role.NODE, pool="lab", expires=NOW + 10, uses=1, now=NOW)
