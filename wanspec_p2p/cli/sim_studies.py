@@ -35,6 +35,7 @@ def adversity(
     say(f"{command}, {today()}: the shipped code in virtual time")
     _never_slower(found["never_slower"])
     _beside_good(found["beside_good"])
+    _better_later(found["better_later"])
     _churn(found["churn"])
     _killed(found["killed"])
 
@@ -66,6 +67,19 @@ def _beside_good(lines: list[dict[str, Any]]) -> None:
             f"{line['drafters']:>14}  {local:13}  {line['ms_per_token']:8.2f}  {line['good_ms_per_token']:10.2f}"
             f"  {_cost(line)}  {line['allowed']:7.0%}  {_kept(line)}"
         )
+
+
+def _better_later(lines: list[dict[str, Any]]) -> None:
+    for line in lines:
+        say(
+            f"\nbetter ones later: a target has two nodes {line['far_rtt_ms']:g} ms away when four come that are"
+            f" {line['near_rtt_ms']:g} ms away"
+        )
+        minutes, near = line["ms_per_token_by_minute"], line["near_ms_per_token_by_minute"]
+        say(f"{'minute':24}" + "".join(f"{number:7}" for number in range(1, len(minutes) + 1)))
+        say(f"{'ms/token':24}" + "".join(f"{ms:7.2f}" for ms in minutes))
+        say(f"{'near ones from the first':24}" + "".join(f"{ms:7.2f}" for ms in near))
+        say(f"cost in the last minute {_cost(line).strip()}, allowed {line['allowed']:.0%}: {_kept(line)}")
 
 
 def _churn(lines: list[dict[str, Any]]) -> None:

@@ -3,7 +3,8 @@
 *Never slower*: whatever drafters do, a target without a drafter of its own keeps 97 % of the speed that it has with the
 network switched off, and one with a drafter takes at most 1.02 times as long. That target drafts by its gate; the best
 tree, whose number of passes was chosen with hindsight, is told beside it. *Beside good ones*: the same bad nodes where
-two good ones are attached as well; they must not keep those from drafting. *Churn*: two drafters, each lost in a
+two good ones are attached as well; they must not keep those from drafting. *Better ones later*: near nodes come to
+a target that has far ones, and have to be drafting for it within minutes. *Churn*: two drafters, each lost in a
 round with a fixed chance and replaced by a node that has to dial; and 30 % of all nodes dead at once. For comparison:
 Petals, whose nodes hold the target's layers, is quoted to fall from 7.76 to 2.17 steps a second as the chance of a
 failure per step goes from 1e-3 to 1e-2 (arXiv 2312.08361, table 1).
@@ -11,6 +12,7 @@ failure per step goes from 1e-3 to 1e-2 (arXiv 2312.08361, table 1).
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +31,7 @@ from wanspec_p2p.simulation.scenario_play import (
     total,
     trees,
 )
+from wanspec_p2p.simulation.swarm_better import play_better
 from wanspec_p2p.simulation.swarm_kill import SwarmOutcome, play_swarm
 
 __all__ = ["Adversity", "study"]
@@ -41,6 +44,9 @@ NEVER_SLOWER_RTT_MS, CHURN_RTT_MS = 10.0, 30.0
 CHURN_TOKENS = 1024
 BESIDE_GOOD_COST = 0.05
 """Share of the time per token that bad nodes may cost where good ones are attached as well."""
+BETTER_MINUTES, BETTER_FAR_RTT_MS, BETTER_NEAR_RTT_MS = 6, 80.0, 5.0
+BETTER_COST = 0.15
+"""Share of the time per token that it may cost in the last of those minutes to have begun with far nodes."""
 DIALS = "dials"
 KILL_SHARE, KILL_NODES, KILL_ANSWERS, KILL_AT_MS = 0.3, 20, 8, 500.0
 
@@ -135,7 +141,8 @@ def _play(scenario: Scenario) -> Play:
 
 
 def study(adversity: Adversity, seeds: int, progress: Callable[[str, int, int], None]) -> dict[str, Any]:
-    """Tables `never_slower`, `beside_good`, `churn` and `killed`: lists of lines, each with its promise kept or not."""
+    """Tables `never_slower`, `beside_good`, `better_later`, `churn` and `killed`: lists of lines, each with its promise
+    kept or not."""
     results = played(adversity.plays, seeds, lambda done, of: progress("play", done, of))
     swarms: dict[bool, list[SwarmOutcome]] = {False: [], True: []}
     for done in range(2 * seeds):
@@ -152,9 +159,14 @@ def study(adversity: Adversity, seeds: int, progress: Callable[[str, int, int], 
             )
         )
         progress("with a coordinator", done + 1, 2 * seeds)
+    better = []
+    for seed in range(seeds):
+        better.append([_better(adversity, seed, far) for far in (BETTER_FAR_RTT_MS, BETTER_NEAR_RTT_MS)])
+        progress("better nodes later", seed + 1, seeds)
     return {
         "never_slower": _never_slower(adversity, results),
         "beside_good": _beside_good(adversity, results),
+        "better_later": [_better_later(better)],
         "churn": _churn(adversity, results),
         "killed": [_killed(adversity, results), _killed_in_swarms(swarms)],
     }
@@ -199,6 +211,28 @@ def _beside_good(adversity: Adversity, results: Played) -> list[dict[str, Any]]:
             }
         )
     return lines
+
+
+def _better(adversity: Adversity, seed: int, far_ms: float) -> Sequence[float]:
+    tokens, near = adversity.tokens // 2, BETTER_NEAR_RTT_MS / 1e3
+    return play_better(seed, minutes=BETTER_MINUTES, tokens=tokens, far=far_ms / 1e3, near=near)
+
+
+def _better_later(by_seed: Sequence[Sequence[Sequence[float]]]) -> dict[str, Any]:
+    """Of each seed the minutes that began with far nodes, and those with near ones from the first."""
+    own, near = (
+        [statistics.fmean(minute) for minute in zip(*plays, strict=True)] for plays in zip(*by_seed, strict=True)
+    )
+    cost = own[-1] / near[-1] - 1.0
+    return {
+        "far_rtt_ms": BETTER_FAR_RTT_MS,
+        "near_rtt_ms": BETTER_NEAR_RTT_MS,
+        "ms_per_token_by_minute": [round(minute * 1e3, 3) for minute in own],
+        "near_ms_per_token_by_minute": [round(minute * 1e3, 3) for minute in near],
+        "cost": round(cost, 4),
+        "allowed": BETTER_COST,
+        "kept": cost <= BETTER_COST,
+    }
 
 
 def _churn(adversity: Adversity, results: Played) -> list[dict[str, Any]]:

@@ -43,8 +43,6 @@ FINAL_REFUSALS = frozenset(
     }
 )
 MIN_HEARTBEAT, FIRST_HEARTBEAT, MAX_HEARTBEAT = 0.2, 2.0, 60.0
-SPARE = 1
-"""Nodes kept attached besides those that are wanted: one gone silent is replaced without asking anybody."""
 MAX_WAITING = 65_536
 """Messages that wait for the coordinator; one that reads this slowly is as good as gone."""
 
@@ -152,10 +150,14 @@ class Control:
             return
         now = self._clock.monotonic()
         count = self._recruiter.missing(len(self._pool.attached), now, self._pool.lacking)
+        exclude = self._pool.unwanted
+        scouting = not count and self._pool.comparing and self._recruiter.scouts(now)
+        if scouting:
+            count, exclude = 1, [*exclude, *self._pool.released]
         if count:
             want = self._new_id()
-            self._recruiter.asked(want, now)
-            self._outbox.say(DraftersWanted(want, count, exclude=tuple(self._pool.unwanted[: limits.MAX_PEERS])))
+            self._recruiter.asked(want, now, scouting=scouting)
+            self._outbox.say(DraftersWanted(want, count, exclude=tuple(exclude[: limits.MAX_PEERS])))
 
     async def _stay_linked(self) -> str:
         """One connection, from dialling to its end; returns why it ended, where trying again makes sense."""
@@ -247,7 +249,8 @@ class Control:
                 raise RemoteProtocolError(f"{type(message).__name__} is not expected here")
 
     def _answered(self, message: Drafters) -> None:
-        self._recruiter.answered(message.want, len(message.drafters), self._clock.monotonic())
+        if not self._recruiter.answered(message.want, len(message.drafters), self._clock.monotonic()):
+            return
         reason = "" if message.drafters else message.reason or "none given"
         attached = 0 if self._pool is None else len(self._pool.attached)
         scarcity = (reason, attached > 0) if reason else None
@@ -264,7 +267,8 @@ class Control:
             await self._sleep(self._heartbeat)
             if self._pool is not None:
                 self._pool.close_expired()
-                self._pool.release_idle(self._recruiter.wanted + SPARE)
+                if self._pool.release():
+                    self._recruiter.scouted(self._clock.monotonic())
             if self._registered:
                 attached = 0 if self._pool is None else len(self._pool.attached)
                 rtt = None if self._link is None else self._link.rtt

@@ -112,6 +112,7 @@ class DraftLink:
         self.gaps = Gaps()
         self.lease = lease
         self.opened = 0  # sessions so far
+        self.drafted = False  # whether it has sent anything for one
         self._link, self._check, self._lost, self._heard, self._clock = link, check, lost, heard, clock
         self._handles = itertools.count(1)
         self._sessions: dict[int, _Session] = {}
@@ -294,7 +295,7 @@ class DraftLink:
             self.gaps.measured(now - session.told)
             session.told = None
         self._heard(session.runner, self.node, None if session.heard else now - session.opened)
-        session.heard = True
+        session.heard = self.drafted = True
         session.runner.feed(
             DraftArrived(
                 drafter=self.node,

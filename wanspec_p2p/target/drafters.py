@@ -17,6 +17,7 @@ from wanspec_p2p.speculation.hedging import Lead
 from wanspec_p2p.speculation.instructions import AnnounceVerdict, OpenDraft, SendVerdict
 from wanspec_p2p.speculation.pace import Knowledge
 from wanspec_p2p.target.draft_link import DraftLink, attach
+from wanspec_p2p.target.retention import TRIAL_SECONDS, Absent, Attached, Retention
 from wanspec_p2p.target.runner import SessionRunner
 from wanspec_p2p.types import PeerId
 
@@ -26,8 +27,8 @@ ORPHAN_SECONDS = 900.0
 """How much longer an attached lease is honoured while the coordinator cannot be reached to renew it."""
 RENEWAL_SECONDS = 60.0
 """How much longer after the coordinator is back: nodes have to find it again before it can renew their leases."""
-MAX_REVOKED, MAX_DISMISSED = 65_536, 1024
-"""Revocations that are remembered; leases run out long before so many have come. And nodes that are not asked again."""
+MAX_REVOKED = 65_536
+"""Revocations that are remembered; leases run out long before so many have come."""
 
 PATIENCE_PASSES = 3.0
 USUAL_PASS_SECONDS, USUAL_RTT = 0.03, 0.05
@@ -41,8 +42,6 @@ WORTH_EXCHANGING = 2.0
 """Times as much it must be expected to bring."""
 DISMISSED_SECONDS = 900.0
 """A node whose drafts were of no use is not asked again for so long."""
-IDLE_SECONDS = 60.0
-"""A node that more than enough others are attached besides, and that nobody asked for so long, is let go."""
 ENOUGH_DECLINED = 8
 """Once so many nodes have turned a session down, or proved of no use to it, no more are asked for."""
 
@@ -82,7 +81,9 @@ class DrafterPool:
         self._sessions: dict[SessionRunner, set[PeerId]] = {}  # to the nodes that declined them, or lost their lanes
         self._rivals: dict[SessionRunner, dict[PeerId, PeerId]] = {}  # who shares a lane until one of them drafts
         self._revoked: dict[str, None] = {}  # in the order they came
-        self._dismissed: dict[PeerId, float] = {}  # until when, in this order
+        self._dismissed, self._retention = Absent(DISMISSED_SECONDS), Retention()
+        self._knowledge: Knowledge | None = None  # what its sessions share
+        self._begun_at = -math.inf  # the last of them
         self._hedge, self._lead = hedge, Lead()
         self._spare_wanted = False
         self.hedges = 0
@@ -106,8 +107,19 @@ class DrafterPool:
     @property
     def unwanted(self) -> list[PeerId]:
         """Nodes not to be asked for: those attached, and those that were of no use a while ago."""
-        self._forgive()
-        return list(dict.fromkeys((*self._links, *self._dismissed)))
+        return list(dict.fromkeys((*self._links, *self._dismissed.at(self._clock.monotonic()))))
+
+    @property
+    def released(self) -> list[PeerId]:
+        """Nodes not to be looked at again in the hope of better ones."""
+        return self._retention.released(self._clock.monotonic())
+
+    @property
+    def comparing(self) -> bool:
+        """Whether there is work to compare others by with those attached, and no more of them than stay."""
+        now = self._clock.monotonic()
+        at_work = bool(self._sessions) or now - self._begun_at < TRIAL_SECONDS
+        return at_work and len(self._links) <= self._retention.stay(self._per_session, now)
 
     @property
     def sessions(self) -> int:
@@ -143,6 +155,7 @@ class DrafterPool:
     def begin(self, runner: SessionRunner) -> None:
         """Give a session its drafters, now and as they come. It must have started."""
         self._sessions[runner] = set()
+        self._knowledge, self._begun_at = runner.session.knowledge, self._clock.monotonic()
         self._supply(runner)
 
     def end(self, runner: SessionRunner) -> None:
@@ -176,14 +189,21 @@ class DrafterPool:
             if now >= link.lease.expires + self._grace():
                 link.end(CloseCode.LEASE_REFUSED, "the lease has expired")
 
-    def release_idle(self, keep: int) -> None:
-        """End links that nobody has used for a while, down to `keep` of them: others may have use for those nodes."""
+    def release(self) -> bool:
+        """Let go of nodes that nobody needs: others may have use for those.
+
+        Returns whether a newer one stays instead of one of them: better ones can be found.
+        """
         now = self._clock.monotonic()
         attached = [link for link in self._links.values() if not link.ending]
-        idle = sorted((link for link in attached if not link.load), key=lambda link: link.opened)
-        for link in idle[: max(0, len(attached) - keep)]:
-            if now - link.idle_since >= IDLE_SECONDS:
-                link.end(CloseCode.IDLE, "the target has drafters enough")
+        nodes, better = self._retention.look([self._attached(link, now) for link in attached], self._per_session, now)
+        for node in nodes:
+            self._links[node].end(CloseCode.IDLE, "the target has drafters enough")
+        return better
+
+    def _attached(self, link: DraftLink, now: float) -> Attached:
+        worth = 0.0 if self._knowledge is None else _expected(link, self._knowledge, 0, now)
+        return Attached(link.node, link.drafted, link.load, link.idle_since, worth)
 
     def close(self) -> None:
         for link in self._links.values():
@@ -265,7 +285,10 @@ class DrafterPool:
         taken = [self._links[node].lease for node in drafting if node in self._links and node != instead_of]
         return min(
             self._free(runner),
-            key=lambda link: _preference(link, taken, self._expected(runner, link, link.load)),
+            key=lambda link: (
+                link.node in self._retention.retiring,
+                _preference(link, taken, self._expected(runner, link, link.load)),
+            ),
             default=None,
         )
 
@@ -296,16 +319,8 @@ class DrafterPool:
 
     def _dismiss(self, link: DraftLink) -> None:
         """What it sends costs time to read, and is for nothing."""
-        self._dismissed.pop(link.node, None)
-        self._dismissed[link.node] = self._clock.monotonic() + DISMISSED_SECONDS
-        if len(self._dismissed) > MAX_DISMISSED:
-            del self._dismissed[next(iter(self._dismissed))]
+        self._dismissed.add(link.node, self._clock.monotonic())
         link.end(CloseCode.IDLE, "nothing it drafted was of use")
-
-    def _forgive(self) -> None:
-        now = self._clock.monotonic()
-        for node in [node for node, until in self._dismissed.items() if until <= now]:
-            del self._dismissed[node]
 
     # Hedging: a silent drafter gets a rival on its lane, and whoever drafts first keeps it
 
@@ -313,6 +328,7 @@ class DrafterPool:
         rivals = self._rivals.setdefault(runner, {})
         if silent.node in rivals or runner not in self._sessions:
             return
+        self._retention.spare_wanted(self._clock.monotonic())
         spare = self._best(runner)
         if spare is None:
             self._spare_wanted = True
@@ -347,8 +363,7 @@ class DrafterPool:
         claims = check(lease, coordinator=self._coordinator, clock=self._clock, node=node, target=self._me)
         if claims.jti in self._revoked:
             raise RemoteProtocolError("the lease was revoked", CloseCode.LEASE_REFUSED)
-        self._forgive()
-        if node in self._dismissed:
+        if node in self._dismissed.at(self._clock.monotonic()):
             raise RemoteProtocolError("nothing it drafted was of use lately", CloseCode.IDLE)
         if self._tokenizer is not None and claims.tokenizer != self._tokenizer:
             raise RemoteProtocolError(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from wanspec_p2p.protocol import limits
 
-__all__ = ["ARRIVAL_SECONDS", "ASK_AGAIN_SECONDS", "Recruiter"]
+__all__ = ["ARRIVAL_SECONDS", "ASK_AGAIN_SECONDS", "FIRST_SCOUT_SECONDS", "RAREST_SCOUT_SECONDS", "Recruiter"]
 
 ASK_AGAIN_SECONDS = 2.0
 """After an answer that was not enough."""
 ARRIVAL_SECONDS = 5.0
 """How long a node that was granted a lease may take to dial before another is asked for."""
+FIRST_SCOUT_SECONDS, RAREST_SCOUT_SECONDS = 60.0, 960.0
+"""When a target that has all it wants asks for one more, which may be better; twice as long after each that was not."""
 
 
 class Recruiter:
-    """Keeps `wanted` drafters attached, more where sessions lack them; one question at a time."""
+    """Keeps `wanted` drafters attached, more where sessions lack them, and looks for better ones now and then; one
+    question at a time."""
 
     def __init__(self, wanted: int) -> None:
         self.wanted = wanted
@@ -21,6 +24,9 @@ class Recruiter:
         self._asked_at = 0.0
         self._expected: list[float] = []  # when granted nodes are given up on
         self._not_before = 0.0
+        self._scouting = False  # what was asked last is a scout
+        self._scout_seconds = FIRST_SCOUT_SECONDS
+        self._scout_at: float | None = None  # None until there is something to compare with
 
     def missing(self, attached: int, now: float, lacking: int = 0) -> int:
         """How many to ask for now; 0 while an answer or granted nodes are under way.
@@ -29,21 +35,38 @@ class Recruiter:
             lacking: how many more sessions could use, whatever is attached.
         """
         self._expected = [deadline for deadline in self._expected if deadline > now]
-        if self._asked is not None and now < self._asked_at + ARRIVAL_SECONDS:
-            return 0
-        if now < self._not_before:
+        if self._waits(now):
             return 0
         return max(0, min(max(self.wanted - attached, lacking), limits.MAX_DRAFTERS) - len(self._expected))
 
-    def asked(self, want: str, now: float) -> None:
-        self._asked, self._asked_at = want, now
+    def scouts(self, now: float) -> bool:
+        """Whether to ask for one more, where nobody is missing and those attached are at work."""
+        if self._scout_at is None:
+            self._scout_at = now + self._scout_seconds
+        return self.wanted > 0 and now >= self._scout_at and not self._expected and not self._waits(now)
 
-    def answered(self, want: str, granted: int, now: float) -> None:
+    def _waits(self, now: float) -> bool:
+        return now < self._not_before or (self._asked is not None and now < self._asked_at + ARRIVAL_SECONDS)
+
+    def asked(self, want: str, now: float, *, scouting: bool = False) -> None:
+        self._asked, self._asked_at, self._scouting = want, now, scouting
+        if scouting:
+            self._scout_at = now + self._scout_seconds
+            self._scout_seconds = min(2.0 * self._scout_seconds, RAREST_SCOUT_SECONDS)
+
+    def scouted(self, now: float) -> None:
+        """One that was asked for in this way was better than one we had: there may be more of its kind."""
+        self._scout_seconds = FIRST_SCOUT_SECONDS
+        self._scout_at = now + self._scout_seconds
+
+    def answered(self, want: str, granted: int, now: float) -> bool:
+        """Whether that matters: what was asked is answered, and was asked because drafters are missing."""
         if want != self._asked:
-            return
+            return False
         self._asked = None
         self._expected += [now + ARRIVAL_SECONDS] * granted
         self._not_before = now + ASK_AGAIN_SECONDS
+        return not self._scouting
 
     def arrived(self) -> None:
         """A node attached."""

@@ -39,6 +39,17 @@ TABLES: dict[str, Any] = {
             "kept": False,
         }
     ],
+    "better_later": [
+        {
+            "far_rtt_ms": 80.0,
+            "near_rtt_ms": 5.0,
+            "ms_per_token_by_minute": [16.27, 9.41],
+            "near_ms_per_token_by_minute": [8.3, 8.2],
+            "cost": 0.1476,
+            "allowed": 0.15,
+            "kept": True,
+        }
+    ],
     "churn": [
         {
             "loss_per_round": 0.01,
@@ -90,6 +101,11 @@ def test_adversity_says_of_each_line_whether_it_is_kept(run: Run, studies: list[
     assert [line for line in lines if " poor " in line][0].split() == [
         *("poor", "a", "drafter", "9.40", "8.28", "13.5%", "5%", "NOT", "KEPT")
     ]
+    assert [line.split()[-2:] for line in lines if line.startswith(("ms/token", "near ones"))] == [
+        ["16.27", "9.41"],
+        ["8.30", "8.20"],
+    ]
+    assert "cost in the last minute 14.8%, allowed 15%: kept" in lines
     assert any("1.8%" in line and "15%" in line for line in lines)
     assert lines[-1] == (
         "one target: 8 of 8 answers whole and identical, 6 nodes lost; 610 tokens/s, 617 with nobody killed: kept"

@@ -34,7 +34,13 @@ def pace(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
         return SwarmOutcome(answers, int(slow.get("identical", answers)), 2048, 4.0, int(6 * (rest["share"] > 0)), 1)
 
     monkeypatch.setattr("wanspec_p2p.simulation.scenario_play.play", play)
+
+    def play_better(seed: int, *, minutes: int, tokens: int, far: float, near: float) -> list[float]:
+        assert (minutes, tokens, near) == (6, 16, 0.005)
+        return [0.016] * (minutes - 1) + [slow.get("later", 0.009) if far > near else 0.008]
+
     monkeypatch.setattr(adversity, "play_swarm", play_swarm)
+    monkeypatch.setattr(adversity, "play_better", play_better)
     return slow
 
 
@@ -52,12 +58,13 @@ def test_everything_is_played_beside_what_it_is_held_against(pace: dict[str, flo
     assert {line["loss_per_round"] for line in churn} == {0.001, 0.01} and len(churn) == 12
     assert [line["played"] for line in killed] == ["one target, its nodes attached", "three targets and a coordinator"]
     assert [(line["answers"], line["complete_and_identical"], line["lost"]) for line in killed] == [(16, 16, 12)] * 2
+    assert [line["ms_per_token_by_minute"] for line in found["better_later"]] == [[16.0] * 5 + [9.0]]
     assert all(line["kept"] for lines in found.values() for line in lines)
-    assert told[-1] == ("with a coordinator", 4, 4)
+    assert told[-3:] == [("with a coordinator", 4, 4), ("better nodes later", 1, 2), ("better nodes later", 2, 2)]
 
 
 def test_each_line_says_whether_its_promise_is_kept(pace: dict[str, float]) -> None:
-    pace |= {"lying": 0.0308, "lossy": 0.0135, "mixed": 0.0127, "identical": 7}
+    pace |= {"lying": 0.0308, "lossy": 0.0135, "mixed": 0.0127, "later": 0.0095, "identical": 7}
     found = study(Adversity(32), 1, lambda *progress: None)
     lying = {line["local_drafter"]: line for line in found["never_slower"] if line["drafters"] == "lying"}
     assert {line["tree_ms_per_token"] for line in found["never_slower"]} == {None, 30.0}
@@ -66,6 +73,7 @@ def test_each_line_says_whether_its_promise_is_kept(pace: dict[str, float]) -> N
     assert {(line["cost"], line["kept"]) for line in found["beside_good"]} == {(0.0583, False)}
     assert {(line["loss_per_round"], line["kept"]) for line in found["churn"]} == {(0.001, False), (0.01, True)}
     assert {line["cost"] for line in found["churn"]} == {0.1111}
+    assert [(line["cost"], line["kept"]) for line in found["better_later"]] == [(0.1875, False)]
     assert [line["kept"] for line in found["killed"]] == [True, False]
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -25,7 +27,7 @@ from wanspec_p2p.protocol.target_to_coordinator import (
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.target import control
 from wanspec_p2p.target.receipts import AGAIN_SECONDS
-from wanspec_p2p.target.recruiting import ASK_AGAIN_SECONDS
+from wanspec_p2p.target.recruiting import ASK_AGAIN_SECONDS, FIRST_SCOUT_SECONDS
 from wanspec_p2p.target.requests import KEPT_SECONDS
 from wanspec_p2p.types import Sampling
 
@@ -281,6 +283,37 @@ async def test_that_there_are_no_more_is_said_otherwise_than_that_there_are_none
             },
             {"event": "no drafters to be had: decoding goes on without", "reason": "no other node is registered"},
         ]
+
+
+@in_virtual_time
+async def test_while_answers_are_made_one_more_is_looked_for_that_may_be_better() -> None:
+    async with running_target(drafters=1) as bench:
+        link, _ = await bench.coordinator.taken_in()
+        want = await bench.coordinator.heard(link, DraftersWanted)
+        await link.send(Drafters(want=want.want, drafters=()))
+        node = await bench.node(expires=int(bench.clock.wall()) + 10**6)
+        begun = bench.clock.monotonic()
+
+        async def asked() -> DraftersWanted:
+            """Answers are made meanwhile, one every twenty seconds."""
+            for number in itertools.count():
+                await link.send(request(f"{bench.clock.monotonic()}-{number}"))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(20):
+                        return await bench.coordinator.heard(link, DraftersWanted)
+            raise AssertionError
+
+        with capture_logs() as logs:
+            scout = await asked()
+            assert bench.clock.monotonic() - begun >= FIRST_SCOUT_SECONDS
+            assert (scout.count, scout.exclude) == (1, (node.identity.peer_id,))
+            await link.send(Drafters(want=scout.want, drafters=(), reason="nobody else is registered"))
+            await bench.coordinator.heard(link, TargetHeartbeat)
+        assert not any("to be had" in line["event"] for line in logs), "nobody is missing"
+        other = await bench.node(expires=int(bench.clock.wall()) + 10**6)
+        assert str(await node.ending()) == "the target has drafters enough"  # it was asked, and has brought nothing
+        again = await asked()
+        assert set(again.exclude) == {node.identity.peer_id, other.identity.peer_id}, "it was let go a moment ago"
 
 
 @in_virtual_time

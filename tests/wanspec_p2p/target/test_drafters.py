@@ -15,7 +15,7 @@ from wanspec_p2p.protocol.target_to_node import Close
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.security.leases import LEEWAY_SECONDS
 from wanspec_p2p.speculation.pace import Knowledge
-from wanspec_p2p.target import drafters
+from wanspec_p2p.target import drafters, retention
 from wanspec_p2p.target.drafters import ENOUGH_DECLINED, ORPHAN_SECONDS, RENEWAL_SECONDS
 from wanspec_p2p.types import Sampling
 
@@ -421,14 +421,18 @@ async def test_nodes_beyond_those_wanted_are_let_go_when_nobody_has_used_them_fo
         runner = bench.session()
         await settled()
         (busy,) = runner.session.drafters
-        await asyncio.sleep(drafters.IDLE_SECONDS - 2.0)
-        bench.pool.release_idle(2)
+        await asyncio.sleep(retention.TRIAL_SECONDS - 2.0)
+        assert not bench.pool.comparing, "there are more than enough"
+        assert not bench.pool.release()
         await settled()
         assert len(bench.pool.attached) == 4, "not yet"
         await asyncio.sleep(2.0)
-        bench.pool.release_idle(2)
+        bench.pool.release()
         await settled()
-        assert len(bench.pool.attached) == 2 and busy in bench.pool.attached
+        assert bench.pool.attached == [busy]
+        assert bench.pool.comparing
+        assert set(bench.pool.released) == {node.identity.peer_id for node in nodes} - {busy}
+        assert bench.pool.unwanted == [busy], "where one is missing, they are welcome"
         gone = [node for node in nodes if node.identity.peer_id not in bench.pool.attached]
         assert {(await node.refused()).code for node in gone} == {CloseCode.IDLE}
         again = await bench.node(gone[0].identity)
@@ -461,7 +465,7 @@ async def test_a_node_that_drafted_for_nothing_is_let_go_and_not_asked_for_until
 
 @in_virtual_time
 async def test_dismissals_without_end_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drafters, "MAX_DISMISSED", 2)
+    monkeypatch.setattr(retention, "MAX_ABSENT", 2)
     async with PacedBench(per_session=4) as bench:
         nodes = [await bench.node() for _ in range(4)]
         bench.session(count=700, knowledge=Knowledge())

@@ -3,7 +3,13 @@ from __future__ import annotations
 import pytest
 
 from wanspec_p2p.protocol import limits
-from wanspec_p2p.target.recruiting import ARRIVAL_SECONDS, ASK_AGAIN_SECONDS, Recruiter
+from wanspec_p2p.target.recruiting import (
+    ARRIVAL_SECONDS,
+    ASK_AGAIN_SECONDS,
+    FIRST_SCOUT_SECONDS,
+    RAREST_SCOUT_SECONDS,
+    Recruiter,
+)
 
 
 def test_what_is_missing_is_asked_for_once() -> None:
@@ -82,3 +88,46 @@ def test_more_than_usual_are_asked_for_where_sessions_lack_them() -> None:
     recruiter.answered("w", 1, 0.1)
     assert recruiter.missing(2, 0.1 + ASK_AGAIN_SECONDS, lacking=1) == 0, "one is on its way"
     assert recruiter.missing(2, 0.2 + ARRIVAL_SECONDS, lacking=1000) == limits.MAX_DRAFTERS
+
+
+def scouted_at(recruiter: Recruiter, since: float, until: float) -> list[float]:
+    """When it would have asked for one that may be better, looking every second; each is granted and arrives."""
+    found = []
+    now = since
+    while now < until:
+        if recruiter.scouts(now):
+            found.append(now)
+            recruiter.asked("scout", now, scouting=True)
+            assert not recruiter.answered("scout", 1, now), "that there are none matters to nobody"
+            recruiter.arrived()
+        now += 1.0
+    return found
+
+
+def test_better_ones_are_looked_for_ever_more_seldom() -> None:
+    times = scouted_at(Recruiter(2), 0.0, 5000.0)
+    gaps = [after - before for before, after in zip([0.0, *times], times, strict=False)]
+    assert gaps[:5] == [FIRST_SCOUT_SECONDS * factor for factor in (1, 1, 2, 4, 8)]
+    assert set(gaps[5:]) == {RAREST_SCOUT_SECONDS}
+
+
+def test_after_one_that_was_better_more_are_looked_for_soon() -> None:
+    recruiter = Recruiter(2)
+    scouted_at(recruiter, 0.0, 3000.0)
+    recruiter.scouted(3000.0)
+    assert scouted_at(recruiter, 3000.0, 3100.0) == [3000.0 + FIRST_SCOUT_SECONDS]
+
+
+def test_nobody_looks_for_better_ones_than_none() -> None:
+    assert scouted_at(Recruiter(0), 0.0, 1000.0) == []
+
+
+def test_while_an_answer_or_a_node_is_under_way_none_is_looked_for() -> None:
+    recruiter = Recruiter(2)
+    assert not recruiter.scouts(0.0)
+    recruiter.asked("w1", FIRST_SCOUT_SECONDS)
+    assert not recruiter.scouts(FIRST_SCOUT_SECONDS)
+    assert recruiter.answered("w1", 1, FIRST_SCOUT_SECONDS)
+    assert not recruiter.scouts(FIRST_SCOUT_SECONDS + ASK_AGAIN_SECONDS), "it has to arrive first"
+    recruiter.arrived()
+    assert recruiter.scouts(FIRST_SCOUT_SECONDS + ASK_AGAIN_SECONDS)

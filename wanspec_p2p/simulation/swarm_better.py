@@ -1,0 +1,66 @@
+"""Nodes that are near come to a whole network whose target has ones that are far: how soon they draft."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from wanspec_p2p.simulation.laws import IidLaw, Text
+from wanspec_p2p.simulation.loop import run_in_virtual_time
+from wanspec_p2p.simulation.models import SimulatedDrafter, SimulatedTarget
+from wanspec_p2p.simulation.pacing import DeviceTime, Steps, flat
+from wanspec_p2p.simulation.swarm import Swarm, SwarmSpec
+from wanspec_p2p.simulation.swarm_population import ARRIVAL_SECONDS
+from wanspec_p2p.simulation.wan import Wan
+
+__all__ = ["play_better"]
+
+NODES = 6
+SETTLED_SECONDS = ARRIVAL_SECONDS + 10.0
+ANSWERS_A_MINUTE = 4
+
+
+def play_better(seed: int, *, minutes: int, tokens: int, far: float, near: float) -> Sequence[float]:
+    """Seconds per token, by minute. Times are the reference setting's, no drafter at the target.
+
+    Args:
+        far: round trip of the two drafters that the target has when the first minute begins, in seconds.
+        near: of all others.
+
+    Raises:
+        RuntimeError: an answer is not the target's own.
+    """
+    return run_in_virtual_time(_play(seed, minutes, tokens, far, near))
+
+
+async def _play(seed: int, minutes: int, tokens: int, far: float, near: float) -> Sequence[float]:
+    text = Text(seed)
+    first: set[str] | None = None  # None: nobody else is there yet
+
+    def wan(caller: str, called: str) -> Wan:
+        return Wan(rtt=far if first is None or caller in first else near)
+
+    spec = SwarmSpec(
+        target=lambda number: SimulatedTarget(text, DeviceTime(flat(0.030, 64))),
+        drafter=lambda number: SimulatedDrafter(IidLaw(text), DeviceTime(Steps(0.005, 8))),
+        wan=wan,
+        nodes=NODES,
+    )
+    async with Swarm(spec, seed=seed) as swarm:
+        await asyncio.sleep(SETTLED_SECONDS)
+        pool = swarm.targets[0].target.pool
+        attached = () if pool is None else pool.attached
+        first = {node.name for node in swarm.nodes.here.values() if node.identity.peer_id in attached}
+        by_minute = []
+        for minute in range(minutes):
+            seconds = 0.0
+            for number in range(ANSWERS_A_MINUTE):
+                prompt, begun = (1, 2, minute, number), swarm.clock.monotonic()
+                answer = await swarm.ask(prompt, tokens)
+                if answer.ids != text.continuation(prompt, tokens):
+                    raise RuntimeError(f"the answer to {prompt} is not the target's own: seed {seed}")
+                took = swarm.clock.monotonic() - begun
+                seconds += took
+                await asyncio.sleep(max(0.0, 60.0 / ANSWERS_A_MINUTE - took))
+            by_minute.append(seconds / (ANSWERS_A_MINUTE * tokens))
+    return by_minute
