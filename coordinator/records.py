@@ -27,13 +27,18 @@ class PeerState(enum.Enum):
 
 @dataclass(slots=True)
 class Tally:
-    """Sums over a node's receipts, in tokens; `positions` only over those since the coordinator started."""
+    """Sums over a node's receipts, in tokens; from `positions` on only over those since the coordinator started.
+
+    `fruitless` counts receipts in a row of sessions in which nothing of it came in time to be verified.
+    """
 
     drafted: int = 0
     verified: int = 0
     accepted: int = 0
     won: int = 0
     positions: Positions = Positions()
+    fruitless: int = 0
+    fruitless_at: float = -math.inf
 
 
 @dataclass(slots=True)

@@ -58,6 +58,8 @@ MAX_PAIRS = 1000
 """Pairs of models whose acceptance is remembered here; later ones are taken for usual."""
 WANTS_A_SECOND = 8
 """Of one target; more are answered with nobody. An honest one asks once in two seconds."""
+FRUITLESS_SECONDS = 1800.0
+"""After which it is forgotten that a node drafted for nothing: it may be well again, and only drafting tells."""
 OURSELVES = PeerId("")
 """The coordinator's own point on the map of round trips; no peer has this id."""
 Handled: TypeAlias = list[Instruction]
@@ -288,11 +290,12 @@ class Registry:
         if (reason := matching.barred(want)) is not None:
             return [Send(target.link, Drafters(message.want, (), reason))]
         pool = [node for node in self._nodes.values() if node.pool == target.pool]
-        free = [self._candidate(node, target) for node in pool if self._book.taken(node.peer) < node.slots]
+        free = [self._candidate(node, target, event.at) for node in pool if self._book.taken(node.peer) < node.slots]
         ranked, refusal = matching.rank(want, free, self._rng, full=len(pool) - len(free))
         return self._book.open_want(event.at, target, message, ranked, refusal)
 
-    def _candidate(self, node: NodeRecord, target: TargetRecord) -> Candidate:
+    def _candidate(self, node: NodeRecord, target: TargetRecord, at: float) -> Candidate:
+        tally = self._tallies.get(node.peer, Tally())
         model = matching.fitting_model(node.models, target.model)
         known = self._acceptance.get((target.model.digest, model.digest)) if model is not None else None
         predicted = self._coordinates.predict(node.peer, target.peer)
@@ -308,7 +311,8 @@ class Registry:
             rtt=node.rtt if predicted is None else predicted.rtt,
             doubt=matching.MOST_DOUBT if predicted is None else predicted.error,
             jitter=node.jitter,
-            positions=self._tallies.get(node.peer, Tally()).positions,
+            positions=tally.positions,
+            fruitless=tally.fruitless if at - tally.fruitless_at < FRUITLESS_SECONDS else 0,
             usual=None if known is None else known.alpha,
         )
 
@@ -325,6 +329,7 @@ class Registry:
             tally.accepted += receipt.accepted
             tally.won += receipt.won
             tally.positions += _positions(receipt)
+            _judge(tally, receipt, event.at)
             node = self._nodes.get(receipt.node)
             if node is not None and isinstance(target, TargetRecord) and node.pool == target.pool:
                 self._learn(node, target, receipt)
@@ -411,6 +416,14 @@ def _hurry(target: TargetRecord, at: float) -> str | None:
         return f"the target has asked for drafters {WANTS_A_SECOND} times within a second"
     target.asked.append(at)
     return None
+
+
+def _judge(tally: Tally, receipt: Receipt, at: float) -> None:
+    """A node from which nothing came in time, though it is near enough, is slow or broken, for whomever it drafts."""
+    if receipt.verified:
+        tally.fruitless = 0
+    elif receipt.rtt is not None and receipt.rtt < matching.DEADLINE_SECONDS:
+        tally.fruitless, tally.fruitless_at = tally.fruitless + 1, at
 
 
 def _positions(receipt: Receipt) -> Positions:

@@ -377,9 +377,9 @@ def comparisons(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> list[Pee
     seen: list[PeerId] = []
     candidate = registry._candidate
 
-    def counted(node: NodeRecord, target: TargetRecord) -> Candidate:
+    def counted(node: NodeRecord, target: TargetRecord, at: float) -> Candidate:
         seen.append(node.peer)
-        return candidate(node, target)
+        return candidate(node, target, at)
 
     monkeypatch.setattr(registry, "_candidate", counted)
     return seen
@@ -431,6 +431,36 @@ def first_asked(registry: Registry) -> PeerId:
     (offer,) = ask(registry)
     assert isinstance(offer, OfferLease)
     return offer.terms.node
+
+
+@pytest.mark.parametrize(
+    ("drafted", "verified", "rtt", "first"),
+    [(0, 0, 0.03, "a"), (10, 0, 0.03, "a"), (10, 1, 0.03, "b"), (10, 0, None, "b")],
+    ids=["silent", "slow", "of use", "not known how far"],
+)
+def test_a_near_node_whose_drafts_come_to_nothing_is_offered_later(
+    registry: Registry, drafted: int, verified: int, rtt: float | None, first: str
+) -> None:
+    add_node(registry, link=3, name="b", models=(drafter(speed=60.0),))  # faster than a says it is
+    receipt = Receipt("r", peer("b"), "jti-1", "s", drafted, verified, 0, 0, rtt=rtt)
+    registry.handle(ReceiptsKept(0.0, TARGET, [receipt] * 3))
+    assert first_asked(registry) == peer(first)
+
+
+def test_a_node_that_was_of_no_use_has_another_chance(registry: Registry) -> None:
+    add_node(registry, link=3, name="b", models=(drafter(speed=60.0),))
+    silent = Receipt("r", peer("b"), "jti-1", "s", 0, 0, 0, 0, rtt=0.03)
+    registry.handle(ReceiptsKept(0.0, TARGET, [silent] * 9))
+    for link in (TARGET, NODE, 3):
+        registry._links[link].seen = registry_module.FRUITLESS_SECONDS
+    (offer,) = ask(registry, at=registry_module.FRUITLESS_SECONDS)
+    assert isinstance(offer, OfferLease)
+    assert offer.terms.node == peer("b")
+    registry.handle(ReceiptsKept(0.0, TARGET, [silent] * 9))
+    registry.handle(ReceiptsKept(0.0, TARGET, [Receipt("r", peer("b"), "jti-1", "s", 9, 1, 0, 0, rtt=0.03)]))
+    assert registry.tallies[peer("b")].fruitless == 0
+    registry.handle(ReceiptsKept(0.0, TARGET, [Receipt("r", peer("b"), "jti-1", "s", 9, 0, 0, 0, rtt=0.2)]))
+    assert registry.tallies[peer("b")].fruitless == 0, "what comes late from far away may be in time elsewhere"
 
 
 def two_nodes(registry: Registry) -> None:

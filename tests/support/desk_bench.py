@@ -31,7 +31,7 @@ NODE = PeerId("n" * 32)
 
 
 class Pool(DrafterPool):
-    """A pool with one node, which knows every answer and drafts it as soon as a session begins."""
+    """A pool with one node, which knows every answer and drafts it as soon as a session begins, unless it is `mute`."""
 
     def __init__(self, model: ScriptedModel, clock: LoopClock) -> None:
         target = Identity.generate()
@@ -46,11 +46,14 @@ class Pool(DrafterPool):
         )
         self._model = model
         self.seen = 0
+        self.mute = False
 
     def begin(self, runner: SessionRunner) -> None:
         super().begin(runner)
         self.seen += 1
         runner.join(NODE, 0, "lease-1")
+        if self.mute:
+            return
         spec = runner.session.spec
         prefix = (*spec.prompt, *spec.committed)
         draft = target_alone(self._model, prefix, 8, Sampling())

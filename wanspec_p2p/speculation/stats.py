@@ -23,6 +23,7 @@ TRUST = 2.0
 
 @dataclass(slots=True)
 class DrafterStats:
+    rounds: int = 0  # settled while it drafted for the session, or was to
     drafted: int = 0  # tokens it sent
     verified: int = 0  # of these, tokens that entered a pass
     accepted: int = 0  # of these, tokens of the answer that it was not told of

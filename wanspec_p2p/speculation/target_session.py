@@ -285,6 +285,7 @@ class TargetSession:
         emit = Emit(self._answer_len, committed)
         brought = self.stats.verified_round(self.tree, candidates, steps)
         for drafter in self.drafters:
+            self.stats.of(drafter).rounds += 1
             self.knowledge.contributed(drafter, brought[drafter], event.at)
         self._learn(candidates, steps, event.at)
         self._progress = PROGRESS_MEMORY * self._progress + (1.0 - PROGRESS_MEMORY) * len(steps)

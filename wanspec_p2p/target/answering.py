@@ -27,6 +27,9 @@ from wanspec_p2p.types import PeerId, Privacy, SessionId
 
 __all__ = ["Answering"]
 
+SILENT_ROUNDS = 16
+"""A node that sent nothing for so many is told of as well: others should not have to find out."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -142,7 +145,7 @@ class Answering:
                 by_depth=stats.by_depth[: limits.MAX_WINDOW],
             )
             for node, stats in runner.session.stats.peers.items()
-            if stats.drafted
+            if stats.drafted or stats.rounds >= SILENT_ROUNDS
         ]
         if receipts:
             self._receipts(receipts)
