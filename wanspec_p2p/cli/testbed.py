@@ -90,9 +90,9 @@ def _measured(bed: Bed, seed: int) -> dict[str, Any]:
     """The testbed first: the simulator is to know how long code takes there."""
     from wanspec_p2p.cli.testbed_run import observe
     from wanspec_p2p.simulation.plays import played
-    from wanspec_p2p.simulation.testbed import compared
+    from wanspec_p2p.simulation.testbed import compared, with_real_tree
 
-    of = len(bed.cells) * bed.base.answers
+    of = (len(bed.cells) + 1) * bed.base.answers
     with progress_bars() as progress:
         observed = [
             observe(bed.setting(cell), seed, lambda done, at=at: progress("testbed", at + done, of))  # type: ignore[misc]
@@ -102,16 +102,21 @@ def _measured(bed: Bed, seed: int) -> dict[str, Any]:
         plays = played(
             settings, 1, first=seed, processes=2, progress=lambda done, all_: progress("simulator", done, all_)
         )
-    return compared(bed, observed, plays)
+        report = compared(bed, observed, plays)
+        best, at = report["baseline"]["passes"], of - bed.base.answers
+        tree = observe(bed.trees[best], seed, lambda done: progress("testbed", at + done, of))
+    return with_real_tree(report, bed, tree)
 
 
 def _show(report: dict[str, Any]) -> None:
     """Times are a token's, as if nothing had been stretched; those of code are a pass's, and not stretched."""
     tree, code = report["baseline"], report["code_ms_per_pass"]
     say(f"{report['command']}, {report['date']}")
+    real = tree["testbed"]
     say(
         f"tree at the target, {counted(tree['passes'], 'pass', 'passes')} a round: {tree['ms_per_token']:.2f} ms and "
-        f"{tree['passes_per_token']:.2f} draft passes a token"
+        f"{tree['passes_per_token']:.2f} draft passes a token in the simulator, {real['ms_per_token']:.2f} ms and "
+        f"{real['passes_per_token']:.2f} with real processes"
     )
     say(
         f"code takes {code['target']:.2f} ms a pass of the target, {code['node']:.2f} ms of a node; "

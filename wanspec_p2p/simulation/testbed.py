@@ -18,7 +18,7 @@ from wanspec_p2p.simulation.plays import Played
 from wanspec_p2p.simulation.reference import PASSES, Figures, Setting, summed, tree_alone
 from wanspec_p2p.simulation.wan import Wan
 
-__all__ = ["Bed", "Cell", "Code", "Observed", "between_passes", "compared"]
+__all__ = ["Bed", "Cell", "Code", "Observed", "between_passes", "compared", "with_real_tree"]
 
 LATENCY_WITHIN, OFFLOAD_WITHIN = 0.10, 0.10
 
@@ -118,6 +118,11 @@ def compared(bed: Bed, observed: Sequence[Observed], played: Played) -> dict[str
         "cells": cells,
         "within": sum(cell["within"] for cell in cells),
     }
+
+
+def with_real_tree(report: dict[str, Any], bed: Bed, seen: Observed) -> dict[str, Any]:
+    """The report, its baseline played with real processes as well."""
+    return {**report, "baseline": {**report["baseline"], "testbed": _absolute(bed, seen.figures)}}
 
 
 def _compared(

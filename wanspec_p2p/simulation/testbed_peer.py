@@ -18,7 +18,7 @@ import signal
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -54,6 +54,7 @@ from wanspec_p2p.simulation.reference import Setting
 from wanspec_p2p.simulation.relay import punctual_loop
 from wanspec_p2p.simulation.scenario import LawOf
 from wanspec_p2p.simulation.swarm_peers import SimulatedTokenizer
+from wanspec_p2p.speculation.policy import LocalDrafting, Policy
 from wanspec_p2p.target.service import TARGET_PATH
 from wanspec_p2p.target.settings import TargetSettings
 from wanspec_p2p.target.wiring import Target
@@ -97,12 +98,14 @@ def peer_command(
     """What starts one.
 
     Args:
-        setting: the models' times, drafters of a session, and whether the target has a drafter of its own.
+        setting: the models' times, drafters of a session, whether the target has a drafter of its own, and how many
+            passes of it come before each verification, if that is fixed.
         address: what nodes dial to reach a target.
         slots: sessions served at once.
         law: how right honest drafters are.
         part: a node's.
     """
+    passes = setting.policy.local.passes
     times = (("verify", setting.verify), ("width", setting.width), ("draft", setting.draft), ("rows", setting.rows))
     return [
         *(sys.executable, "-P", "-m", "wanspec_p2p.simulation.testbed_peer", role.value),
@@ -110,6 +113,7 @@ def peer_command(
         *("--slots", str(slots)),
         *(part for flag, value in times for part in (f"--{flag}", repr(value))),
         *(() if setting.local else ("--no-local",)),
+        *(() if passes is None else ("--local-passes", str(passes))),
         *(() if address is None else ("--address", address)),
         *(() if law == USUAL_LAW else ("--law", msgspec.json.encode(law).decode())),
         *(() if part == HONEST_PART else ("--kind", part.kind, "--slow", repr(part.slow))),
@@ -160,8 +164,19 @@ class _Peer:
         return metered
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Settings(TargetSettings):
+    """Of a target whose use of its own drafter may be set."""
+
+    own: LocalDrafting = LocalDrafting()
+
+    @property
+    def policy(self) -> Policy:
+        return replace(super().policy, local=self.own)
+
+
 async def _serve_target(peer: _Peer, address: str, ready: Callable[..., None], stop: asyncio.Event) -> None:
-    settings = TargetSettings(
+    settings = _Settings(
         data_dir=peer.data_dir,
         cache_dir=peer.data_dir,
         model="simulated-target",
@@ -169,6 +184,7 @@ async def _serve_target(peer: _Peer, address: str, ready: Callable[..., None], s
         address=address or None,
         slots=peer.slots,
         drafters=peer.setting.drafters,
+        own=peer.setting.policy.local,
     )
     target = Target(
         settings,
@@ -265,6 +281,7 @@ def _arguments() -> argparse.Namespace:
         value = getattr(usual, flag)
         parser.add_argument(f"--{flag}", type=type(value), default=value)
     parser.add_argument("--no-local", dest="local", action="store_false")
+    parser.add_argument("--local-passes", type=int, help="of the target's own drafter before each verification")
     parser.add_argument("--law", default="{}", help="of honest drafters, as in a scenario; JSON")
     parser.add_argument("--kind", default=HONEST, help="of a node")
     parser.add_argument("--slow", type=float, default=1.0, help="stretches what adversaries do in time")
@@ -285,6 +302,7 @@ async def _main(arguments: argparse.Namespace) -> None:
         width=arguments.width,
         draft=arguments.draft,
         rows=arguments.rows,
+        policy=Policy(local=LocalDrafting(passes=arguments.local_passes)),
     )
     peer = _Peer(arguments, setting, join)
 

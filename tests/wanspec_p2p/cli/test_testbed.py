@@ -40,12 +40,18 @@ def beds(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Setting, int]]:
 def test_all_sixteen_cells_are_shown(run: Run, beds: list[tuple[Setting, int]]) -> None:
     code, out, err = run("testbed")
     assert code == ExitCode.OK and err == ""
-    assert [(setting.wan.rtt, setting.drafters, setting.wan.jitter) for setting, _ in beds] == [
+    *cells_asked, (tree, _) = beds
+    assert (tree.drafters, tree.policy.local.passes) == (0, 1)
+    assert [(setting.wan.rtt, setting.drafters, setting.wan.jitter) for setting, _ in cells_asked] == [
         (rtt, drafters, jitter) for rtt in (0.01, 0.03, 0.07, 0.15) for drafters in (1, 2) for jitter in (0.0, 0.2)
     ]
     lines = out.splitlines()
     assert lines[0].startswith(
         "wanspec testbed --rtt 10,30,70,150 --drafters 1,2 --jitter 0,20 --answers 2 --tokens 256 --slow 1 --seed 0, 20"
+    )
+    assert lines[1] == (
+        "tree at the target, 1 pass a round: 10.00 ms and 1.00 draft passes a token in the simulator, "
+        "12.00 ms and 1.00 with real processes"
     )
     cells = [line for line in lines if "pp" in line]
     assert len(cells) == 16
@@ -82,7 +88,8 @@ def test_the_object_for_machines(run: Run, beds: list[tuple[Setting, int]]) -> N
     assert report["code_ms_per_pass"] == {"target": 2.0, "node": 1.0}
     (cell,) = report["cells"]
     assert cell["testbed"]["ms_per_token"] == pytest.approx(12.0 / 4 + 1.0)
-    ((setting, seed),) = beds
+    assert report["baseline"]["testbed"]["ms_per_token"] == pytest.approx(12.0 / 4)
+    (setting, seed), _ = beds
     assert (setting.verify, setting.draft, setting.wan.rtt, seed) == (0.12, 0.02, 0.04, 0)
 
 

@@ -11,7 +11,7 @@ from wanspec_p2p.cli.processes import ChildDied, wanspec_command
 from wanspec_p2p.cli.testbed_run import observe
 from wanspec_p2p.errors import EngineError
 from wanspec_p2p.simulation.laws import Text
-from wanspec_p2p.simulation.reference import Setting
+from wanspec_p2p.simulation.reference import Setting, tree_alone
 from wanspec_p2p.simulation.wan import Wan
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("nothing_left")]
@@ -32,6 +32,13 @@ def test_answers_are_the_targets_own_and_drafts_from_afar_are_in_them() -> None:
     assert found.code.target > 0.0 and found.code.node > 0.0
     assert set(found.cores) == {"target", "node-1", "node-2", "coordinator", "relay", "machine"}
     assert all(cores >= 0.0 for cores in found.cores.values())
+
+
+def test_a_tree_of_the_targets_own_has_so_many_passes_a_round() -> None:
+    tree = replace(tree_alone(2, TINY), warm_up=0, answers=1)
+    found = observe(tree, 3, lambda done: None).figures
+    assert found.rounds < 16 and found.remote_passes == 0
+    assert found.local_passes in (2 * found.rounds, 2 * (found.rounds - 1))  # none before a last token
 
 
 def test_a_text_that_is_not_the_targets_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
