@@ -17,7 +17,7 @@ from wanspec_p2p.speculation.hedging import Lead
 from wanspec_p2p.speculation.instructions import AnnounceVerdict, OpenDraft, SendVerdict
 from wanspec_p2p.speculation.pace import Knowledge
 from wanspec_p2p.target.draft_link import DraftLink, attach
-from wanspec_p2p.target.retention import TRIAL_SECONDS, Absent, Attached, Retention
+from wanspec_p2p.target.retention import IDLE_SECONDS, Absent, Attached, Retention
 from wanspec_p2p.target.runner import SessionRunner
 from wanspec_p2p.types import PeerId
 
@@ -118,7 +118,7 @@ class DrafterPool:
     def comparing(self) -> bool:
         """Whether there is work to compare others by with those attached, and no more of them than stay."""
         now = self._clock.monotonic()
-        at_work = bool(self._sessions) or now - self._begun_at < TRIAL_SECONDS
+        at_work = bool(self._sessions) or now - self._begun_at < IDLE_SECONDS
         return at_work and len(self._links) <= self._retention.stay(self._per_session, now)
 
     @property

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from wanspec_p2p.types import PeerId
 
 __all__ = [
+    "IDLE_SECONDS",
     "MAX_ABSENT",
     "RELEASED_SECONDS",
     "SPARE_SECONDS",
@@ -24,9 +25,10 @@ __all__ = [
     "Retention",
 ]
 
-TRIAL_SECONDS = 60.0
-"""Where more are attached than stay: after so long one that is idle is let go, and those that drafted have shown what
-they bring."""
+TRIAL_SECONDS = 30.0
+"""Where more are attached than stay: after so long those that draft have shown what they bring."""
+IDLE_SECONDS = 60.0
+"""One that was idle for so long is let go then."""
 RELEASED_SECONDS = 1800.0
 """One that was let go is not looked at again for so long, unless drafters are missing."""
 SPARE_SECONDS = 600.0
@@ -81,7 +83,7 @@ class Farewell(NamedTuple):
 
 class Retention:
     """Attributes:
-    retiring: nodes to be chosen last: once they have no session any more, they go.
+    retiring: nodes to be chosen last, so that they are idle unless they are needed.
     """
 
     def __init__(self) -> None:
@@ -118,11 +120,7 @@ class Retention:
         newest_first = [*reversed(attached)]
         worst = sorted(newest_first, key=lambda one: (one.drafted or one.load > 0, one.worth))[:surplus]
         self.retiring = frozenset(one.node for one in worst if one.drafted and compared)
-        going = [
-            one.node
-            for one in worst
-            if not one.load and (one.node in self.retiring or now - one.idle_since >= TRIAL_SECONDS)
-        ]
+        going = [one.node for one in worst if not one.load and now - one.idle_since >= IDLE_SECONDS]
         for node in going:
             self._released.add(node, now)
         return Farewell(going, better=any(node != attached[-1].node for node in going))

@@ -421,7 +421,7 @@ async def test_nodes_beyond_those_wanted_are_let_go_when_nobody_has_used_them_fo
         runner = bench.session()
         await settled()
         (busy,) = runner.session.drafters
-        await asyncio.sleep(retention.TRIAL_SECONDS - 2.0)
+        await asyncio.sleep(retention.IDLE_SECONDS - 2.0)
         assert not bench.pool.comparing, "there are more than enough"
         assert not bench.pool.release()
         await settled()
