@@ -84,6 +84,8 @@ class Ledger(Protocol):
     ) -> Sequence[tuple[Receipt, ModelPair | None]]:
         """Those that were new, each with the models of its lease; a receipt whose id is known is left as it was.
 
+        What a receipt says counts for good; the receipt itself may be let go of, and its id forgotten, days later.
+
         A new one counts, for acceptance in the same transaction, if its lease is one that was recorded for this node
         and this target; the models are None where it does not.
         """

@@ -76,7 +76,7 @@ async def _serve(
     identity = Identity.load_or_create(settings.identity_file)
     tls = _tls(settings, clock)
     reached = addresses.of_settings(settings, listening.getsockname()[1])
-    ledger = SqliteLedger(settings.ledger_file)
+    ledger = SqliteLedger(settings.ledger_file, receipt_days=settings.receipt_days)
     try:
         executor = Executor(
             settings,

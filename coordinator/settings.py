@@ -43,6 +43,7 @@ class CoordinatorSettings:
     lease_seconds: float = 600.0
     offer_seconds: float = 2.0  # how long a node may think about an offered lease
     stall_seconds: float = 300.0  # an answer without a token for this long ends with a timeout
+    receipt_days: float = 90.0  # receipts are kept one by one for so long, and after that as sums by node
     trusted_pools: tuple[str, ...] = ()  # whose nodes may see prompts of privacy "trusted"
     advertise: bool = False  # tell the local network where we are (a hint; keys still decide)
     name: str = "coordinator"
@@ -67,6 +68,8 @@ class CoordinatorSettings:
         ):
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(f"{name} must be between {low:g} and {high:g} seconds, not {getattr(self, name):g}")
+        if not 1.0 <= self.receipt_days <= 36_500.0:
+            raise ConfigError(f"receipt_days must be between 1 and 36500, not {self.receipt_days:g}")
 
     def _check_public_url(self, url: str) -> None:
         secure, host = split_address(url)

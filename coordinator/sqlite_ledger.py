@@ -25,6 +25,7 @@ __all__ = ["SqliteLedger"]
 
 MAX_BATCH = 256
 """Calls that share one commit. A commit waits for the disk; with this many waiting, one wait serves them all."""
+SECONDS_A_DAY = 86_400.0
 T = TypeVar("T")
 
 
@@ -37,12 +38,16 @@ class _Call:
 class SqliteLedger:
     """Implements `Ledger`.
 
+    Args:
+        receipt_days: after which a receipt is kept only as part of its node's sums; None: never.
+
     Raises:
         ConfigError: see `open_database`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, receipt_days: float | None = None) -> None:
         self._database = open_database(path)
+        self._receipt_seconds = None if receipt_days is None else receipt_days * SECONDS_A_DAY
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
@@ -80,7 +85,7 @@ class SqliteLedger:
     async def store_receipts(
         self, target: PeerId, receipts: Sequence[Receipt], *, now: float
     ) -> Sequence[tuple[Receipt, ModelPair | None]]:
-        return await self._run(lambda database: statements.store_receipts(database, target, receipts, now))
+        return await self._run(lambda database: self._store(database, target, receipts, now))
 
     async def acceptance(self, *, now: float) -> Sequence[Acceptance]:
         return await self._run(lambda database: statements.acceptance(database, now))
@@ -106,6 +111,14 @@ class SqliteLedger:
         return await asyncio.shield(asyncio.wrap_future(call.outcome))
 
     # The writer thread
+
+    def _store(
+        self, database: sqlite3.Connection, target: PeerId, receipts: Sequence[Receipt], now: float
+    ) -> Sequence[tuple[Receipt, ModelPair | None]]:
+        """Twice as many old ones go as come, so that the file stops growing, and no call takes long over it."""
+        if self._receipt_seconds is not None:
+            statements.fold_receipts(database, now - self._receipt_seconds, 2 * len(receipts))
+        return statements.store_receipts(database, target, receipts, now)
 
     def _work(self) -> None:
         while (first := self._calls.get()) is not None:

@@ -26,6 +26,7 @@ __all__ = [
     "disenrol",
     "disenrolled",
     "enrolled",
+    "fold_receipts",
     "record_lease",
     "remove_api_key",
     "rewrite_version",
@@ -220,6 +221,33 @@ def _count_positions(database: sqlite3.Connection, target: PeerId, receipt: Rece
     return ModelPair(*models)
 
 
+_COUNTING = (
+    "SELECT receipts.node AS node, min(drafted, :tokens) AS drafted, min(verified, :tokens) AS verified, "
+    "min(accepted, :positions) AS accepted, min(won, :positions) AS won FROM receipts JOIN leases "
+    "ON (leases.jti, leases.node, leases.target) = (receipts.jti, receipts.node, receipts.target)"
+)
+"""What a target says of a node it was never lent is nobody's contribution.
+
+Earlier versions stored counts up to 2**53, of which SQLite's sum overflows after about a thousand: one target that lied
+would stop the coordinator from starting. Such a count is read as the most that a receipt may say now.
+"""
+_MOST = {"tokens": limits.MAX_DRAFTED, "positions": limits.MAX_PROMPT_TOKENS}
+
+
+def fold_receipts(database: sqlite3.Connection, before: float, most: int) -> None:
+    """Of the receipts stored before then the oldest, at most so many: kept from now on as sums of their nodes alone."""
+    old = "SELECT id FROM receipts WHERE stored < :before ORDER BY stored, id LIMIT :most"
+    which = {"before": before, "most": most}
+    database.execute(
+        "INSERT INTO contributions SELECT node, sum(drafted), sum(verified), sum(accepted), sum(won) FROM "
+        f"({_COUNTING} WHERE receipts.id IN ({old})) GROUP BY node ON CONFLICT DO UPDATE SET "
+        "drafted = drafted + excluded.drafted, verified = verified + excluded.verified, "
+        "accepted = accepted + excluded.accepted, won = won + excluded.won",
+        {**_MOST, **which},
+    )
+    database.execute(f"DELETE FROM receipts WHERE id IN ({old})", which)
+
+
 def acceptance(database: sqlite3.Connection, now: float) -> Sequence[Acceptance]:
     rows = database.execute(
         "SELECT target, target_digest, drafter, drafter_digest, depth, day > ? AS recent, "
@@ -234,14 +262,9 @@ def acceptance(database: sqlite3.Connection, now: float) -> Sequence[Acceptance]
 
 
 def tallies(database: sqlite3.Connection) -> Mapping[PeerId, Tally]:
-    # What a target says of a node it was never lent is nobody's contribution.
-    # Earlier versions stored counts up to 2**53, of which SQLite's sum overflows after about a thousand: one target
-    # that lied would stop the coordinator from starting. Such a count is read as the most that a receipt may say now.
     rows = database.execute(
-        "SELECT receipts.node, sum(min(drafted, :tokens)), sum(min(verified, :tokens)), "
-        "sum(min(accepted, :positions)), sum(min(won, :positions)) FROM receipts JOIN leases "
-        "ON (leases.jti, leases.node, leases.target) = (receipts.jti, receipts.node, receipts.target) "
-        "GROUP BY receipts.node",
-        {"tokens": limits.MAX_DRAFTED, "positions": limits.MAX_PROMPT_TOKENS},
+        "SELECT node, sum(drafted), sum(verified), sum(accepted), sum(won) FROM "
+        f"({_COUNTING} UNION ALL SELECT * FROM contributions) GROUP BY node",
+        _MOST,
     )
     return {PeerId(node): Tally(*sums) for node, *sums in rows}

@@ -18,6 +18,7 @@ HERE = Path("data")
         ({"port": 70000}, "port"),
         ({"heartbeat": 0.0}, "heartbeat"),
         ({"lease_seconds": 1.0}, "lease_seconds"),
+        ({"receipt_days": 0.5}, "receipt_days must be between 1 and 36500, not 0.5"),
         ({"public_url": "llm.example"}, "not a coordinator's address"),
         ({"public_url": "https://llm.example:99999"}, "not a coordinator's address"),
         ({"public_url": "http://llm.example"}, "neither loopback nor encrypted"),

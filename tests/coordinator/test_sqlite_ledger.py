@@ -154,6 +154,50 @@ async def test_what_an_earlier_version_let_in_does_not_keep_the_coordinator_from
     await again.close()
 
 
+async def test_old_receipts_are_kept_as_sums(tmp_path: Path, ledger: SqliteLedger) -> None:
+    await ledger.record_lease(terms(), now=0.0)
+    await ledger.record_lease(terms("jti-2", "b"), now=0.0)
+    old = [receipt("1"), receipt("2"), receipt("3", "b", "jti-2"), receipt("not lent", "c")]
+    await ledger.store_receipts(T, old, now=0.0)
+    await ledger.close()
+
+    aging = SqliteLedger(tmp_path / "ledger.sqlite3", receipt_days=10.0)
+
+    async def kept() -> list[str]:
+        rows = await aging._run(lambda database: database.execute("SELECT id FROM receipts ORDER BY id").fetchall())
+        return [id for (id,) in rows]
+
+    sums = {PeerId("a" * 32): Tally(8, 6, 4, 2), PeerId("b" * 32): Tally(4, 3, 2, 1)}
+    assert await aging.tallies() == sums
+    await aging.store_receipts(T, [receipt("1")], now=10.0 * DAY)  # not old enough, and known
+    assert len(await kept()) == 4
+    await aging.store_receipts(T, [receipt("4")], now=10.5 * DAY)
+    assert len(await kept()) == 3, "twice as many go as come"
+    await aging.store_receipts(T, [receipt("5", "b", "jti-2")], now=10.5 * DAY)
+    assert await kept() == ["4", "5"]
+    sums[PeerId("a" * 32)] = Tally(12, 9, 6, 3)
+    sums[PeerId("b" * 32)] = Tally(8, 6, 4, 2)
+    assert await aging.tallies() == sums
+    await aging.store_receipts(T, [receipt("6")], now=21.0 * DAY)
+    sums[PeerId("a" * 32)] = Tally(16, 12, 8, 4)
+    assert (await kept(), await aging.tallies()) == (["6"], sums)
+    await aging.close()
+
+
+async def test_a_ledger_whose_receipts_age_stops_growing(tmp_path: Path, ledger: SqliteLedger) -> None:
+    await ledger.record_lease(terms(), now=0.0)
+    await ledger.close()
+    aging = SqliteLedger(tmp_path / "ledger.sqlite3", receipt_days=1.0)
+    pages = []
+    for day in range(6):
+        for batch in range(4):
+            receipts = [receipt(f"{day} {batch} {number}") for number in range(256)]
+            await aging.store_receipts(T, receipts, now=DAY * (day + batch / 4))
+        pages.append((await aging._run(lambda database: database.execute("PRAGMA page_count").fetchone()))[0])
+    assert pages[-1] == pages[-2] <= 1.1 * pages[1]
+    await aging.close()
+
+
 async def test_one_calls_failure_leaves_the_others_of_its_batch_alone(ledger: SqliteLedger) -> None:
     outcomes = await asyncio.gather(
         ledger.record_lease(terms(), now=0.0),
