@@ -62,8 +62,11 @@ def reference(
     temperature: Annotated[
         float | None, typer.Option(help="That the SmolLM2 pair was recorded at: 0, which is the default, or 0.8.")
     ] = None,
-    target_code: Annotated[
-        float, typer.Option(help="Milliseconds of our own code for each pass of the target.", min=0.0, max=1000.0)
+    verify_code: Annotated[
+        float, typer.Option(help="Milliseconds of our own code for each verification.", min=0.0, max=1000.0)
+    ] = 0.0,
+    draft_code: Annotated[
+        float, typer.Option(help="Milliseconds of our own code for each draft pass of the target.", min=0.0, max=1000.0)
     ] = 0.0,
     node_code: Annotated[
         float, typer.Option(help="Milliseconds of our own code for each pass of a node.", min=0.0, max=1000.0)
@@ -85,8 +88,10 @@ def reference(
         raise ConfigError("--ideal knows the reference only: leave --ablate away")
     if ideal and law is not ReferenceLaw.IID:
         raise ConfigError("--ideal knows chances alone: leave --law away")
-    if ideal and (target_code or node_code):
-        raise ConfigError("--ideal has nothing take time but passes and ways: leave --target-code and --node-code away")
+    code = {"--verify-code": verify_code, "--draft-code": draft_code, "--node-code": node_code}
+    if ideal and any(code.values()):
+        given = " and ".join(flag for flag, ms in code.items() if ms)
+        raise ConfigError(f"--ideal has nothing take time but passes and ways: leave {given} away")
     if temperature is not None:
         _check_temperature(temperature, law)
     if figure is not None:
@@ -97,7 +102,7 @@ def reference(
     base = Setting(tokens=64, warm_up=32) if quick else Setting()
     base = base if tokens is None else replace(base, tokens=tokens)
     base = replace(base, law=law.value, temperature=temperature or 0.0)
-    base = replace(base, target_code=target_code / 1e3, node_code=node_code / 1e3)
+    base = replace(base, verify_code=verify_code / 1e3, draft_code=draft_code / 1e3, node_code=node_code / 1e3)
     variants = ablations(base) if ablate else {"": Variant(base)}
     plans = {name: Plan(variant, distances, counts) for name, variant in variants.items()}
     chosen = seeds or (1 if quick else SEEDS)
@@ -107,7 +112,7 @@ def reference(
     words += [f"--seeds {chosen}", *([] if tokens is None else [f"--tokens {tokens}"])]
     words += [] if law is ReferenceLaw.IID else [f"--law {law.value}"]
     words += [f"--temperature {temperature:g}"] if temperature else []
-    words += [f"{flag} {ms:g}" for flag, ms in (("--target-code", target_code), ("--node-code", node_code)) if ms]
+    words += [f"{flag} {ms:g}" for flag, ms in code.items() if ms]
     words += [f"--rtt {listed(distances)}", f"--drafters {listed(counts)}"]
     report: dict[str, Any] = {"version": __version__, "date": today(), "command": " ".join(words), "seeds": chosen}
     report |= {"ideal": True} if ideal else {}

@@ -119,8 +119,8 @@ def _show(report: dict[str, Any]) -> None:
         f"{real['passes_per_token']:.2f} with real processes"
     )
     say(
-        f"code takes {code['target']:.2f} ms a pass of the target, {code['node']:.2f} ms of a node; "
-        "the simulator with that, and without\n"
+        f"code takes {code['verify']:.2f} ms a verification, {code['draft']:.2f} ms a draft pass of the target, "
+        f"{code['node']:.2f} ms a pass of a node; the simulator with that, and without\n"
     )
     say(
         "RTT ms  drafters  jitter  testbed ms (offload)  simulator ms (offload)  ratio  difference  "

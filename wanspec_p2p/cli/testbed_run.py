@@ -166,8 +166,6 @@ def _observed(setting: Setting, answers: Sequence[Answer], before: Look, after: 
         remote_passes=after.passes_since(before, "node"),
     )
     late = {model: after.late_since(before, model) for model in ("target", "local", "node")}
-    code = Code(
-        target=max(0.0, between_passes(setting, figures)) / (figures.rounds + figures.local_passes),
-        node=after.pause("node") + late["node"],
-    )
+    verify, draft, node = (after.pause(model) + late[model] for model in ("target", "local", "node"))
+    code = Code(verify, draft, node).adding_up(figures, between_passes(setting, figures))
     return Observed(figures, after.at - before.at, late, code, after.cores_since(before))

@@ -46,7 +46,7 @@ class Look:
         return self._sum(before, f"{model}_late_seconds") / passes if passes else 0.0
 
     def pause(self, model: str) -> float:
-        """Seconds from the end of a pass to the next: the median of each peer's last ones, and of those the mean."""
+        """Seconds from the last pass to one of this model: the median of each peer's, and of those the mean."""
         pauses = [own[key] for own in self.counts.values() if (key := f"{model}_pause_seconds") in own]
         return statistics.fmean(pauses) if pauses else 0.0
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from wanspec_p2p.links.memory import NANOSECONDS
 
-__all__ = ["CostCurve", "DeviceTime", "Measured", "Steps", "WithCode", "flat"]
+__all__ = ["CostCurve", "DeviceTime", "LastPass", "Measured", "Steps", "WithCode", "flat"]
 
 PAUSES = 1024
 
@@ -84,6 +84,13 @@ class WithCode:
         return self._curve.seconds(rows) + self._seconds
 
 
+class LastPass:
+    """When the last pass of a machine ended; None: there was none."""
+
+    def __init__(self) -> None:
+        self.ended_at: float | None = None
+
+
 class DeviceTime:
     """The time of one device, by the running loop's clock: a pass begins when the one asked for before it has ended.
 
@@ -93,10 +100,11 @@ class DeviceTime:
         speed: how much faster than `cost` this device is.
         jitter: share by which a pass may take more or less, evenly spread.
         rng: draws it; needed where there is jitter.
+        last: shared by models that take turns on one machine, for `pauses`.
 
     Attributes:
         late: seconds, in sum, by which passes ended after their time: 0 in virtual time.
-        pauses: seconds from the end of a pass until the next one was asked for; the last PAUSES of them.
+        pauses: seconds before each pass, since the last one of the machine had ended; the last PAUSES of them.
 
     Raises:
         ValueError: no such speed or jitter.
@@ -109,6 +117,7 @@ class DeviceTime:
         speed: float = 1.0,
         jitter: float = 0.0,
         rng: random.Random | None = None,
+        last: LastPass | None = None,
     ) -> None:
         if not 0.0 < speed < math.inf:
             raise ValueError(f"speed must be above 0, not {speed}")
@@ -118,7 +127,7 @@ class DeviceTime:
             raise ValueError("jitter needs a source of randomness")
         self._cost, self._speed, self._jitter, self._rng = cost, speed, jitter, rng
         self._free_at = -math.inf
-        self._ended_at: float | None = None
+        self._last = last or LastPass()
         self.late = 0.0
         self.pauses: deque[float] = deque(maxlen=PAUSES)
 
@@ -134,13 +143,13 @@ class DeviceTime:
         if self._rng is not None and self._jitter:
             seconds *= self._rng.uniform(1.0 - self._jitter, 1.0 + self._jitter)
         begun = loop.time() if asked_at is None else asked_at
-        if self._ended_at is not None:
-            self.pauses.append(max(0.0, begun - self._ended_at))
+        if self._last.ended_at is not None:
+            self.pauses.append(max(0.0, begun - self._last.ended_at))
         ends = max(begun, self._free_at) + seconds
         ends = self._free_at = round(ends, NANOSECONDS)
         await _until(ends, loop)
-        self._ended_at = loop.time()
-        self.late += max(0.0, self._ended_at - ends)
+        self._last.ended_at = ended_at = loop.time()
+        self.late += max(0.0, ended_at - ends)
 
 
 async def _until(when: float, loop: asyncio.AbstractEventLoop) -> None:

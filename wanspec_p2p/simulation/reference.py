@@ -74,8 +74,8 @@ class Setting:
         rests: whether nodes rest for a moment when a verdict is due.
         chain: whether nodes draft a chain only: one candidate a place, one place a pass.
         verify, draft: seconds of a pass over up to `width` nodes, and of `rows` rows.
-        target_code, node_code: seconds that the code around the model takes for each pass of the target, drafts of its
-            own among them, and of a node.
+        verify_code, draft_code, node_code: seconds that the code around the model takes for each verification, for each
+            draft pass of the target, and for each pass of a node.
     """
 
     drafters: int = 2
@@ -97,7 +97,8 @@ class Setting:
     width: int = 64
     draft: float = 0.005
     rows: int = 8
-    target_code: float = 0.0
+    verify_code: float = 0.0
+    draft_code: float = 0.0
     node_code: float = 0.0
 
 
@@ -143,14 +144,14 @@ async def _play(setting: Setting, seed: int) -> Figures:
     def drafter(law: Law, code: float) -> SimulatedDrafter:
         return SimulatedDrafter(law, DeviceTime(WithCode(Steps(setting.draft, setting.rows), code)))
 
-    target = SimulatedTarget(text, DeviceTime(WithCode(flat(setting.verify, setting.width), setting.target_code)))
+    target = SimulatedTarget(text, DeviceTime(WithCode(flat(setting.verify, setting.width), setting.verify_code)))
     engine = _engine(setting)
     remote = _FirstOnly(law) if setting.chain else law
     nodes = [
         NodeSpec(drafter(remote, setting.node_code), setting.wan.path(), setting.wan.path(), engine=engine)
         for _ in range(setting.drafters + setting.spares)
     ]
-    local = drafter(law, setting.target_code) if setting.local else None
+    local = drafter(law, setting.draft_code) if setting.local else None
     async with Site(target, nodes, seed=seed, drafters=setting.drafters, local=local, hedge=setting.hedge) as site:
         if setting.warm_up:
             await run_answer(site, question(f"warm-up-{seed}", WARM_UP_PROMPT, setting.warm_up), setting.policy)

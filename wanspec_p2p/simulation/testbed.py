@@ -2,9 +2,9 @@
 
 A cell is one distance: round trip, drafters and jitter. All times may be stretched alike, so that what our own code and
 a busy machine take weighs less; figures are told as if they had not been. In virtual time code takes none: so the
-simulator is told how long it took in the testbed, one figure for targets and one for nodes, and plays without it too.
-The target's is what its passes leave of its time in these cells, so that time per pass agrees by construction, in the
-mean; rounds and passes a token are what the simulator predicts.
+simulator is told how long it took in the testbed, for each verification, each draft pass of the target and each pass of
+a node, and plays without it too. The target's two add up to what its passes leave of its time in these cells, so that
+time per pass agrees by construction, in the mean; rounds and passes a token are what the simulator predicts.
 """
 
 from __future__ import annotations
@@ -32,10 +32,18 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """Real seconds that the code around the models takes for each pass, of the target and of a node."""
+    """Real seconds that the code around the models takes: for each verification, for each draft pass of the target, and
+    for each pass of a node."""
 
-    target: float = 0.0
+    verify: float = 0.0
+    draft: float = 0.0
     node: float = 0.0
+
+    def adding_up(self, figures: Figures, seconds: float) -> Code:
+        """The target's in proportion as they are, and in sum what these passes left of its time."""
+        found = self.verify * figures.rounds + self.draft * figures.local_passes
+        share = max(0.0, seconds) / found if found else 0.0
+        return Code(share * self.verify, share * self.draft, self.node)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +61,8 @@ class Bed:
 
     def with_code(self, observed: Sequence[Observed]) -> Bed:
         """The same in a simulator where code takes what it took in the testbed, in the mean over the cells."""
-        target, node = (fmean(getattr(seen.code, role) for seen in observed) for role in ("target", "node"))
-        return replace(self, base=replace(self.base, target_code=target, node_code=node))
+        verify, draft, node = (fmean(getattr(seen.code, of) for seen in observed) for of in ("verify", "draft", "node"))
+        return replace(self, base=replace(self.base, verify_code=verify, draft_code=draft, node_code=node))
 
     def setting(self, cell: Cell) -> Setting:
         wan = Wan(rtt=cell.rtt_ms / 1000.0 * self.slow, jitter=cell.jitter)
@@ -113,7 +121,7 @@ def compared(bed: Bed, observed: Sequence[Observed], played: Played) -> dict[str
         for cell, seen in zip(bed.cells, observed, strict=True)
     ]
     return {
-        "code_ms_per_pass": _code(Code(coded.base.target_code, coded.base.node_code)),
+        "code_ms_per_pass": _code(Code(coded.base.verify_code, coded.base.draft_code, coded.base.node_code)),
         "baseline": {"passes": best, **_absolute(bed, tree)},
         "cells": cells,
         "within": sum(cell["within"] for cell in cells),
@@ -151,7 +159,7 @@ def _compared(
 
 
 def _code(code: Code) -> dict[str, float]:
-    return {"target": round(code.target * 1000.0, 3), "node": round(code.node * 1000.0, 3)}
+    return {of: round(getattr(code, of) * 1000.0, 3) for of in ("verify", "draft", "node")}
 
 
 def _absolute(bed: Bed, figures: Figures) -> dict[str, float]:

@@ -49,7 +49,7 @@ from wanspec_p2p.simulation.cast import HONEST, REDIAL_SECONDS, drafting, law
 from wanspec_p2p.simulation.laws import Text
 from wanspec_p2p.simulation.metering import MeteredModel
 from wanspec_p2p.simulation.models import SIMULATED_TOKENIZER, SimulatedDrafter, SimulatedTarget
-from wanspec_p2p.simulation.pacing import DeviceTime, Steps, flat
+from wanspec_p2p.simulation.pacing import DeviceTime, LastPass, Steps, flat
 from wanspec_p2p.simulation.reference import Setting
 from wanspec_p2p.simulation.relay import punctual_loop
 from wanspec_p2p.simulation.scenario import LawOf
@@ -138,15 +138,16 @@ class _Peer:
         self.clock = SystemClock()
         self.identity = Identity.load_or_create(self.data_dir / "identity.pem")
         self.home, self.secret = membership.coordinator_of(join, None, role=Role(arguments.role), now=self.clock.wall())
+        self._last = LastPass()
         self._models: dict[str, tuple[MeteredModel, DeviceTime]] = {}
 
     def drafter(self, name: str, kind: str = HONEST) -> MeteredModel:
         law, seconds = drafting(kind, self.law, self.setting.draft, self.part.slow)
-        pace = DeviceTime(Steps(seconds, self.setting.rows))
+        pace = DeviceTime(Steps(seconds, self.setting.rows), last=self._last)
         return self._metered(name, SimulatedDrafter(law, pace), pace)
 
     def target(self) -> MeteredModel:
-        pace = DeviceTime(flat(self.setting.verify, self.setting.width))
+        pace = DeviceTime(flat(self.setting.verify, self.setting.width), last=self._last)
         return self._metered("target", SimulatedTarget(self.text, pace), pace)
 
     def counts(self) -> dict[str, float]:

@@ -130,9 +130,9 @@ def test_a_temperature_without_a_recording_is_named(
 
 def test_code_takes_what_it_is_said_to_take(run: Run, plays: list[tuple[Setting, int]]) -> None:
     arguments = ("sim", "reference", "--quick", "--rtt", "0", "--jobs", "1", "--json")
-    report = json.loads(run(*arguments, "--target-code", "2", "--node-code", "0.5")[1])
-    assert "--target-code 2 --node-code 0.5 --rtt" in report["command"]
-    assert {(setting.target_code, setting.node_code) for setting, _ in plays} == {(0.002, 0.0005)}
+    report = json.loads(run(*arguments, "--verify-code", "2", "--draft-code", "1", "--node-code", "0.5")[1])
+    assert "--verify-code 2 --draft-code 1 --node-code 0.5 --rtt" in report["command"]
+    assert {(s.verify_code, s.draft_code, s.node_code) for s, _ in plays} == {(0.002, 0.001, 0.0005)}
 
 
 def test_ablations_are_told_by_name(run: Run, plays: list[tuple[Setting, int]]) -> None:

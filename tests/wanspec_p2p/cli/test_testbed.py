@@ -25,7 +25,7 @@ def beds(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Setting, int]]:
         asked.append((setting, seed))
         progress(setting.answers)
         found = figures(setting, 12.0)
-        return Observed(found, found.seconds, {"target": 0.0003}, Code(0.002, 0.001), {"machine": 0.75})
+        return Observed(found, found.seconds, {"target": 0.0003}, Code(0.003, 0.002, 0.001), {"machine": 0.75})
 
     def played(settings: tuple[Setting, ...], seeds: int, *, first: int, **_: object) -> dict[Setting, list[Figures]]:
         assert seeds == 1 and first == asked_seed[0]
@@ -85,7 +85,7 @@ def test_the_object_for_machines(run: Run, beds: list[tuple[Setting, int]]) -> N
     assert code == ExitCode.OK and out.count("\n") == 1
     report = json.loads(out)
     assert set(report) == {"version", "date", "command", "code_ms_per_pass", "baseline", "cells", "within"}
-    assert report["code_ms_per_pass"] == {"target": 2.0, "node": 1.0}
+    assert report["code_ms_per_pass"] == {"verify": 3.0, "draft": 2.0, "node": 1.0}
     (cell,) = report["cells"]
     assert cell["testbed"]["ms_per_token"] == pytest.approx(12.0 / 4 + 1.0)
     assert report["baseline"]["testbed"]["ms_per_token"] == pytest.approx(12.0 / 4)

@@ -29,14 +29,16 @@ def test_answers_are_the_targets_own_and_drafts_from_afar_are_in_them() -> None:
     assert found.figures.rounds < 32  # and nobody but the nodes drafted
     assert 0.0 < found.figures.seconds < found.seconds
     assert set(found.late) == {"target", "local", "node"} and found.late["local"] == 0.0 < found.late["target"]
-    assert found.code.target > 0.0 and found.code.node > 0.0
+    assert found.code.verify > 0.0 == found.code.draft and found.code.node > 0.0
     assert set(found.cores) == {"target", "node-1", "node-2", "coordinator", "relay", "machine"}
     assert all(cores >= 0.0 for cores in found.cores.values())
 
 
 def test_a_tree_of_the_targets_own_has_so_many_passes_a_round() -> None:
     tree = replace(tree_alone(2, TINY), warm_up=0, answers=1)
-    found = observe(tree, 3, lambda done: None).figures
+    observed = observe(tree, 3, lambda done: None)
+    found, code = observed.figures, observed.code
+    assert code.verify > 0.0 and code.draft > 0.0 == code.node
     assert found.rounds < 16 and found.remote_passes == 0
     assert found.local_passes in (2 * found.rounds, 2 * (found.rounds - 1))  # none before a last token
 

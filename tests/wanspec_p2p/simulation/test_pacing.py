@@ -6,7 +6,7 @@ import random
 import pytest
 
 from tests.support.virtual_time import in_virtual_time
-from wanspec_p2p.simulation.pacing import DeviceTime, Measured, Steps, WithCode, flat
+from wanspec_p2p.simulation.pacing import DeviceTime, LastPass, Measured, Steps, WithCode, flat
 
 
 def test_a_targets_curve_is_flat_up_to_so_many_nodes() -> None:
@@ -125,3 +125,15 @@ async def test_code_makes_passes_longer_and_what_lies_between_them_is_known() ->
     await device.run(4)
     await device.run(4)
     assert list(device.pauses) == [0.5, 0.0]
+
+
+@in_virtual_time
+async def test_models_that_take_turns_on_one_machine_wait_since_either_ended() -> None:
+    last = LastPass()
+    target, drafter = (DeviceTime(Steps(seconds, 8), last=last) for seconds in (1.0, 0.25))
+    await target.run(1)
+    await asyncio.sleep(0.5)
+    await drafter.run(1)
+    await asyncio.sleep(0.125)
+    await target.run(1)
+    assert (list(target.pauses), list(drafter.pauses)) == ([0.125], [0.5])

@@ -49,8 +49,8 @@ def test_a_chain_takes_a_pass_a_token_and_a_round() -> None:
 
 
 def test_code_makes_every_pass_of_the_target_longer_and_those_of_nodes_fewer() -> None:
-    found = play(chain_alone(4, replace(SHORT, target_code=0.002)), 0)
-    assert found.seconds == pytest.approx(0.032 * found.rounds + 0.007 * found.local_passes)
+    found = play(chain_alone(4, replace(SHORT, verify_code=0.003, draft_code=0.002)), 0)
+    assert found.seconds == pytest.approx(0.033 * found.rounds + 0.007 * found.local_passes)
     remote = replace(SHORT, local=False)
     quick, slow = (play(replace(remote, node_code=code), 0) for code in (0.0, 0.005))
     assert slow.seconds > quick.seconds and slow.remote_passes / slow.rounds < 0.7 * quick.remote_passes / quick.rounds

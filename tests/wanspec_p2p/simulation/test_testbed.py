@@ -69,17 +69,29 @@ def test_figures_are_told_as_if_nothing_had_been_stretched() -> None:
     assert cell["late_ms_per_pass"] == {"target": 0.2} and cell["cores"] == {"target": 0.1, "machine": 0.5}
 
 
+def test_what_lies_before_passes_is_made_to_add_up_to_the_time_they_left() -> None:
+    found = Code(0.002, 0.001, 0.005).adding_up(figures(10.0, 80, rounds=40), 0.32)
+    assert (found.verify, found.draft, found.node) == pytest.approx((0.004, 0.002, 0.005))
+    assert NONE.adding_up(figures(10.0, 80), 0.32) == NONE
+    assert Code(0.002, 0.001).adding_up(figures(10.0, 80), -0.1) == NONE
+
+
 def test_the_simulator_is_told_how_long_code_took_in_the_mean_and_plays_without_it_too() -> None:
     bed = Bed((NEAR, FAR), BASE, 2.0)
-    observed = [seen(figures(12.0, 100), Code(0.001, 0.002)), seen(figures(12.0, 100), Code(0.003, 0.004))]
+    observed = [
+        seen(figures(12.0, 100), Code(0.001, 0.002, 0.003)),
+        seen(figures(12.0, 100), Code(0.003, 0.004, 0.005)),
+    ]
     coded = bed.with_code(observed)
     setting = coded.setting(NEAR)
-    assert (setting.target_code, setting.node_code) == pytest.approx((0.002, 0.003))  # which nobody stretches
+    assert (setting.verify_code, setting.draft_code, setting.node_code) == pytest.approx(
+        (0.002, 0.003, 0.004)
+    )  # which nobody stretches
     assert (setting.verify, setting.draft) == (0.06, 0.01)
     played = {one: [figures(12.0, 100)] for one in coded.settings} | {one: [figures(9.0, 60)] for one in bed.settings}
     report = compared(bed, observed, played)
-    assert report["code_ms_per_pass"] == {"target": 2.0, "node": 3.0} and report["within"] == 2
+    assert report["code_ms_per_pass"] == {"verify": 2.0, "draft": 3.0, "node": 4.0} and report["within"] == 2
     assert report["baseline"]["ms_per_token"] == 12.0
     near, far = report["cells"]
-    assert near["code_ms_per_pass"] == {"target": 1.0, "node": 2.0} != far["code_ms_per_pass"]
+    assert near["code_ms_per_pass"] == {"verify": 1.0, "draft": 2.0, "node": 3.0} != far["code_ms_per_pass"]
     assert (near["simulator"]["ms_per_token"], near["simulator_without_code"]["ms_per_token"]) == (12.0, 9.0)
