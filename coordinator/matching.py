@@ -36,7 +36,7 @@ USUAL_RTT = 0.05
 MOST_DOUBT = 1.0
 """More doubt about a round trip than that counts no further; relative to it."""
 MOST_FRUITLESS = 6
-"""Sessions in a row; more say nothing new."""
+"""Targets that are heard; more say nothing new."""
 SAME_OWNER, SAME_SITE = 0.25, 0.5
 _FULL = "all its slots are leased"
 
@@ -66,7 +66,7 @@ class Candidate:
     jitter: float | None = None  # of its link to the coordinator, in seconds
     positions: Positions = Positions()  # its own, as receipts report them
     usual: float | None = None  # acceptance of these models at other nodes; None where nothing is known
-    fruitless: int = 0  # sessions in a row, lately, for which nothing of it came in time
+    fruitless: int = 0  # targets for which nothing of it came in time, lately
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +177,8 @@ def _expected(candidate: Candidate, model: DrafterModel) -> float:
     Token k arrives after the round trip and k steps of the drafter, k/s; it counts if the k first are right, α^k. When
     the target will want it is not known here, so the deadline is memoryless: e^(-t/D) is the chance that time t is not
     too late. The sum over k of α^k · e^(-(RTT + k/s)/D) is a geometric series. A doubtful round trip is taken for
-    longer than it is said to be, as is a jittery one; a node that is half taken drafts half as fast. Each session in a
-    row for which a node drafted nothing of use halves what is expected of it.
+    longer than it is said to be, as is a jittery one; a node that is half taken drafts half as fast. Each target
+    for which a node drafted nothing of use lately halves what is expected of it.
     """
     own, usual = candidate.positions, USUAL_ACCEPTANCE if candidate.usual is None else candidate.usual
     acceptance = (own.right + PRIOR_POSITIONS * usual) / (own.reached + PRIOR_POSITIONS)
@@ -186,7 +186,7 @@ def _expected(candidate: Candidate, model: DrafterModel) -> float:
     rtt = USUAL_RTT if candidate.rtt is None else candidate.rtt
     late = rtt * (1.0 + min(candidate.doubt, MOST_DOUBT)) + (candidate.jitter or 0.0)
     ratio = acceptance * math.exp(-1.0 / (speed * DEADLINE_SECONDS))
-    of_use = 0.5 ** min(candidate.fruitless, MOST_FRUITLESS)
+    of_use = 0.5**candidate.fruitless
     return of_use * math.exp(-late / DEADLINE_SECONDS) * ratio / (1.0 - ratio)
 
 

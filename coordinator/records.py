@@ -29,7 +29,7 @@ class PeerState(enum.Enum):
 class Tally:
     """Sums over a node's receipts, in tokens; from `positions` on only over those since the coordinator started.
 
-    `fruitless` counts receipts in a row of sessions in which nothing of it came in time to be verified.
+    `fruitless` has the targets for which nothing of it came in time to be verified, and when they said so.
     """
 
     drafted: int = 0
@@ -37,8 +37,7 @@ class Tally:
     accepted: int = 0
     won: int = 0
     positions: Positions = Positions()
-    fruitless: int = 0
-    fruitless_at: float = -math.inf
+    fruitless: dict[PeerId, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -58,8 +58,9 @@ MAX_PAIRS = 1000
 """Pairs of models whose acceptance is remembered here; later ones are taken for usual."""
 WANTS_A_SECOND = 8
 """Of one target; more are answered with nobody. An honest one asks once in two seconds."""
-FRUITLESS_SECONDS = 1800.0
-"""After which it is forgotten that a node drafted for nothing: it may be well again, and only drafting tells."""
+FRUITLESS_ROUNDS, FRUITLESS_SECONDS = 16, 1800.0
+"""That a node has for its first draft: in fewer even a good one may come too late. And after which it is forgotten that
+nothing came: the node may be well again, and only drafting tells."""
 OURSELVES = PeerId("")
 """The coordinator's own point on the map of round trips; no peer has this id."""
 Handled: TypeAlias = list[Instruction]
@@ -312,7 +313,7 @@ class Registry:
             doubt=matching.MOST_DOUBT if predicted is None else predicted.error,
             jitter=node.jitter,
             positions=tally.positions,
-            fruitless=tally.fruitless if at - tally.fruitless_at < FRUITLESS_SECONDS else 0,
+            fruitless=sum(at - said < FRUITLESS_SECONDS for said in tally.fruitless.values()),
             usual=None if known is None else known.alpha,
         )
 
@@ -329,7 +330,8 @@ class Registry:
             tally.accepted += receipt.accepted
             tally.won += receipt.won
             tally.positions += _positions(receipt)
-            _judge(tally, receipt, event.at)
+            if isinstance(target, TargetRecord):
+                _judge(tally, target.peer, receipt, event.at)
             node = self._nodes.get(receipt.node)
             if node is not None and isinstance(target, TargetRecord) and node.pool == target.pool:
                 self._learn(node, target, receipt)
@@ -418,12 +420,17 @@ def _hurry(target: TargetRecord, at: float) -> str | None:
     return None
 
 
-def _judge(tally: Tally, receipt: Receipt, at: float) -> None:
-    """A node from which nothing came in time, though it is near enough, is slow or broken, for whomever it drafts."""
+def _judge(tally: Tally, target: PeerId, receipt: Receipt, at: float) -> None:
+    """A node from which nothing came in time, though it is near enough and had time enough, is slow or broken, for
+    whomever it drafts. Each target is heard once, or a single one could take a node from all others."""
+    near = receipt.rtt is not None and receipt.rtt < matching.DEADLINE_SECONDS
     if receipt.verified:
-        tally.fruitless = 0
-    elif receipt.rtt is not None and receipt.rtt < matching.DEADLINE_SECONDS:
-        tally.fruitless, tally.fruitless_at = tally.fruitless + 1, at
+        tally.fruitless.pop(target, None)
+    elif near and receipt.rounds >= FRUITLESS_ROUNDS:
+        tally.fruitless.pop(target, None)
+        tally.fruitless[target] = at
+        if len(tally.fruitless) > matching.MOST_FRUITLESS:
+            del tally.fruitless[next(iter(tally.fruitless))]
 
 
 def _positions(receipt: Receipt) -> Positions:

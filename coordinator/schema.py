@@ -41,8 +41,8 @@ def open_database(path: Path, steps: list[str] | None = None) -> sqlite3.Connect
     except (OSError, sqlite3.Error) as error:
         raise ConfigError(f"the ledger {path} cannot be opened: {error}") from error
     try:
-        database.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
         _write_ahead(database)
+        database.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
         database.execute("PRAGMA synchronous = FULL")
         _check_intact(database, path)
         _migrate(database, path, steps)
@@ -57,7 +57,8 @@ def open_database(path: Path, steps: list[str] | None = None) -> sqlite3.Connect
 
 def _write_ahead(database: sqlite3.Connection) -> None:
     """WAL. Where another process is about to make the same change, SQLite does not wait for it, whatever the timeout
-    says (https://www.sqlite.org/c3ref/busy_handler.html: it might deadlock), so we do."""
+    says (https://www.sqlite.org/c3ref/busy_handler.html: it might deadlock), so we do, and it is not to."""
+    database.execute("PRAGMA busy_timeout = 0")
     for left in reversed(range(BUSY_MILLISECONDS // RETRY_MILLISECONDS)):
         try:
             database.execute("PRAGMA journal_mode = WAL")

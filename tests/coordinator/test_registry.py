@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from coordinator import matching
 from coordinator import registry as registry_module
 from coordinator.acceptance import Acceptance, ModelPair, Positions
 from coordinator.coordinates import Accuracy
@@ -434,33 +435,58 @@ def first_asked(registry: Registry) -> PeerId:
 
 
 @pytest.mark.parametrize(
-    ("drafted", "verified", "rtt", "first"),
-    [(0, 0, 0.03, "a"), (10, 0, 0.03, "a"), (10, 1, 0.03, "b"), (10, 0, None, "b")],
-    ids=["silent", "slow", "of use", "not known how far"],
+    ("fields", "first"),
+    [
+        ({"drafted": 0}, "a"),
+        ({"drafted": 10}, "a"),
+        ({"drafted": 10, "verified": 1}, "b"),
+        ({"rounds": 15}, "b"),
+    ],
+    ids=["silent", "slow", "of use", "a short answer"],
 )
 def test_a_near_node_whose_drafts_come_to_nothing_is_offered_later(
-    registry: Registry, drafted: int, verified: int, rtt: float | None, first: str
+    registry: Registry, fields: dict[str, Any], first: str
 ) -> None:
     add_node(registry, link=3, name="b", models=(drafter(speed=60.0),))  # faster than a says it is
-    receipt = Receipt("r", peer("b"), "jti-1", "s", drafted, verified, 0, 0, rtt=rtt)
-    registry.handle(ReceiptsKept(0.0, TARGET, [receipt] * 3))
+    registry.handle(barren("a", verified=1))  # as far away
+    registry.handle(barren("b", **fields))
     assert first_asked(registry) == peer(first)
+
+
+def barren(name: str, link: int = TARGET, at: float = 0.0, **fields: Any) -> ReceiptsKept:
+    counts = {"drafted": 0, "verified": 0, "accepted": 0, "won": 0, "rtt": 0.03, "rounds": 16}
+    return ReceiptsKept(at, link, [Receipt("r", peer(name), "jti-1", "s", **(counts | fields))])
+
+
+def test_one_target_alone_does_not_take_a_node_from_others(registry: Registry) -> None:
+    for _ in range(9):
+        registry.handle(barren("a"))
+    assert registry.tallies[peer("a")].fruitless == {T: 0.0}
+    for number in range(9):
+        other = PeerId(str(number) * 32)
+        registry.handle(TargetRegistered(0.0, 10 + number, other, "default", target_registration()))
+        registry.handle(barren("a", link=10 + number))
+    assert len(registry.tallies[peer("a")].fruitless) == matching.MOST_FRUITLESS
+    registry.handle(barren("a", link=18, verified=1))
+    assert other not in registry.tallies[peer("a")].fruitless
+    assert len(registry.tallies[peer("a")].fruitless) == matching.MOST_FRUITLESS - 1
+    registry.handle(TargetLost(0.0, 18, "closed"))
+    registry.handle(barren("a", link=18))  # stored just after it left
+    assert other not in registry.tallies[peer("a")].fruitless
 
 
 def test_a_node_that_was_of_no_use_has_another_chance(registry: Registry) -> None:
     add_node(registry, link=3, name="b", models=(drafter(speed=60.0),))
-    silent = Receipt("r", peer("b"), "jti-1", "s", 0, 0, 0, 0, rtt=0.03)
-    registry.handle(ReceiptsKept(0.0, TARGET, [silent] * 9))
-    for link in (TARGET, NODE, 3):
-        registry._links[link].seen = registry_module.FRUITLESS_SECONDS
+    registry.handle(barren("b"))
     (offer,) = ask(registry, at=registry_module.FRUITLESS_SECONDS)
     assert isinstance(offer, OfferLease)
     assert offer.terms.node == peer("b")
-    registry.handle(ReceiptsKept(0.0, TARGET, [silent] * 9))
-    registry.handle(ReceiptsKept(0.0, TARGET, [Receipt("r", peer("b"), "jti-1", "s", 9, 1, 0, 0, rtt=0.03)]))
-    assert registry.tallies[peer("b")].fruitless == 0
-    registry.handle(ReceiptsKept(0.0, TARGET, [Receipt("r", peer("b"), "jti-1", "s", 9, 0, 0, 0, rtt=0.2)]))
-    assert registry.tallies[peer("b")].fruitless == 0, "what comes late from far away may be in time elsewhere"
+
+
+@pytest.mark.parametrize("rtt", [0.2, None])
+def test_what_comes_late_from_far_away_may_be_in_time_elsewhere(registry: Registry, rtt: float | None) -> None:
+    registry.handle(barren("a", rtt=rtt))
+    assert registry.tallies[peer("a")].fruitless == {}
 
 
 def two_nodes(registry: Registry) -> None:

@@ -72,7 +72,7 @@ def _beside_good(lines: list[dict[str, Any]]) -> None:
 def _better_later(lines: list[dict[str, Any]]) -> None:
     for line in lines:
         say(
-            f"\nbetter ones later: a target has two nodes {line['far_rtt_ms']:g} ms away when four come that are"
+            f"\nbetter ones later: a target has two nodes {line['far_rtt_ms']:g} ms away, and four are idle that are"
             f" {line['near_rtt_ms']:g} ms away"
         )
         minutes, near = line["ms_per_token_by_minute"], line["near_ms_per_token_by_minute"]

@@ -91,7 +91,8 @@ Drafted: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=limits.MAX_DRAFTED)]
 class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one drafter did for one session, counted from the target's own samples. `by_depth[k - 1]` counts
     positions that lay k tokens beyond what was committed when they were verified: those it had drafted for below a
-    right token, and of these, those it was right about.
+    right token, and of these, those it was right about. A drafter that sent nothing has a receipt as well, if there was
+    time enough.
     """
 
     id: Name  # unique; a receipt sent twice is stored once
@@ -104,6 +105,7 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     won: Positions  # of these, positions it was first with
     rtt: Seconds | None = None
     by_depth: Annotated[tuple[tuple[Positions, Positions], ...], msgspec.Meta(max_length=limits.MAX_WINDOW)] = ()
+    rounds: Positions = 0  # that were settled while it drafted for the session, or was to
 
 
 class Receipts(ControlMessage, frozen=True):

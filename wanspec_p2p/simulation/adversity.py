@@ -3,11 +3,11 @@
 *Never slower*: whatever drafters do, a target without a drafter of its own keeps 97 % of the speed that it has with the
 network switched off, and one with a drafter takes at most 1.02 times as long. That target drafts by its gate; the best
 tree, whose number of passes was chosen with hindsight, is told beside it. *Beside good ones*: the same bad nodes where
-two good ones are attached as well; they must not keep those from drafting. *Better ones later*: near nodes come to
-a target that has far ones, and have to be drafting for it within minutes. *Churn*: two drafters, each lost in a
-round with a fixed chance and replaced by a node that has to dial; and 30 % of all nodes dead at once. For comparison:
-Petals, whose nodes hold the target's layers, is quoted to fall from 7.76 to 2.17 steps a second as the chance of a
-failure per step goes from 1e-3 to 1e-2 (arXiv 2312.08361, table 1).
+two good ones are attached as well; they must not keep those from drafting. *Better ones later*: near nodes are
+idle beside a target that has far ones, and have to be drafting for it within minutes. *Churn*: two drafters, each lost
+in a round with a fixed chance and replaced by a node that has to dial; and 30 % of all nodes dead at once. For
+comparison: Petals, whose nodes hold the target's layers, is quoted to fall from 7.76 to 2.17 steps a second as the
+chance of a failure per step goes from 1e-3 to 1e-2 (arXiv 2312.08361, table 1).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Nodes that are near come to a whole network whose target has ones that are far: how soon they draft."""
+"""A target has nodes that are far, and near ones are idle beside them: how soon those draft."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def play_better(seed: int, *, minutes: int, tokens: int, far: float, near: float
         near: of all others.
 
     Raises:
-        RuntimeError: an answer is not the target's own.
+        RuntimeError: an answer is not the target's own, or the target did not find two drafters.
     """
     return run_in_virtual_time(_play(seed, minutes, tokens, far, near))
 
@@ -51,6 +51,8 @@ async def _play(seed: int, minutes: int, tokens: int, far: float, near: float) -
         pool = swarm.targets[0].target.pool
         attached = () if pool is None else pool.attached
         first = {node.name for node in swarm.nodes.here.values() if node.identity.peer_id in attached}
+        if len(first) != spec.drafters:
+            raise RuntimeError(f"the target has {len(first)} drafters, not {spec.drafters}: seed {seed}")
         by_minute = []
         for minute in range(minutes):
             seconds = 0.0

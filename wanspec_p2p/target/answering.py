@@ -23,7 +23,7 @@ from wanspec_p2p.target.engine import Engine
 from wanspec_p2p.target.question import Question, Reader
 from wanspec_p2p.target.runner import SessionRunner
 from wanspec_p2p.target.underway import Said
-from wanspec_p2p.types import PeerId, Privacy, SessionId
+from wanspec_p2p.types import Privacy, SessionId
 
 __all__ = ["Answering"]
 
@@ -141,15 +141,12 @@ class Answering:
                 verified=stats.verified,
                 accepted=stats.accepted,
                 won=stats.won,
-                rtt=self._rtt(node),
+                rtt=runner.rtts.get(node),
                 by_depth=stats.by_depth[: limits.MAX_WINDOW],
+                rounds=stats.rounds,
             )
             for node, stats in runner.session.stats.peers.items()
             if stats.drafted or stats.rounds >= SILENT_ROUNDS
         ]
         if receipts:
             self._receipts(receipts)
-
-    def _rtt(self, node: PeerId) -> float | None:
-        link = None if self._pool is None else self._pool.link(node)
-        return None if link is None else link.rtt

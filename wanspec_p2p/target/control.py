@@ -154,6 +154,8 @@ class Control:
         scouting = not count and self._pool.comparing and self._recruiter.scouts(now)
         if scouting:
             count, exclude = 1, [*exclude, *self._pool.released]
+        if scouting:
+            log.info("looking for a better drafter", attached=len(self._pool.attached))
         if count:
             want = self._new_id()
             self._recruiter.asked(want, now, scouting=scouting)
@@ -267,9 +269,10 @@ class Control:
             await self._sleep(self._heartbeat)
             if self._pool is not None:
                 self._pool.close_expired()
-                if self._pool.release():
-                    self._recruiter.scouted(self._clock.monotonic())
             if self._registered:
+                if self._pool is not None and self._pool.release():  # while nobody could come instead, nobody goes
+                    log.info("a newer drafter brings more than one that was let go")
+                    self._recruiter.scouted(self._clock.monotonic())
                 attached = 0 if self._pool is None else len(self._pool.attached)
                 rtt = None if self._link is None else self._link.rtt
                 self._outbox.say(TargetHeartbeat(self._engine.serving, self._engine.queued, attached, rtt))

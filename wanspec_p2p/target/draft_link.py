@@ -118,7 +118,8 @@ class DraftLink:
         self._sessions: dict[int, _Session] = {}
         self._by_runner: dict[SessionRunner, int] = {}
         self._credit = 0  # tokens it may send
-        self.idle_since = clock.monotonic()  # where it has no session: when the last one ended, or since it attached
+        self.since = clock.monotonic()
+        self.idle_since = self.since  # or since the last session ended for which it had drafted
         self._declined = 0  # sessions so far, each of them once
         self._newest = lease.issued
         self._old_leases = 0  # since one that was newer
@@ -202,6 +203,8 @@ class DraftLink:
         handle = self._by_runner.get(runner)
         if handle is not None:
             session = self._sessions[handle]
+            if self.rtt is not None:
+                runner.rtts[self.node] = self.rtt
             window = self._grant(instruction.window)
             if session.told is None:
                 session.told = self._clock.monotonic()
@@ -221,8 +224,8 @@ class DraftLink:
     def close_session(self, runner: SessionRunner) -> None:
         handle = self._by_runner.pop(runner, None)
         if handle is not None:
-            del self._sessions[handle]
-            self.idle_since = self._clock.monotonic()
+            if self._sessions.pop(handle).heard:
+                self.idle_since = self._clock.monotonic()
             self._say(Close(session=handle))
 
     def silence(self, runner: SessionRunner) -> float:
@@ -317,7 +320,6 @@ class DraftLink:
         session = self._sessions.pop(handle, None)
         if session is not None:
             runner = session.runner
-            self.idle_since = self._clock.monotonic()
             log.info("a node declined a session", node=self.node, reason=reason)
             del self._by_runner[runner]
             runner.leave(self.node)

@@ -164,9 +164,7 @@ class DrafterPool:
         self._spare_wanted = self._spare_wanted and bool(self._sessions)
 
     def revoke(self, jti: str, reason: str) -> None:
-        self._revoked[jti] = None
-        if len(self._revoked) > MAX_REVOKED:
-            del self._revoked[next(iter(self._revoked))]
+        self._refuse_lease(jti)
         for link in self._links.values():
             if link.lease.jti == jti:
                 link.end(CloseCode.LEASE_REFUSED, reason or "the lease was revoked")
@@ -196,14 +194,20 @@ class DrafterPool:
         """
         now = self._clock.monotonic()
         attached = [link for link in self._links.values() if not link.ending]
-        nodes, better = self._retention.look([self._attached(link, now) for link in attached], self._per_session, now)
+        nodes, better = self._retention.look(
+            [self._attached(link, now) for link in attached], self._per_session, self._begun_at, now
+        )
         for node in nodes:
-            self._links[node].end(CloseCode.IDLE, "the target has drafters enough")
+            link = self._links[node]
+            self._refuse_lease(link.lease.jti)  # its node lets go of it; one that does not must not come back by it
+            link.end(CloseCode.IDLE, "the target has drafters enough")
         return better
 
     def _attached(self, link: DraftLink, now: float) -> Attached:
-        worth = 0.0 if self._knowledge is None else _expected(link, self._knowledge, 0, now)
-        return Attached(link.node, link.drafted, link.load, link.idle_since, worth)
+        worth = None
+        if link.drafted and self._knowledge is not None:
+            worth = _expected(link, self._knowledge, 0, now)
+        return Attached(link.node, link.since, link.idle_since, link.load, link.opened > 0, worth)
 
     def close(self) -> None:
         for link in self._links.values():
@@ -358,6 +362,11 @@ class DrafterPool:
         return rival
 
     # Leases
+
+    def _refuse_lease(self, jti: str) -> None:
+        self._revoked[jti] = None
+        if len(self._revoked) > MAX_REVOKED:
+            del self._revoked[next(iter(self._revoked))]
 
     def _admit(self, lease: str, node: PeerId) -> LeaseClaims:
         claims = check(lease, coordinator=self._coordinator, clock=self._clock, node=node, target=self._me)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from wanspec_p2p.protocol import limits
 
 __all__ = ["ARRIVAL_SECONDS", "ASK_AGAIN_SECONDS", "FIRST_SCOUT_SECONDS", "RAREST_SCOUT_SECONDS", "Recruiter"]
@@ -12,14 +14,17 @@ ARRIVAL_SECONDS = 5.0
 """How long a node that was granted a lease may take to dial before another is asked for."""
 FIRST_SCOUT_SECONDS, RAREST_SCOUT_SECONDS = 60.0, 960.0
 """When a target that has all it wants asks for one more, which may be better; twice as long after each that was not."""
+SPREAD = 0.25
+"""By what share of that it may be sooner or later: targets that began together must not ask together."""
 
 
 class Recruiter:
     """Keeps `wanted` drafters attached, more where sessions lack them, and looks for better ones now and then; one
     question at a time."""
 
-    def __init__(self, wanted: int) -> None:
+    def __init__(self, wanted: int, rng: random.Random) -> None:
         self.wanted = wanted
+        self._rng = rng
         self._asked: str | None = None
         self._asked_at = 0.0
         self._expected: list[float] = []  # when granted nodes are given up on
@@ -35,15 +40,22 @@ class Recruiter:
             lacking: how many more sessions could use, whatever is attached.
         """
         self._expected = [deadline for deadline in self._expected if deadline > now]
+        short = max(self.wanted - attached, lacking)
+        if short > 0 and self._scout_at is not None:
+            self._look_again(now)  # not before all have been there for a while
         if self._waits(now):
             return 0
-        return max(0, min(max(self.wanted - attached, lacking), limits.MAX_DRAFTERS) - len(self._expected))
+        return max(0, min(short, limits.MAX_DRAFTERS) - len(self._expected))
 
     def scouts(self, now: float) -> bool:
         """Whether to ask for one more, where nobody is missing and those attached are at work."""
         if self._scout_at is None:
-            self._scout_at = now + self._scout_seconds
+            self._look_again(now)
+            return False
         return self.wanted > 0 and now >= self._scout_at and not self._expected and not self._waits(now)
+
+    def _look_again(self, now: float) -> None:
+        self._scout_at = now + self._scout_seconds * self._rng.uniform(1.0 - SPREAD, 1.0 + SPREAD)
 
     def _waits(self, now: float) -> bool:
         return now < self._not_before or (self._asked is not None and now < self._asked_at + ARRIVAL_SECONDS)
@@ -51,13 +63,13 @@ class Recruiter:
     def asked(self, want: str, now: float, *, scouting: bool = False) -> None:
         self._asked, self._asked_at, self._scouting = want, now, scouting
         if scouting:
-            self._scout_at = now + self._scout_seconds
+            self._look_again(now)
             self._scout_seconds = min(2.0 * self._scout_seconds, RAREST_SCOUT_SECONDS)
 
     def scouted(self, now: float) -> None:
         """One that was asked for in this way was better than one we had: there may be more of its kind."""
         self._scout_seconds = FIRST_SCOUT_SECONDS
-        self._scout_at = now + self._scout_seconds
+        self._look_again(now)
 
     def answered(self, want: str, granted: int, now: float) -> bool:
         """Whether that matters: what was asked is answered, and was asked because drafters are missing."""

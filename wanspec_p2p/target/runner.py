@@ -85,6 +85,7 @@ class SessionRunner:
     ) -> None:
         self.session = session
         self.leases: dict[PeerId, str] = {}  # of everyone who drafted here, also of those who left
+        self.rtts: dict[PeerId, float] = {}  # of the same, as last measured; in seconds
         self._engine, self._channel, self._emit, self._clock = engine, channel, emit, clock
         self._model_wanted = False
         self._wake = asyncio.Event()

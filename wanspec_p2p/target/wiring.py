@@ -79,7 +79,7 @@ class Target:
         self._dial, self._rng, self._sleep, self._new_id = dial, rng, sleep, new_id
         self._control: Control | None = None
         self._outbox = Outbox()
-        self._recruiter = Recruiter(settings.drafters)
+        self._recruiter = Recruiter(settings.drafters, rng)
         self._receipts = ReceiptBox(self._outbox.say, new_id, clock)
         knowledge = Knowledge()
         self.engine = Engine(model, settings.slots, knowledge, local)

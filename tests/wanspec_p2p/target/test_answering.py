@@ -209,7 +209,9 @@ async def test_a_node_that_says_nothing_gets_a_receipt_as_well(count: int, told:
     bench = Bench()
     bench.pool.mute = True
     await bench.answer(request(max_tokens=count))
-    assert [(receipt.node, receipt.jti, receipt.drafted) for receipt in bench.receipts] == [(NODE, "lease-1", 0)] * told
+    assert [(receipt.node, receipt.jti, receipt.drafted, receipt.rounds) for receipt in bench.receipts] == [
+        (NODE, "lease-1", 0, count)
+    ] * told
 
 
 @in_virtual_time

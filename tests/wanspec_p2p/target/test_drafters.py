@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from tests.support.target_benches import PoolBench
-from tests.support.target_kit import Mint, target_alone, until
+from tests.support.target_kit import FakeNode, Mint, target_alone, until
 from tests.support.virtual_time import in_virtual_time
 from wanspec_p2p.errors import CloseCode, LinkClosed
 from wanspec_p2p.links.memory import Path
@@ -417,7 +417,13 @@ async def test_no_end_of_nodes_is_asked_for_a_session_that_nobody_takes() -> Non
 @in_virtual_time
 async def test_nodes_beyond_those_wanted_are_let_go_when_nobody_has_used_them_for_a_while() -> None:
     async with PoolBench(per_session=1) as bench:
-        nodes = [await bench.node() for _ in range(4)]
+        leases: dict[FakeNode, str] = {}
+        for _ in range(4):
+            node = await bench.dial()
+            leases[node] = bench.mint.lease(node.identity.peer_id)
+            await node.attach(leases[node])
+        await settled()
+        nodes = list(leases)
         runner = bench.session()
         await settled()
         (busy,) = runner.session.drafters
@@ -435,6 +441,11 @@ async def test_nodes_beyond_those_wanted_are_let_go_when_nobody_has_used_them_fo
         assert bench.pool.unwanted == [busy], "where one is missing, they are welcome"
         gone = [node for node in nodes if node.identity.peer_id not in bench.pool.attached]
         assert {(await node.refused()).code for node in gone} == {CloseCode.IDLE}
+        stubborn = await bench.dial(gone[1].identity)
+        await stubborn.attach(leases[gone[1]])
+        assert (await stubborn.refused()).code == CloseCode.LEASE_REFUSED, (
+            "who was let go is not back by the same lease"
+        )
         again = await bench.node(gone[0].identity)
         assert again.identity.peer_id in bench.pool.attached, "it did nothing wrong"
         await bench.finish()
@@ -445,8 +456,9 @@ async def test_a_node_that_drafted_for_nothing_is_let_go_and_not_asked_for_until
     async with PacedBench(per_session=2) as bench:
         node = await bench.node(jti="first")
         useless, knowledge = node.identity.peer_id, Knowledge()
-        bench.session(count=700, knowledge=knowledge)
+        runner = bench.session(count=700, knowledge=knowledge)
         refusal = await node.refused()
+        assert runner.rtts == {useless: 0.0}, "the receipt says how far it was"
         assert (refusal.code, str(refusal)) == (CloseCode.IDLE, "nothing it drafted was of use")
         await settled()
         assert bench.pool.attached == [] and bench.pool.unwanted == [useless]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from wanspec_p2p.protocol import limits
@@ -8,25 +10,30 @@ from wanspec_p2p.target.recruiting import (
     ASK_AGAIN_SECONDS,
     FIRST_SCOUT_SECONDS,
     RAREST_SCOUT_SECONDS,
+    SPREAD,
     Recruiter,
 )
 
 
+def recruiter_of(wanted: int) -> Recruiter:
+    return Recruiter(wanted, random.Random(0))
+
+
 def test_what_is_missing_is_asked_for_once() -> None:
-    recruiter = Recruiter(2)
+    recruiter = recruiter_of(2)
     assert recruiter.missing(attached=0, now=0.0) == 2
     recruiter.asked("w1", 0.0)
     assert recruiter.missing(attached=0, now=1.0) == 0
 
 
 def test_nothing_is_missing_when_all_are_there() -> None:
-    assert Recruiter(2).missing(attached=2, now=0.0) == 0
-    assert Recruiter(2).missing(attached=3, now=0.0) == 0
-    assert Recruiter(0).missing(attached=0, now=0.0) == 0
+    assert recruiter_of(2).missing(attached=2, now=0.0) == 0
+    assert recruiter_of(2).missing(attached=3, now=0.0) == 0
+    assert recruiter_of(0).missing(attached=0, now=0.0) == 0
 
 
 def test_nodes_that_were_granted_are_given_time_to_dial() -> None:
-    recruiter = Recruiter(2)
+    recruiter = recruiter_of(2)
     recruiter.asked("w1", 0.0)
     recruiter.answered("w1", 1, 0.5)
     assert recruiter.missing(attached=0, now=0.5 + ASK_AGAIN_SECONDS) == 1
@@ -34,7 +41,7 @@ def test_nodes_that_were_granted_are_given_time_to_dial() -> None:
 
 
 def test_a_node_that_attached_is_not_waited_for_any_more() -> None:
-    recruiter = Recruiter(2)
+    recruiter = recruiter_of(2)
     recruiter.asked("w1", 0.0)
     recruiter.answered("w1", 2, 0.5)
     recruiter.arrived()
@@ -44,7 +51,7 @@ def test_a_node_that_attached_is_not_waited_for_any_more() -> None:
 
 
 def test_an_answer_that_was_not_enough_is_followed_by_a_pause() -> None:
-    recruiter = Recruiter(2)
+    recruiter = recruiter_of(2)
     recruiter.asked("w1", 0.0)
     recruiter.answered("w1", 0, 0.5)
     assert recruiter.missing(attached=0, now=0.6) == 0
@@ -52,7 +59,7 @@ def test_an_answer_that_was_not_enough_is_followed_by_a_pause() -> None:
 
 
 def test_a_question_without_an_answer_is_asked_again() -> None:
-    recruiter = Recruiter(1)
+    recruiter = recruiter_of(1)
     recruiter.asked("w1", 0.0)
     assert recruiter.missing(attached=0, now=ARRIVAL_SECONDS - 0.1) == 0
     assert recruiter.missing(attached=0, now=ARRIVAL_SECONDS) == 1
@@ -60,14 +67,14 @@ def test_a_question_without_an_answer_is_asked_again() -> None:
 
 @pytest.mark.parametrize("want", ["another", ""])
 def test_an_answer_to_another_question_changes_nothing(want: str) -> None:
-    recruiter = Recruiter(1)
+    recruiter = recruiter_of(1)
     recruiter.asked("w1", 0.0)
     recruiter.answered(want, 1, 0.1)
     assert recruiter.missing(attached=0, now=ARRIVAL_SECONDS) == 1
 
 
 def test_a_new_coordinator_link_is_asked_at_once() -> None:
-    recruiter = Recruiter(1)
+    recruiter = recruiter_of(1)
     recruiter.asked("w1", 0.0)
     recruiter.answered("w1", 1, 0.1)
     recruiter.reset()
@@ -75,13 +82,13 @@ def test_a_new_coordinator_link_is_asked_at_once() -> None:
 
 
 def test_an_unexpected_arrival_is_no_error() -> None:
-    recruiter = Recruiter(1)
+    recruiter = recruiter_of(1)
     recruiter.arrived()
     assert recruiter.missing(attached=1, now=0.0) == 0
 
 
 def test_more_than_usual_are_asked_for_where_sessions_lack_them() -> None:
-    recruiter = Recruiter(2)
+    recruiter = recruiter_of(2)
     assert recruiter.missing(2, 0.0) == 0
     assert recruiter.missing(2, 0.0, lacking=1) == 1
     recruiter.asked("w", 0.0)
@@ -104,30 +111,44 @@ def scouted_at(recruiter: Recruiter, since: float, until: float) -> list[float]:
     return found
 
 
+def about(seconds: float, expected: float) -> bool:
+    return (1.0 - SPREAD) * expected <= seconds <= (1.0 + SPREAD) * expected + 1.0
+
+
 def test_better_ones_are_looked_for_ever_more_seldom() -> None:
-    times = scouted_at(Recruiter(2), 0.0, 5000.0)
+    times = scouted_at(recruiter_of(2), 0.0, 9000.0)
     gaps = [after - before for before, after in zip([0.0, *times], times, strict=False)]
-    assert gaps[:5] == [FIRST_SCOUT_SECONDS * factor for factor in (1, 1, 2, 4, 8)]
-    assert set(gaps[5:]) == {RAREST_SCOUT_SECONDS}
+    due = [FIRST_SCOUT_SECONDS * factor for factor in (1, 1, 2, 4, 8)] + [RAREST_SCOUT_SECONDS] * 20
+    assert len(gaps) > 10 and all(map(about, gaps, due))
+    assert len(set(gaps[5:])) > 1, "targets that began together do not ask together for good"
 
 
 def test_after_one_that_was_better_more_are_looked_for_soon() -> None:
-    recruiter = Recruiter(2)
+    recruiter = recruiter_of(2)
     scouted_at(recruiter, 0.0, 3000.0)
     recruiter.scouted(3000.0)
-    assert scouted_at(recruiter, 3000.0, 3100.0) == [3000.0 + FIRST_SCOUT_SECONDS]
+    first, *_ = scouted_at(recruiter, 3000.0, 3100.0)
+    assert about(first - 3000.0, FIRST_SCOUT_SECONDS)
 
 
 def test_nobody_looks_for_better_ones_than_none() -> None:
-    assert scouted_at(Recruiter(0), 0.0, 1000.0) == []
+    assert scouted_at(recruiter_of(0), 0.0, 1000.0) == []
 
 
 def test_while_an_answer_or_a_node_is_under_way_none_is_looked_for() -> None:
-    recruiter = Recruiter(2)
+    recruiter, due = recruiter_of(2), 2.0 * FIRST_SCOUT_SECONDS
     assert not recruiter.scouts(0.0)
-    recruiter.asked("w1", FIRST_SCOUT_SECONDS)
-    assert not recruiter.scouts(FIRST_SCOUT_SECONDS)
-    assert recruiter.answered("w1", 1, FIRST_SCOUT_SECONDS)
-    assert not recruiter.scouts(FIRST_SCOUT_SECONDS + ASK_AGAIN_SECONDS), "it has to arrive first"
+    recruiter.asked("w1", due)
+    assert not recruiter.scouts(due)
+    assert recruiter.answered("w1", 1, due)
+    assert not recruiter.scouts(due + ASK_AGAIN_SECONDS), "it has to arrive first"
     recruiter.arrived()
-    assert recruiter.scouts(FIRST_SCOUT_SECONDS + ASK_AGAIN_SECONDS)
+    assert recruiter.scouts(due + ASK_AGAIN_SECONDS)
+
+
+def test_once_one_was_missing_all_have_to_be_there_for_a_while() -> None:
+    recruiter = recruiter_of(2)
+    assert not recruiter.scouts(0.0)
+    assert recruiter.missing(attached=1, now=100.0) == 1
+    assert not recruiter.scouts(100.0 + (1.0 - SPREAD) * FIRST_SCOUT_SECONDS - 1.0)
+    assert recruiter.scouts(101.0 + (1.0 + SPREAD) * FIRST_SCOUT_SECONDS)
