@@ -18,10 +18,10 @@ from pathlib import Path
 
 import msgspec
 
-from coordinator.lock import locked
 from coordinator.schema import open_database
 from coordinator.settings import CoordinatorSettings
 from wanspec_p2p.errors import ConfigError
+from wanspec_p2p.locking import locked
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.security.self_made import CERTIFICATE, NEXT
 from wanspec_p2p.security.self_made import KEY as TLS_KEY
@@ -83,7 +83,7 @@ def restore(settings: CoordinatorSettings, file: Path) -> Contents:
     Raises:
         ConfigError: a coordinator is there already, or the copy is damaged, or of another release.
     """
-    with locked(settings.lock_file):
+    with locked(settings.lock_file, "coordinator"):
         for taken in (settings.data_dir / name for name in (KEY, LEDGER, f"{LEDGER}-wal", *OTHERS)):
             if taken.exists():
                 raise ConfigError(

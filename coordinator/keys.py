@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 import msgspec
 
 from coordinator import addresses
-from coordinator.lock import locked
 from coordinator.settings import CoordinatorSettings
 from wanspec_p2p.clock import Clock, SystemClock
 from wanspec_p2p.errors import ConfigError
+from wanspec_p2p.locking import locked
 from wanspec_p2p.security.certificate_succession import leads_to
 from wanspec_p2p.security.files import write_whole
 from wanspec_p2p.security.identity import Identity
@@ -54,7 +54,9 @@ def rotate(settings: CoordinatorSettings, *, clock: Clock | None = None) -> tupl
         raise ConfigError(
             f"there is no key in {settings.data_dir} yet: start the coordinator once, or name its --data-dir"
         )
-    with locked(settings.lock_file):  # a running one would go on with the old key, and tokens would name the new
+    with locked(
+        settings.lock_file, "coordinator"
+    ):  # a running one would go on with the old key, and tokens would name the new
         old, new = Identity.load_or_create(settings.identity_file), Identity.generate()
         statement = hand_on(old, new, issued=int((clock or SystemClock()).wall()))
         chain = (*succession(settings, old), statement)[-MAX_SUCCESSIONS:]
@@ -83,7 +85,9 @@ def rotate_certificate(settings: CoordinatorSettings, *, clock: Clock | None = N
             f"there is no certificate {own}: one that the coordinator was given (--tls-cert, --proxy-cert) is replaced "
             "where it came from"
         )
-    with locked(settings.lock_file):  # a running one would go on with the old one, and tokens would name the new
+    with locked(
+        settings.lock_file, "coordinator"
+    ):  # a running one would go on with the old one, and tokens would name the new
         reached = addresses.load(settings)
         if reached is not None and not _shown(reached, own):
             raise ConfigError(

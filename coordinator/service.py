@@ -24,13 +24,13 @@ from coordinator.app import create_app
 from coordinator.connections import GuardedHttp, GuardedWebSocket
 from coordinator.events import Tick
 from coordinator.executor import Executor
-from coordinator.lock import locked
 from coordinator.settings import CoordinatorSettings
 from coordinator.sqlite_ledger import SqliteLedger
 from wanspec_p2p import logs
 from wanspec_p2p.clock import Clock, SystemClock
 from wanspec_p2p.errors import AddressInUse, ConfigError
 from wanspec_p2p.links.discovery import Beacon, advertise
+from wanspec_p2p.locking import locked
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.security.tls import channel_binding, listener_context
@@ -64,7 +64,7 @@ async def run(
     """
     with contextlib.ExitStack() as stack:
         listening = stack.enter_context(_bound(settings.host, settings.port))  # first: a taken port is found at once
-        stack.enter_context(locked(settings.lock_file))
+        stack.enter_context(locked(settings.lock_file, "coordinator"))
         logs.ensure_configured(json=settings.log_json)
         await _serve(settings, listening, ready, stop or _stopped_by_signals(stack))
 

@@ -21,6 +21,7 @@ from wanspec_p2p import logs
 from wanspec_p2p.clock import SystemClock
 from wanspec_p2p.links import membership
 from wanspec_p2p.links.membership import UNKNOWN, Introduction
+from wanspec_p2p.locking import locked
 from wanspec_p2p.models.base import LanguageModel, ModelInfo
 from wanspec_p2p.models.catalog import Catalog
 from wanspec_p2p.models.loading import load_language_model
@@ -43,49 +44,54 @@ async def run(
         ready: called once, with this node's peer id, when the coordinator has taken it in.
 
     Raises:
-        UsageError: no coordinator to join, a token or a key file that will not do, a model that cannot be loaded.
+        UsageError: another node runs on the data directory, no coordinator to join, a token or a key file that will
+            not do, a model that cannot be loaded.
         PeerRefused: the coordinator does not want this node.
         RemoteProtocolError: on first contact, whoever answers is not the coordinator of the join token.
         EngineError: the model does not run on this machine.
     """
     if not structlog.is_configured():  # whoever runs us beside other services has decided
         logs.ensure_configured(json=settings.log_json)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(locked(settings.lock_file, Role.NODE))
+        stack.enter_context(membership.used_once(settings.data_dir, Role.NODE))
+        await _lend(settings, ready, stop or stack.enter_context(_stop_on_signals()))
+
+
+async def _lend(settings: NodeSettings, ready: Callable[[str], None] | None, stop: asyncio.Event) -> None:
     clock = SystemClock()
     file = settings.data_dir / "coordinator.json"
-    with _stop_on_signals() if stop is None else contextlib.nullcontext(stop) as stop:
-        identity = Identity.load_or_create(settings.data_dir / "identity.pem")
-        known = membership.load(file)
-        coordinator, secret = membership.coordinator_of(
-            settings.join, known, said=settings.said, role=Role.NODE, now=clock.wall()
+    identity = Identity.load_or_create(settings.data_dir / "identity.pem")
+    known = membership.load(file)
+    coordinator, secret = membership.coordinator_of(
+        settings.join, known, said=settings.said, role=Role.NODE, now=clock.wall()
+    )
+    enrolled = known is not None and known.coordinator == coordinator.coordinator
+    log.info("node starting", node=identity.peer_id, machine=hardware.inspect().summary())
+    async with _loaded(settings) as model:
+        speed = await tokens_per_second(model, clock)
+        log.info("model ready", model=model.info.name, device=model.info.device, tokens_per_second=round(speed))
+        find = find_on_local_network if settings.discover else None
+        dialler = Dialler(identity, coordinator, clock, find, settings.coordinator_urls)
+        joined = _Joined(membership.Keeper(file, known), dialler, partial(ready, identity.peer_id) if ready else None)
+        service = NodeService(
+            identity.peer_id,
+            coordinator.coordinator,
+            _registration(settings, settings.said.after(coordinator.said), model.info, speed),
+            model,
+            _lending(settings, model.info),
+            secret=secret,
+            enrolled=enrolled,
+            dial_coordinator=dialler.coordinator,
+            dial_target=dialler.target,
+            time_target=dialler.time,
+            loopback=lambda: dialler.loopback,
+            joined=joined,
+            clock=clock,
+            rng=random.Random(),
         )
-        enrolled = known is not None and known.coordinator == coordinator.coordinator
-        log.info("node starting", node=identity.peer_id, machine=hardware.inspect().summary())
-        async with _loaded(settings) as model:
-            speed = await tokens_per_second(model, clock)
-            log.info("model ready", model=model.info.name, device=model.info.device, tokens_per_second=round(speed))
-            find = find_on_local_network if settings.discover else None
-            dialler = Dialler(identity, coordinator, clock, find, settings.coordinator_urls)
-            joined = _Joined(
-                membership.Keeper(file, known), dialler, partial(ready, identity.peer_id) if ready else None
-            )
-            service = NodeService(
-                identity.peer_id,
-                coordinator.coordinator,
-                _registration(settings, settings.said.after(coordinator.said), model.info, speed),
-                model,
-                _lending(settings, model.info),
-                secret=secret,
-                enrolled=enrolled,
-                dial_coordinator=dialler.coordinator,
-                dial_target=dialler.target,
-                time_target=dialler.time,
-                loopback=lambda: dialler.loopback,
-                joined=joined,
-                clock=clock,
-                rng=random.Random(),
-            )
-            joined.follow = service.follow
-            await service.serve(stop)
+        joined.follow = service.follow
+        await service.serve(stop)
     log.info("node stopped", node=identity.peer_id)
 
 

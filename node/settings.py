@@ -67,5 +67,9 @@ class NodeSettings:
             raise ValueError("model must name a model")
 
     @property
+    def lock_file(self) -> Path:
+        return self.data_dir / "node.lock"
+
+    @property
     def said(self) -> Introduction:
         return Introduction(self.name, self.owner, self.site)

@@ -17,11 +17,11 @@ from coordinator import backup
 from coordinator.admin import create_api_key
 from coordinator.backup import INDEX, back_up, restore
 from coordinator.keys import rotate, succession
-from coordinator.lock import locked
 from coordinator.settings import CoordinatorSettings
 from coordinator.sqlite_ledger import SqliteLedger
 from wanspec_p2p.clock import ManualClock
 from wanspec_p2p.errors import ConfigError
+from wanspec_p2p.locking import locked
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.security.self_made import load_or_create_certificate
 
@@ -73,7 +73,7 @@ async def test_a_copy_is_taken_while_the_coordinator_runs_and_writes(
     settings: CoordinatorSettings, elsewhere: CoordinatorSettings, tmp_path: Path
 ) -> None:
     Identity.load_or_create(settings.identity_file)
-    with locked(settings.lock_file):
+    with locked(settings.lock_file, "coordinator"):
         ledger = SqliteLedger(settings.ledger_file)
         await ledger.add_api_key("before", "wsk-before", now=NOW)  # lies in the write-ahead log
         back_up(settings, tmp_path / "copy", now=NOW)
@@ -116,7 +116,7 @@ def test_a_running_coordinators_directory_is_not_touched(
     whole: CoordinatorSettings, elsewhere: CoordinatorSettings, tmp_path: Path
 ) -> None:
     back_up(whole, tmp_path / "copy", now=NOW)
-    with locked(elsewhere.lock_file), pytest.raises(ConfigError, match="another coordinator"):
+    with locked(elsewhere.lock_file, "coordinator"), pytest.raises(ConfigError, match="another coordinator"):
         restore(elsewhere, tmp_path / "copy")
 
 

@@ -9,11 +9,11 @@ from cryptography import x509
 
 from coordinator import addresses, keys
 from coordinator.keys import rotate, rotate_certificate, succession
-from coordinator.lock import locked
 from coordinator.settings import CoordinatorSettings
 from tests.support.certificates import self_made
 from wanspec_p2p.clock import ManualClock
 from wanspec_p2p.errors import ConfigError
+from wanspec_p2p.locking import locked
 from wanspec_p2p.security.certificate_succession import leads_to
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.security.self_made import CERTIFICATE, load_or_create_certificate, replace_certificate
@@ -78,7 +78,7 @@ def test_a_crash_at_either_step_leaves_a_coordinator_that_starts(
 
 
 def test_a_running_coordinator_keeps_its_key(settings: CoordinatorSettings, first: Identity) -> None:
-    with locked(settings.lock_file), pytest.raises(ConfigError, match="another coordinator .* runs on"):
+    with locked(settings.lock_file, "coordinator"), pytest.raises(ConfigError, match="another coordinator .* runs on"):
         rotate(settings)
     assert now(settings).peer_id == first.peer_id
 
@@ -136,7 +136,7 @@ def test_after_a_crash_before_its_address_was_written_it_can_be_changed_again(
 
 
 def test_a_running_coordinator_keeps_its_certificate(settings: CoordinatorSettings, shown: str) -> None:
-    with locked(settings.lock_file), pytest.raises(ConfigError, match="another coordinator .* runs on"):
+    with locked(settings.lock_file, "coordinator"), pytest.raises(ConfigError, match="another coordinator .* runs on"):
         rotate_certificate(settings)
     assert fingerprint(addresses.certificate_der(settings.certificate_dir / CERTIFICATE)) == shown
 

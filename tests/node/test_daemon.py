@@ -155,7 +155,11 @@ async def test_joining_remembers_the_coordinator_and_never_the_secret(
     stored = json.loads((settings.data_dir / "coordinator.json").read_text())
     assert set(stored) == {"url", "coordinator", "certificate", "said"}
     assert all(SECRET not in file.read_text() for file in settings.data_dir.iterdir())
-    assert sorted(file.name for file in settings.data_dir.iterdir()) == ["coordinator.json", "identity.pem"]
+    assert sorted(file.name for file in settings.data_dir.iterdir()) == [
+        "coordinator.json",
+        "identity.pem",
+        "node.lock",
+    ]
 
 
 async def test_afterwards_no_token_is_needed_and_an_old_one_does_no_harm(
@@ -196,6 +200,35 @@ async def test_a_file_of_an_earlier_release_says_nothing_of_the_node(
     last = [message for message in coordinator.heard if isinstance(message, RegisterNode)][-1]
     assert (last.owner, last.site, last.name) == ("unknown", "unknown", hardware.default_name())
     assert json.loads(file.read_text()) == stored
+
+
+async def test_a_second_one_on_its_directory_is_refused_before_anything_is_loaded(
+    coordinator: Coordinator, settings: NodeSettings, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready, stop = asyncio.Event(), asyncio.Event()
+    joining = replace(settings, join=coordinator.token())
+    first = asyncio.create_task(daemon.run(joining, ready=lambda peer: ready.set(), stop=stop))
+    async with asyncio.timeout(20):
+        await ready.wait()
+
+        async def load(*args: object, **kwargs: object) -> ScriptedModel:
+            pytest.fail("the model was loaded")
+
+        monkeypatch.setattr(daemon, "load_language_model", load)
+        with pytest.raises(ConfigError, match=rf"another node \(process {os.getpid()}\) runs on {settings.data_dir}"):
+            await daemon.run(settings, stop=stop)
+        assert len([message for message in coordinator.heard if isinstance(message, RegisterNode)]) == 1
+        stop.set()
+        await first
+
+
+async def test_one_that_was_replaced_says_whose_key_it_was_and_what_to_do(
+    coordinator: Coordinator, settings: NodeSettings, model: ScriptedModel
+) -> None:
+    coordinator.refusal = (CloseCode.REPLACED, "the same identity has connected again")
+    with pytest.raises(PeerRefused, match=f"the key in {settings.data_dir} has connected.* --data-dir") as refusal:
+        await run_until_ready(replace(settings, join=coordinator.token()))
+    assert refusal.value.code == CloseCode.REPLACED
 
 
 async def test_another_coordinators_token_replaces_the_first_only_once_it_took_us_in(

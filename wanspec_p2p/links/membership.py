@@ -4,13 +4,15 @@ the peer itself. Never a secret.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import structlog
 
-from wanspec_p2p.errors import ConfigError, JoinTokenError
+from wanspec_p2p.errors import CloseCode, ConfigError, JoinTokenError, PeerRefused
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.common_messages import Name
 from wanspec_p2p.security.files import write_whole
@@ -18,7 +20,7 @@ from wanspec_p2p.security.identity import peer_id
 from wanspec_p2p.security.join_tokens import JoinToken
 from wanspec_p2p.types import PeerId, Role
 
-__all__ = ["UNKNOWN", "Introduction", "Keeper", "Membership", "coordinator_of", "load", "store"]
+__all__ = ["UNKNOWN", "Introduction", "Keeper", "Membership", "coordinator_of", "load", "store", "used_once"]
 
 UNKNOWN = "unknown"
 """The owner and the site of a peer whose operator never named them."""
@@ -148,3 +150,22 @@ def coordinator_of(
     if known is not None:
         said = said.after(known.said)
     return Membership(token.url, token.coordinator, token.certificate, said), token.secret
+
+
+@contextlib.contextmanager
+def used_once(data_dir: Path, role: Role) -> Iterator[None]:
+    """Say what to do where the coordinator lets us go because somebody else has come with our key.
+
+    Raises:
+        PeerRefused: as the body; the reason of REPLACED is ours.
+    """
+    try:
+        yield
+    except PeerRefused as error:
+        if error.code != CloseCode.REPLACED:
+            raise
+        reason = (
+            f"another {role.value} with the key in {data_dir} has connected, from another machine or directory, and "
+            "takes the place of this one: give one of them a --data-dir and a join token of its own"
+        )
+        raise PeerRefused(error.code, reason) from error

@@ -19,6 +19,7 @@ from wanspec_p2p.links.home import Home
 from wanspec_p2p.links.membership import Introduction
 from wanspec_p2p.links.peer import PeerLink, connect
 from wanspec_p2p.links.websocket import DRAFT_PATH, dial, listen
+from wanspec_p2p.locking import locked
 from wanspec_p2p.models.base import LanguageModel, Tokenizer
 from wanspec_p2p.models.catalog import Catalog
 from wanspec_p2p.models.loading import load_language_model, load_tokenizer
@@ -58,6 +59,16 @@ async def run(
         UsageError: something its operator has to mend, in one line.
         PeerRefused: the coordinator does not want this target.
     """
+    with locked(settings.lock_file, Role.TARGET), membership.used_once(settings.data_dir, Role.TARGET):
+        await _serve(settings, ready, stop or asyncio.Event(), progress)
+
+
+async def _serve(
+    settings: TargetSettings,
+    ready: Callable[[str], None] | None,
+    stop: asyncio.Event,
+    progress: Callable[[str, int, int], None] | None,
+) -> None:
     clock = SystemClock()
     identity = Identity.load_or_create(settings.data_dir / "identity.pem")
     file = settings.data_dir / "coordinator.json"
@@ -97,7 +108,7 @@ async def run(
             made.set_result(target)
             address = settings.address or _address(settings.host, listener.port, secure=certificate is not None)
             joined = _Joined(membership.Keeper(file, known), home, target, address, ready)
-            await target.serve(address, certificate, secret, joined, stop or asyncio.Event())
+            await target.serve(address, certificate, secret, joined, stop)
         finally:
             await model.close()
             if local is not None:

@@ -92,6 +92,10 @@ class TargetSettings:
             raise ValueError("tls_cert and tls_key belong together")
 
     @property
+    def lock_file(self) -> Path:
+        return self.data_dir / "target.lock"
+
+    @property
     def said(self) -> Introduction:
         return Introduction(self.name, self.owner, self.site)
 

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from tests.support.scripted_models import ByteTokenizer, ScriptedModel
 from tests.support.target_kit import FakeNode, Mint, request, target_alone
 from wanspec_p2p.clock import SystemClock
-from wanspec_p2p.errors import AddressInUse, ConfigError, LinkClosed, ModelError, PeerRefused
+from wanspec_p2p.errors import AddressInUse, CloseCode, ConfigError, LinkClosed, ModelError, PeerRefused
 from wanspec_p2p.links import membership
 from wanspec_p2p.links.base import Transport
 from wanspec_p2p.links.peer import PeerLink, accept, connect
@@ -265,6 +265,32 @@ async def test_a_port_in_use_is_said_before_the_model_is_loaded(
         settings = TargetSettings(data_dir=tmp_path / "d", cache_dir=tmp_path, join=coordinator.token(), port=port)
         with pytest.raises(AddressInUse, match=f"port {port}"):
             await service.run(settings)
+
+
+async def test_a_second_one_on_its_directory_is_refused_before_anything_is_loaded(
+    coordinator: Coordinator, model: ScriptedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = TargetSettings(data_dir=tmp_path / "data", cache_dir=tmp_path, join=coordinator.token())
+    async with running(settings):
+
+        async def load(name: str, **how: object) -> ScriptedModel:
+            raise AssertionError("loaded in vain")
+
+        monkeypatch.setattr(service, "load_language_model", load)
+        with pytest.raises(ConfigError, match=rf"another target \(process \d+\) runs on {settings.data_dir}"):
+            await service.run(settings)
+
+
+async def test_one_that_was_replaced_says_whose_key_it_was_and_what_to_do(
+    coordinator: Coordinator, model: ScriptedModel, tmp_path: Path
+) -> None:
+    settings = TargetSettings(data_dir=tmp_path / "data", cache_dir=tmp_path, join=coordinator.token())
+    running = asyncio.create_task(service.run(settings))
+    async with asyncio.timeout(20):
+        link, _ = await coordinator.registered.get()
+        await link.close(CloseCode.REPLACED, "the same identity has connected again")
+        with pytest.raises(PeerRefused, match=f"the key in {settings.data_dir} has connected.* --data-dir"):
+            await running
 
 
 async def test_without_a_token_it_says_what_to_do(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""One coordinator a data directory: two would each believe to be the only one that gives out leases."""
+"""One service a data directory: two coordinators would each believe to be the only one that gives out leases, and two
+nodes or targets of one key would throw each other out."""
 
 from __future__ import annotations
 
@@ -14,8 +15,11 @@ __all__ = ["locked"]
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, service: str) -> Iterator[None]:
     """Hold the lock file while the body runs. The system lets go of it when the process ends, however it ends.
+
+    Args:
+        service: what whoever holds it is called.
 
     Raises:
         ConfigError: another process holds it, or the disk is full.
@@ -28,7 +32,7 @@ def locked(path: Path) -> Iterator[None]:
     try:
         if not _lock(descriptor):
             holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() if hasattr(os, "pread") else "?"
-            raise ConfigError(f"another coordinator (process {holder or '?'}) runs on {path.parent}")
+            raise ConfigError(f"another {service} (process {holder or '?'}) runs on {path.parent}")
         try:
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"{os.getpid()}\n".encode())
