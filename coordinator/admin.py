@@ -1,4 +1,5 @@
-"""What an operator does from another process: join tokens and API keys are made, and whoever was let in is turned away.
+"""What an operator does from another process: join tokens and API keys are made and listed, and whoever was let in is
+turned away.
 
 Safe while the coordinator runs.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from coordinator import addresses, statements
@@ -22,9 +23,14 @@ from wanspec_p2p.security.join_tokens import JoinToken
 from wanspec_p2p.types import PeerId, Role
 
 __all__ = [
+    "ApiKey",
+    "OpenToken",
     "Peer",
+    "api_keys",
     "create_api_key",
     "issue_join_token",
+    "open_join_tokens",
+    "peers",
     "revoke_all_join_tokens",
     "revoke_api_key",
     "revoke_join_token",
@@ -110,7 +116,63 @@ class Peer(NamedTuple):
     peer: PeerId
     role: Role
     name: str
+    owner: str
+    site: str
     pool: str
+    enrolled: float  # seconds since the Unix epoch
+
+
+class ApiKey(NamedTuple):
+    """One that is accepted; of the key itself only a hash is kept."""
+
+    name: str
+    created: float  # seconds since the Unix epoch
+
+
+class OpenToken(NamedTuple):
+    """A join token that would still admit somebody. The token itself is not kept."""
+
+    role: Role
+    pool: str
+    uses_left: int
+    expires: float  # seconds since the Unix epoch
+
+
+def peers(settings: CoordinatorSettings) -> Sequence[Peer]:
+    """Whoever is enrolled, here at the moment or not.
+
+    Raises:
+        ConfigError: there is no ledger.
+    """
+    with _transaction(_known(settings)) as database:
+        return [_peer(row) for row in statements.enrolments(database)]
+
+
+def api_keys(settings: CoordinatorSettings) -> Sequence[ApiKey]:
+    """Those that are accepted.
+
+    Raises:
+        ConfigError: there is no ledger.
+    """
+    with _transaction(_known(settings)) as database:
+        return [ApiKey(*row) for row in statements.api_keys(database)]
+
+
+def open_join_tokens(settings: CoordinatorSettings, *, clock: Clock | None = None) -> Sequence[OpenToken]:
+    """Those that are neither used up nor expired, the next to expire first.
+
+    Raises:
+        ConfigError: there is no ledger.
+    """
+    now = (clock or SystemClock()).wall()
+    with _transaction(_known(settings)) as database:
+        rows = statements.open_join_secrets(database, now)
+    return [OpenToken(Role(role), pool, uses_left, expires) for role, pool, uses_left, expires in rows]
+
+
+def _peer(row: tuple[str, str, str, str, str, str, float]) -> Peer:
+    peer, role, name, owner, site, pool, enrolled = row
+    return Peer(PeerId(peer), Role(role), name, owner, site, pool, enrolled)
 
 
 def revoke_api_key(settings: CoordinatorSettings, key: str) -> str:
@@ -129,7 +191,8 @@ def revoke_api_key(settings: CoordinatorSettings, key: str) -> str:
 
 
 def revoke_peer(settings: CoordinatorSettings, peer: str) -> Peer:
-    """Forget a node or a target by its id, or by the beginning of it: when it connects again, it is not enrolled.
+    """Forget a node or a target by its id, the beginning of it, or the name it enrolled with: when it connects again,
+    it is not enrolled.
 
     Raises:
         ConfigError: there is none, or there are several, or no ledger.
@@ -137,12 +200,15 @@ def revoke_peer(settings: CoordinatorSettings, peer: str) -> Peer:
     with _transaction(_known(settings)) as database:
         found = statements.enrolled(database, peer)
         if not peer or not found:
-            raise ConfigError(f"no node or target {peer!r} is enrolled: give its id, or the beginning of it")
+            raise ConfigError(
+                f"no node or target {peer!r} is enrolled: give an id, the beginning of one, or a name that "
+                "`wanspec coordinator list peers` shows"
+            )
         if len(found) > 1:
-            raise ConfigError(f"several ids begin with {peer!r}: give more of it")
-        ((whole, role, name, pool),) = found
-        statements.disenrol(database, PeerId(whole))
-    return Peer(PeerId(whole), Role(role), name, pool)
+            raise ConfigError(f"{peer!r} may be several of those enrolled: give more of the id")
+        gone = _peer(found[0])
+        statements.disenrol(database, gone.peer)
+    return gone
 
 
 def revoke_join_token(settings: CoordinatorSettings, token: JoinToken) -> None:

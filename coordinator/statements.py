@@ -22,11 +22,14 @@ __all__ = [
     "add_join_secret",
     "admit",
     "api_key_name",
+    "api_keys",
     "api_keys_exist",
     "disenrol",
     "disenrolled",
     "enrolled",
+    "enrolments",
     "fold_receipts",
+    "open_join_secrets",
     "record_lease",
     "remove_api_key",
     "rewrite_version",
@@ -120,12 +123,37 @@ def spend_join_secrets(database: sqlite3.Connection, now: float) -> int:
     ).rowcount
 
 
-def enrolled(database: sqlite3.Connection, beginning: str) -> Sequence[tuple[str, str, str, str]]:
-    """(id, role, name, pool) of peers whose ids begin so; two at most, which is one too many to mean one."""
+_PEER = "SELECT peer, role, name, owner, site, pool, enrolled FROM enrolments"
+
+
+def enrolments(database: sqlite3.Connection) -> Sequence[tuple[str, str, str, str, str, str, float]]:
+    """(id, role, name, owner, site, pool, when) of all who are enrolled, as they introduced themselves then."""
+    return database.execute(f"{_PEER} ORDER BY role, name, peer").fetchall()
+
+
+def enrolled(database: sqlite3.Connection, words: str) -> Sequence[tuple[str, str, str, str, str, str, float]]:
+    """The same of the peer with this id, or else of those whose ids begin so or whose name it is; two at most, which is
+    one too many to mean one. A name is chosen by who bears it, and must hide nobody whose whole id is given."""
+    whole = database.execute(f"{_PEER} WHERE peer = ?", (words,)).fetchall()
+    return (
+        whole
+        or database.execute(
+            f"{_PEER} WHERE substr(peer, 1, ?) = ? OR name = ? LIMIT 2", (len(words), words, words)
+        ).fetchall()
+    )
+
+
+def open_join_secrets(database: sqlite3.Connection, now: float) -> Sequence[tuple[str, str, int, float]]:
+    """(role, pool, uses left, when it expires) of those that would still admit somebody."""
     return database.execute(
-        "SELECT peer, role, name, pool FROM enrolments WHERE substr(peer, 1, ?) = ? LIMIT 2",
-        (len(beginning), beginning),
+        "SELECT role, pool, uses_left, expires FROM join_secrets WHERE uses_left > 0 AND expires > ? ORDER BY expires",
+        (now,),
     ).fetchall()
+
+
+def api_keys(database: sqlite3.Connection) -> Sequence[tuple[str, float]]:
+    """(name, when it was made) of those that are accepted."""
+    return database.execute("SELECT name, created FROM api_keys WHERE name != ? ORDER BY name", (_NOBODY,)).fetchall()
 
 
 def disenrol(database: sqlite3.Connection, peer: PeerId) -> None:

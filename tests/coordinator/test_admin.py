@@ -8,9 +8,14 @@ import pytest
 
 from coordinator import addresses
 from coordinator.admin import (
+    ApiKey,
+    OpenToken,
     Peer,
+    api_keys,
     create_api_key,
     issue_join_token,
+    open_join_tokens,
+    peers,
     revoke_all_join_tokens,
     revoke_api_key,
     revoke_join_token,
@@ -116,7 +121,7 @@ async def test_a_revoked_peer_is_a_stranger_when_it_comes_again(settings: Coordi
     await ledger.add_join_secret("s3cret", role=Role.NODE, pool="lab", expires=100.0, uses=9, now=0.0)
     for name in ("a", "b"):
         await ledger.admit(applicant(name, "s3cret"), now=0.0)
-    assert revoke_peer(settings, "aaaa") == Peer(PeerId("a" * 32), Role.NODE, "node a", "lab")
+    assert revoke_peer(settings, "aaaa") == Peer(PeerId("a" * 32), Role.NODE, "node a", "o", "s", "lab", 0.0)
     with pytest.raises(RemoteProtocolError) as refusal:
         await ledger.admit(applicant("a"), now=0.0)
     assert refusal.value.code is CloseCode.NOT_ENROLLED
@@ -131,12 +136,50 @@ async def test_a_peer_is_revoked_by_an_id_that_is_one_peers(settings: Coordinato
         known = replace(applicant("a", "s3cret"), peer=PeerId(peer.ljust(32, "x")))
         await ledger.admit(known, now=0.0)
     await ledger.close()
-    with pytest.raises(ConfigError, match="several ids begin with 'a'"):
+    with pytest.raises(ConfigError, match="'a' may be several of those enrolled: give more"):
         revoke_peer(settings, "a")
     for nobody in ("", "%", "b"):
-        with pytest.raises(ConfigError, match="is enrolled: give its id"):
+        with pytest.raises(ConfigError, match="is enrolled: give an id"):
             revoke_peer(settings, nobody)
     assert revoke_peer(settings, "ab").peer == "ab".ljust(32, "x")
+
+
+async def test_a_peer_is_revoked_by_a_name_that_is_one_peers(settings: CoordinatorSettings) -> None:
+    ledger = SqliteLedger(settings.ledger_file)
+    await ledger.add_join_secret("s3cret", role=Role.NODE, pool="lab", expires=100.0, uses=9, now=0.0)
+    names = {"a": "twin", "b": "twin", "c": "alone", "d": "a" * 32, "e": "c"}
+    for letter, name in names.items():
+        await ledger.admit(replace(applicant(letter, "s3cret"), name=name), now=0.0)
+    await ledger.close()
+    for several in ("twin", "c"):  # the last is one peer's name, and the beginning of another's id
+        with pytest.raises(ConfigError, match=f"'{several}' may be several"):
+            revoke_peer(settings, several)
+    assert revoke_peer(settings, "alone").peer == "c" * 32
+    assert revoke_peer(settings, "a" * 32).name == "twin", "nobody hides behind a name that is another's id"
+    assert revoke_peer(settings, "twin").peer == "b" * 32
+
+
+async def test_who_is_enrolled_and_what_would_let_somebody_in_is_listed(settings: CoordinatorSettings) -> None:
+    for empty in (peers, api_keys, open_join_tokens):
+        with pytest.raises(ConfigError, match="there is no ledger"):
+            empty(settings)
+    clock = ManualClock(1000.0)
+    ledger = SqliteLedger(settings.ledger_file)  # as a coordinator that runs
+    assert (peers(settings), api_keys(settings), open_join_tokens(settings)) == ([], [], [])
+    twice = issue_join_token(settings, role=Role.NODE, pool="lab", url=URL, uses=2, ttl=60, clock=clock)
+    issue_join_token(settings, role=Role.TARGET, url=URL, ttl=30, clock=clock)
+    issue_join_token(settings, role=Role.NODE, url=URL, ttl=1, clock=ManualClock(0.0))
+    for name in ("b", "a"):
+        create_api_key(settings, name, clock=clock)
+    await ledger.admit(applicant("a", twice.secret), now=1010.0)
+    assert peers(settings) == [Peer(PeerId("a" * 32), Role.NODE, "node a", "o", "s", "lab", 1010.0)]
+    assert open_join_tokens(settings, clock=clock) == [
+        OpenToken(Role.TARGET, "default", 1, 1030.0),
+        OpenToken(Role.NODE, "lab", 1, 1060.0),
+    ]
+    revoke_api_key(settings, "b")
+    assert api_keys(settings) == [ApiKey("a", 1000.0)]
+    await ledger.close()
 
 
 async def test_nobody_is_let_in_by_a_revoked_token(settings: CoordinatorSettings) -> None:

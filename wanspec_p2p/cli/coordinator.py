@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from wanspec_p2p.cli import coordinator_keeping, coordinator_revoking
+from wanspec_p2p.cli import coordinator_keeping, coordinator_listing, coordinator_revoking
 from wanspec_p2p.cli.coordinator_keeping import settings_of
 from wanspec_p2p.cli.output import Json, emit, say
 from wanspec_p2p.cli.peer_options import LogJson
@@ -89,6 +89,7 @@ def key(
         say(secret)
 
 
+app.add_typer(coordinator_listing.app, name="list")
 app.add_typer(coordinator_revoking.app, name="revoke")
 app.command("backup")(coordinator_keeping.backup)
 app.command("restore")(coordinator_keeping.restore)

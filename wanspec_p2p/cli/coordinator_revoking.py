@@ -34,7 +34,7 @@ def revoke_key(
 
 @app.command("peer")
 def revoke_peer(
-    peer: Annotated[str, typer.Argument(help="Id of a node or a target, or the beginning of it.")],
+    peer: Annotated[str, typer.Argument(help="Id of a node or a target, the beginning of it, or its name.")],
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
