@@ -16,6 +16,8 @@ __all__ = ["configure", "ensure_configured"]
 def configure(*, json: bool, level: int = logging.INFO) -> None:
     """Set up structlog for this process. Standard output stays free for what a command prints.
 
+    What libraries say through `logging`, and nobody else takes, goes the same way.
+
     Args:
         level: of the `logging` module; what is below it is not said.
     """
@@ -43,12 +45,24 @@ def configure(*, json: bool, level: int = logging.INFO) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Lossy(sys.stderr))),
     )
+    logging.lastResort = _Libraries(logging.WARNING)
 
 
 def ensure_configured(*, json: bool) -> None:
     """As `configure`, unless whoever runs a service inside a process of their own has set up structlog."""
     if not structlog.is_configured():
         configure(json=json)
+
+
+class _Libraries(logging.Handler):
+    """Where records end that no other handler takes: uvicorn's of bytes that are no request, asyncio's of tasks."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            said = record.getMessage().strip()
+            structlog.get_logger().log(record.levelno, said, logger=record.name, exc_info=record.exc_info)
+        except Exception:  # whoever logs something must not fail by it
+            self.handleError(record)
 
 
 class _Lossy:

@@ -255,7 +255,9 @@ async def test_junk_and_giants_are_hung_up_on_with_a_code(settings: CoordinatorS
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-async def test_sigterm_ends_the_process_in_an_orderly_way(tmp_path: Path) -> None:
+async def test_sigterm_ends_the_process_in_an_orderly_way_and_strangers_add_no_lines_of_their_own_kind(
+    tmp_path: Path,
+) -> None:
     program = (
         "import asyncio, sys\n"
         "from pathlib import Path\n"
@@ -275,9 +277,14 @@ async def test_sigterm_ends_the_process_in_an_orderly_way(tmp_path: Path) -> Non
     )
     assert child.stdout is not None
     async with asyncio.timeout(30):
-        assert (await child.stdout.readline()).startswith(b"http://127.0.0.1:")
+        where = (await child.stdout.readline()).decode().strip()
+        assert where.startswith("http://127.0.0.1:")
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(where.rpartition(":")[2]))
+        writer.write(b"junk\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+        writer.close()
         child.terminate()
         _, log = await child.communicate()
     assert child.returncode == 0
     lines = [json.loads(line) for line in log.splitlines()]
-    assert [line["event"] for line in lines] == ["ready", "stopped"]
+    assert [line["event"] for line in lines] == ["ready", "Invalid HTTP request received.", "stopped"]

@@ -64,6 +64,33 @@ def test_a_peers_words_stay_on_their_line(capsys: pytest.CaptureFixture[str], as
     assert as_json or "Zürich" in err
 
 
+@pytest.mark.parametrize("as_json", [True, False])
+def test_what_a_library_warns_of_is_a_line_like_any_other(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, as_json: bool
+) -> None:
+    library = logging.getLogger("a library nobody listens to")
+    monkeypatch.setattr(library, "propagate", False)  # pytest does listen, further up
+    monkeypatch.setattr(logging, "lastResort", logging.lastResort)
+    logs.configure(json=as_json)
+    library.info("all is well")
+    library.warning("Invalid %s received.\n", "request\x1b[2J")
+    try:
+        raise ValueError("bad")
+    except ValueError:
+        library.exception("a task failed")
+    _, err = capsys.readouterr()
+    assert "all is well" not in err and "\x1b" not in err
+    warning, failure = err.splitlines()[:2]
+    if not as_json:
+        assert "Invalid request" in warning and library.name in warning and "Traceback" in err
+        return
+    assert err.count("\n") == 2
+    line = json.loads(warning)
+    assert (line["event"], line["level"]) == ("Invalid request\x1b[2J received.", "warning")
+    assert line["logger"] == library.name and "exc_info" not in line
+    assert json.loads(failure)["exception"][0]["exc_value"] == "bad"
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
 @pytest.mark.parametrize("as_json", [True, False])
 def test_a_full_disk_costs_lines_and_nothing_else(monkeypatch: pytest.MonkeyPatch, as_json: bool) -> None:

@@ -31,7 +31,7 @@ from wanspec_p2p.cli import (
     target,
     testbed,
 )
-from wanspec_p2p.cli.output import emit, printable, say
+from wanspec_p2p.cli.output import debugging, emit, printable, say
 from wanspec_p2p.errors import ExitCode, WanspecError
 
 __all__ = ["app", "main"]
@@ -129,7 +129,7 @@ def _sigterm_interrupts() -> Iterator[None]:
 
 
 def _failed(line: str, code: ExitCode) -> int:
-    if os.environ.get("WANSPEC_DEBUG", "0") not in ("", "0"):
+    if debugging():
         traceback.print_exc()
     typer.echo(f"wanspec: {_one_line(line)}", err=True)
     return code

@@ -59,9 +59,12 @@ def join(
     from wanspec_p2p.locking import locked
 
     settings = service_settings(NodeSettings, "node", context.params)
-    with locked(settings.lock_file, "node"):  # a second one need not fetch its model first
-        prepare_model(settings.model, settings.cache_dir)
-    serve(daemon.run, settings, name="node", context=context)
+
+    def prepare() -> None:
+        with locked(settings.lock_file, "node"):  # a second one need not fetch its model first
+            prepare_model(settings.model, settings.cache_dir)
+
+    serve(daemon.run, settings, name="node", context=context, prepare=prepare)
 
 
 app.command("run", help="Draft for the coordinator that was joined before, until told to stop.")(without_joining(join))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Json", "Progress", "console", "emit", "printable", "progress_bars", "say", "short"]
+__all__ = ["Json", "Progress", "console", "debugging", "emit", "printable", "progress_bars", "say", "short"]
 
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to stdout.")]
 
@@ -44,6 +45,11 @@ def console(*, stderr: bool = False, wrap: bool = False) -> Console:
 def printable(text: object) -> str:
     """Text from elsewhere, without what a terminal would obey: control characters become U+FFFD."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", str(text))
+
+
+def debugging() -> bool:
+    """Whether errors are to come with their tracebacks."""
+    return os.environ.get("WANSPEC_DEBUG", "0") not in ("", "0")
 
 
 def short(peer: str) -> str:

@@ -6,12 +6,13 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Protocol, TypeAlias, TypeVar
 
 import typer
 
-from wanspec_p2p.cli.output import emit
+from wanspec_p2p.cli.output import debugging, emit
+from wanspec_p2p.errors import ExitCode, WanspecError
 
 if TYPE_CHECKING:
     import asyncio
@@ -37,8 +38,22 @@ class Service(Protocol[Settings]):
     ) -> Awaitable[None]: ...
 
 
-def serve(service: Service[Settings], settings: Settings, *, name: str, context: typer.Context) -> None:
-    """Until SIGTERM, SIGINT or, with `--with-parent`, the end of stdin; with `--json` the ready line is an object."""
+def serve(
+    service: Service[Settings],
+    settings: Settings,
+    *,
+    name: str,
+    context: typer.Context,
+    prepare: Callable[[], None] = lambda: None,
+) -> None:
+    """Until SIGTERM, SIGINT or, with `--with-parent`, the end of stdin; with `--json` the ready line is an object.
+
+    Where logs are JSON, nothing else is written to stderr: services log by themselves that they are ready, and an error
+    that ends them is one more line.
+
+    Args:
+        prepare: done before the service is started.
+    """
 
     import asyncio
 
@@ -48,11 +63,10 @@ def serve(service: Service[Settings], settings: Settings, *, name: str, context:
         """Told the address of what listens, or the peer id of what only dials."""
         if context.params["json"]:
             emit({"event": "ready", "url" if "://" in where else "peer": where})
-        else:
+        elif not settings.log_json:
             typer.echo(f"{name} is ready: {where}", err=True)
 
     async def run() -> None:
-        logs.configure(json=settings.log_json)
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         _stop_on_signals(stop, loop)
@@ -60,8 +74,29 @@ def serve(service: Service[Settings], settings: Settings, *, name: str, context:
             _stop_at_end_of_input(stop, loop)
         await service(settings, ready=ready, stop=stop)
 
-    _room_for_sockets()
-    asyncio.run(run())
+    logs.configure(json=settings.log_json)
+    with _failing_in_the_log() if settings.log_json else contextlib.nullcontext():
+        prepare()
+        _room_for_sockets()
+        asyncio.run(run())
+
+
+@contextlib.contextmanager
+def _failing_in_the_log() -> Iterator[None]:
+    import structlog
+
+    log = structlog.get_logger()
+    try:
+        yield
+    except WanspecError as error:
+        log.error("failed", reason=str(error), exit_code=int(error.exit_code), exc_info=debugging())
+        raise typer.Exit(error.exit_code) from error
+    except BrokenPipeError:
+        raise  # nobody reads us any more
+    except Exception as error:
+        reason = f"this should not have happened: {type(error).__name__}: {error}"
+        log.error("failed", reason=reason, exit_code=int(ExitCode.FAILURE), exc_info=True)
+        raise typer.Exit(ExitCode.FAILURE) from error
 
 
 def _room_for_sockets() -> None:

@@ -73,9 +73,12 @@ def join(
     from wanspec_p2p.target.settings import TargetSettings
 
     settings = service_settings(TargetSettings, "target", context.params)
-    with locked(settings.lock_file, "target"):  # a second one need not fetch its model first
-        prepare_model(settings.model, settings.cache_dir)
-    serve(service.run, settings, name="target", context=context)
+
+    def prepare() -> None:
+        with locked(settings.lock_file, "target"):  # a second one need not fetch its model first
+            prepare_model(settings.model, settings.cache_dir)
+
+    serve(service.run, settings, name="target", context=context, prepare=prepare)
 
 
 app.command("run", help="Serve for the coordinator that was joined before, until told to stop.")(without_joining(join))

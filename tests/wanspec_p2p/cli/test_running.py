@@ -12,12 +12,15 @@ from wanspec_p2p.cli import running
 
 PROGRAM = """
 import asyncio, sys, types, typer, structlog
+from wanspec_p2p.errors import PeerRefused
 from wanspec_p2p.cli.running import serve
 
 async def service(settings, *, ready=None, stop=None):
-    ready(settings.where)
     if settings.log_json:
         structlog.get_logger("node").info("joined")
+    ready(settings.where)
+    if sys.argv[-1] in ("refused", "broken"):
+        raise PeerRefused(4002, "not enrolled") if sys.argv[-1] == "refused" else RuntimeError("a bug")
     await stop.wait()
     print("drained", flush=True)
     if sys.argv[4:] == ["stuck"]:
@@ -26,8 +29,11 @@ async def service(settings, *, ready=None, stop=None):
 class Context:
     params = {"json": sys.argv[1] == "json", "with_parent": sys.argv[2] == "parent"}
 
-settings = types.SimpleNamespace(where=sys.argv[3], log_json=sys.argv[4:] == ["logged"])
-serve(service, settings, name="node", context=Context)
+settings = types.SimpleNamespace(where=sys.argv[3], log_json="logged" in sys.argv)
+try:
+    serve(service, settings, name="node", context=Context)
+except typer.Exit as end:
+    sys.exit(end.exit_code)
 """
 
 
@@ -84,6 +90,26 @@ def test_logs_are_as_the_settings_have_them_wherever_these_came_from() -> None:
     with start("json", "parent", "http://x:1", "logged") as process:
         _, err = process.communicate("", timeout=20)
     assert json.loads(err)["event"] == "joined"
+
+
+def test_where_logs_are_json_nothing_else_is_on_stderr() -> None:
+    with start("words", "parent", "http://x:1", "logged") as process:
+        out, err = process.communicate("", timeout=20)
+    assert (process.returncode, out) == (0, "drained\n")
+    assert [json.loads(line)["event"] for line in err.splitlines()] == ["joined"]
+
+
+@pytest.mark.parametrize(
+    ("how", "reason", "code"),
+    [("refused", "not enrolled", 3), ("broken", "this should not have happened: RuntimeError: a bug", 1)],
+)
+def test_where_logs_are_json_the_error_that_ends_it_is_a_line_of_the_log(how: str, reason: str, code: int) -> None:
+    with start("words", "alone", "http://x:1", "logged", how) as process:
+        _, err = process.communicate("", timeout=20)
+    assert process.returncode == code
+    _, last = [json.loads(line) for line in err.splitlines()]
+    assert (last["event"], last["level"], last["reason"], last["exit_code"]) == ("failed", "error", reason, code)
+    assert ("exception" in last) is (how == "broken")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX")

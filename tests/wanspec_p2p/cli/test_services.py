@@ -21,7 +21,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Settings of the services that were started."""
     started: list[Any] = []
 
-    def serve(service: object, settings: object, *, name: str, context: object) -> None:
+    def serve(service: object, settings: object, *, name: str, context: object, prepare: Any = lambda: None) -> None:
+        prepare()
         started.append(settings)
 
     for module in (coordinator, node, target):
