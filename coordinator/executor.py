@@ -101,6 +101,7 @@ class Executor:
             lambda: self.registry.accuracy,
         )
         self._outboxes: dict[LinkId, Outbox] = {}
+        self._behind: dict[LinkId, dict[str, str]] = {}  # who registered on a link, as the log has it
         self._hung: frozenset[LinkId] = frozenset()  # as of the last tick
         self._all_left = asyncio.Event()
         self._leaving: _Leaving | None = None
@@ -113,12 +114,14 @@ class Executor:
 
     def detach(self, link: LinkId) -> None:
         self._outboxes.pop(link, None)
+        self._behind.pop(link, None)
         if not self._outboxes:
             self._all_left.set()
 
     def post(self, event: Event) -> None:
         """Tell the registry, and do what it asks. Never waits."""
         if isinstance(event, NodeRegistered | TargetRegistered):
+            self._behind.setdefault(event.link, {"peer": event.peer, "name": event.message.name})
             log.info("registering", peer=event.peer, name=event.message.name, pool=event.pool)
         for instruction in self.registry.handle(event):
             self._perform(instruction)
@@ -156,7 +159,7 @@ class Executor:
             case RenewLease(link, terms, seconds):
                 self._send(link, LeaseRenewed(terms.jti, self._signed(terms, seconds)))
             case Close(link, code, reason):
-                log.info("closing", link=link, code=int(code), reason=reason)
+                log.info("closing", link=link, **self._behind.get(link, {}), code=int(code), reason=reason)
                 if link in self._outboxes:
                     self._outboxes[link].close(code, reason)
             case TargetGone(link, reason):

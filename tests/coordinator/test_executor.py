@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import structlog
 
-from coordinator.events import Tick
+from coordinator.events import Disenrolled, Tick
 from tests.support.fake_target import answer_ids, node_registration, until
-from wanspec_p2p.errors import LinkClosed
+from wanspec_p2p.errors import CloseCode, LinkClosed
 from wanspec_p2p.protocol.coordinator_to_node import LeaseOffer
 from wanspec_p2p.protocol.coordinator_to_target import Drafters
 from wanspec_p2p.protocol.node_to_coordinator import LeaseAnswer
@@ -34,6 +34,17 @@ async def test_who_was_revoked_is_not_known_while_the_ledger_says_nothing(rig: A
         await rig.executor.expel()
     assert [entry["event"] for entry in logs] == ["cannot tell who was revoked"]
     assert len(rig.executor.registry.nodes) == 1
+
+
+async def test_the_line_that_says_why_a_link_is_closed_names_whose_it_is(rig: Any) -> None:
+    node = await rig.node()
+    with structlog.testing.capture_logs() as logs:
+        rig.executor.post(Disenrolled(rig.clock.monotonic(), frozenset({node.peer_id})))
+        await until(lambda: any(entry["event"] == "peer left" for entry in logs))
+    (closing,) = [entry for entry in logs if entry["event"] == "closing"]
+    assert (closing["peer"], closing["name"], closing["code"]) == (node.peer_id, "a node", CloseCode.NOT_ENROLLED)
+    assert "revoked" in closing["reason"]
+    assert rig.executor._behind == {}
 
 
 async def test_leases_are_recorded_once_they_are_accepted(rig: Any) -> None:
