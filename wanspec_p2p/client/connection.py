@@ -31,6 +31,8 @@ __all__ = ["DEFAULT_TIMEOUT", "Endpoint", "only_model", "translated"]
 DEFAULT_TIMEOUT = 120.0
 """Seconds without a byte from the coordinator after which a request has failed; a queue may be in front of a target."""
 CONNECT_TIMEOUT = 10.0
+NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"})
+"""What OpenSSL's releases call an answer that is no TLS at all, such as plain HTTP's."""
 
 
 class HttpOptions(TypedDict):
@@ -109,7 +111,7 @@ def translated(url: str) -> Iterator[None]:
     except httpx2.ConnectError as error:
         raise _connect_error(url, error) from error
     except (httpx2.RemoteProtocolError, httpx2.NetworkError) as error:
-        raise LinkClosed(f"the connection to {url} broke off") from error
+        raise LinkClosed(f"the connection to {url} broke off{_if_it_speaks_tls(url, error)}") from error
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise Unreachable(f"{url}: {error}") from error
 
@@ -124,8 +126,23 @@ def _connect_error(url: str, error: BaseException) -> Exception:
             return Unreachable(
                 f"{url} has a certificate that no authority vouches for: give its fingerprint if you know it"
             )
+        if isinstance(cause, ssl.SSLError):
+            return Unreachable(_no_tls(url, cause))
         cause = cause.__cause__ or cause.__context__
     return Unreachable(f"nobody answers at {url}: is the coordinator running?")
+
+
+def _no_tls(url: str, error: ssl.SSLError) -> str:
+    if error.reason in NOT_TLS:
+        return f"{url} answers, but not with TLS: a coordinator on this machine alone is asked by http://"
+    return f"{url} answers, but no TLS connection comes about: {error.reason or error.strerror or error}"
+
+
+def _if_it_speaks_tls(url: str, error: BaseException) -> str:
+    """Who is asked in plain HTTP and speaks TLS hangs up without a word; but so does one that is killed."""
+    if url.startswith("http:") and "without sending a response" in str(error):
+        return " without an answer: if it speaks TLS, use https://"
+    return ""
 
 
 def only_model(models: list[Model]) -> str:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 import ssl
 from typing import Any
 
 import httpx2
 import pytest
 
+from wanspec_p2p.client import AsyncClient
 from wanspec_p2p.client.answers import Model
 from wanspec_p2p.client.connection import Endpoint, only_model, translated
 from wanspec_p2p.errors import ConfigError, LinkClosed, NoTarget, RequestTimeout, UnknownModel, Unreachable
@@ -77,6 +79,42 @@ def test_a_certificate_nobody_vouches_for_asks_for_a_fingerprint() -> None:
     error.__cause__ = ssl.SSLCertVerificationError("self-signed certificate")
     with pytest.raises(Unreachable, match="give its fingerprint"), translated("https://c"):
         raise error
+
+
+@pytest.mark.parametrize(
+    ("reason", "says"),
+    [
+        ("WRONG_VERSION_NUMBER", "https://c answers, but not with TLS: .* by http://"),
+        ("TLSV1_ALERT_PROTOCOL_VERSION", "https://c answers, but no TLS connection comes about: TLSV1_ALERT"),
+    ],
+)
+def test_who_answers_without_the_tls_that_is_meant_is_not_nobody(reason: str, says: str) -> None:
+    error, cause = httpx2.ConnectError("x"), ssl.SSLError(1, f"[SSL: {reason}]")
+    cause.reason = reason
+    error.__cause__ = cause
+    with pytest.raises(Unreachable, match=says), translated("https://c"):
+        raise error
+
+
+async def test_plain_http_is_said_to_be_what_answers() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with AsyncClient(url) as client:
+            with pytest.raises(Unreachable, match="answers, but not with TLS"):
+                await client.models()
+
+
+def test_who_hangs_up_on_plain_http_may_speak_tls() -> None:
+    silence = httpx2.RemoteProtocolError("Server disconnected without sending a response.")
+    with pytest.raises(LinkClosed, match="if it speaks TLS, use https://"), translated("http://127.0.0.1:1"):
+        raise silence
+    with pytest.raises(LinkClosed, match="broke off$"), translated("https://c"):
+        raise silence
 
 
 def test_the_only_model_is_the_default() -> None:
