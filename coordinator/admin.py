@@ -29,6 +29,7 @@ __all__ = [
     "api_keys",
     "create_api_key",
     "issue_join_token",
+    "keys_are_needed",
     "open_join_tokens",
     "peers",
     "revoke_all_join_tokens",
@@ -108,6 +109,14 @@ def create_api_key(
     with _transaction(settings) as database:
         statements.add_api_key(database, name, key, (clock or SystemClock()).wall())
     return key
+
+
+def keys_are_needed(settings: CoordinatorSettings) -> bool:
+    """Whether requests need an API key wherever the coordinator is reached: it has made one before, or is exposed."""
+    if settings.exposed:
+        return True
+    with _transaction(settings) as database:
+        return statements.api_keys_exist(database)
 
 
 class Peer(NamedTuple):

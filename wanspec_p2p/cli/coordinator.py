@@ -80,13 +80,21 @@ def key(
     json: Json = False,
 ) -> None:
     """Print a new API key for a submitter. It is shown once."""
-    from coordinator.admin import create_api_key
+    from coordinator.admin import create_api_key, keys_are_needed
 
-    secret = create_api_key(settings_of({"data_dir": data_dir}), name)
+    settings = settings_of({"data_dir": data_dir})
+    first = not keys_are_needed(settings)
+    secret = create_api_key(settings, name)
     if json:
         emit({"name": name, "api_key": secret})
     else:
         say(secret)
+    if first:
+        typer.echo(
+            "it is the first one: from now on commands and programs on this machine need a key too "
+            "(WANSPEC_API_KEY, --api-key, or api_key in [submitter] of wanspec.toml)",
+            err=True,
+        )
 
 
 app.add_typer(coordinator_listing.app, name="list")

@@ -31,8 +31,9 @@ from wanspec_p2p.cli import (
     target,
     testbed,
 )
+from wanspec_p2p.cli.findings import key_advice
 from wanspec_p2p.cli.output import debugging, emit, printable, say
-from wanspec_p2p.errors import ExitCode, WanspecError
+from wanspec_p2p.errors import ExitCode, Unauthenticated, WanspecError
 
 __all__ = ["app", "main"]
 
@@ -90,6 +91,8 @@ def main(args: Sequence[str] | None = None) -> int:
         with _sigterm_interrupts():
             code = typer.main.get_command(app).main(args, prog_name="wanspec", standalone_mode=False)
         return int(code or ExitCode.OK)
+    except Unauthenticated as error:
+        return _failed(key_advice(error), error.exit_code)
     except WanspecError as error:
         return _failed(str(error), error.exit_code)
     except typer.TyperException as error:

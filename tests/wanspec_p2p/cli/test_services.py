@@ -127,8 +127,10 @@ def test_a_token_needs_an_address(run: Run) -> None:
 
 
 def test_an_api_key_is_printed_once(run: Run) -> None:
-    code, out, _ = run("coordinator", "key", "ada", "--json")
+    code, out, err = run("coordinator", "key", "ada", "--json")
     assert code == 0 and json.loads(out)["api_key"].startswith("wsk-")
+    assert "from now on commands and programs on this machine need a key too" in err and err.count("\n") == 1
+    assert run("coordinator", "key", "grace")[2] == ""
     code, out, err = run("coordinator", "key", "ada")
     assert (code, out) == (ExitCode.USAGE, "") and err.count("\n") == 1
 

@@ -10,8 +10,9 @@ from rich.cells import cell_len
 from tests.support.fake_coordinator import FakeCoordinator, serving
 from tests.wanspec_p2p.cli.conftest import Run
 from wanspec_p2p.cli import status
+from wanspec_p2p.cli.findings import key_advice
 from wanspec_p2p.client import Client
-from wanspec_p2p.errors import ExitCode, Unreachable
+from wanspec_p2p.errors import ExitCode, Unauthenticated, Unreachable
 
 
 def test_status_shows_targets_and_nodes(run: Run) -> None:
@@ -42,6 +43,16 @@ def test_who_is_silent_or_hung_can_be_seen(run: Run, monkeypatch: pytest.MonkeyP
     with serving(FakeCoordinator()) as url:
         lines = [line.split() for line in run("status", "--coordinator", url)[1].splitlines()]
     assert ["active", "3", "s", "ago"] in [line[3:7] for line in lines if line[:1] == ["big"]]
+
+
+def test_a_key_that_is_missing_is_asked_for_in_a_commands_words(run: Run) -> None:
+    with serving(FakeCoordinator(api_key="wsk-right")) as url:
+        code, out, err = run("status", "--coordinator", url)
+    assert (code, out) == (ExitCode.REFUSED, "") and err.count("\n") == 1
+    assert err.startswith("wanspec: this key is not known: set WANSPEC_API_KEY, put api_key into [submitter]")
+    assert key_advice(Unauthenticated("an API key is needed: send `Authorization: Bearer KEY`")).startswith(
+        "an API key is needed: set WANSPEC_API_KEY"
+    )
 
 
 def test_json_is_the_state_as_it_came(run: Run) -> None:
