@@ -34,6 +34,7 @@ __all__ = ["NODE_PATH", "TARGET_PATH", "create_app"]
 RETRY_SECONDS = 1.0
 READY_SECONDS = 5.0
 """How long it counts that the ledger could be written, or could not: to find out takes a write, and anybody may ask."""
+MAX_PATH_SHOWN = 128
 NODE_PATH, TARGET_PATH = "/wanspec/node", "/wanspec/target"
 
 log = structlog.get_logger("coordinator")
@@ -159,6 +160,9 @@ async def _on_ledger_error(request: Request, error: Exception) -> Response:
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     body = {"message": error.detail, "type": "invalid_request_error", "param": None, "code": "not_found"}
+    if error.status_code == 404:
+        where = request.url.path[:MAX_PATH_SHOWN]
+        body["message"] = f"there is nothing at {where}: the OpenAI API is under /v1 (a base URL ends with it)"
     if error.status_code != 404:
         body["code"] = "method_not_allowed" if error.status_code == 405 else "invalid_request"
     return json_response({"error": body}, error.status_code, dict(error.headers or {}))

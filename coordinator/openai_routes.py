@@ -60,8 +60,10 @@ class OpenAiRoutes:
     async def model(self, request: Request) -> Response:
         await self._keys.check(request.headers)
         name = request.path_params["id"]
-        if name not in self._served():
-            raise UnknownModel(f"there is no model {name[:64]!r} at the moment", param="model")
+        served = self._served()
+        if name not in served:
+            there = f"there are: {', '.join(sorted(served))}" if served else "no target is connected"
+            raise UnknownModel(f"there is no model {name[:64]!r} at the moment; {there}", param="model")
         return json_response(self._describe(name))
 
     def _served(self) -> Counter[str]:

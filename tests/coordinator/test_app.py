@@ -66,6 +66,12 @@ async def test_other_paths_answer_in_the_same_form(rig: Any, method: str, path: 
     assert (response.status_code, response.json()["error"]["code"]) == (status, code)
 
 
+async def test_a_base_url_without_v1_is_told_so(rig: Any) -> None:
+    error = (await rig.http.post("/chat/completions", json={})).json()["error"]
+    assert error["message"].startswith("there is nothing at /chat/completions: the OpenAI API is under /v1")
+    assert len((await rig.http.get("/" + "x" * 4000)).json()["error"]["message"]) < 300
+
+
 async def test_state_shows_who_is_here_and_why_nobody_matches(rig: Any) -> None:
     node = await rig.node(models=(drafter(tokenizer="b" * 64),), owner="us")
     target = await rig.target()

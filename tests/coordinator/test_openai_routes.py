@@ -233,7 +233,15 @@ async def test_an_unknown_model_is_404_and_names_those_there_are(rig: Any) -> No
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "model_not_found"
     assert "big" in response.json()["error"]["message"]
-    assert (await rig.http.get("/v1/models/nope")).status_code == 404
+    single = await rig.http.get("/v1/models/nope")
+    assert single.status_code == 404 and single.json()["error"]["code"] == "model_not_found"
+    assert single.json()["error"]["message"].endswith("there are: big")
+
+
+async def test_where_no_model_is_served_it_says_why(rig: Any) -> None:
+    response = await rig.http.get("/v1/models/nope")
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")
+    assert response.json()["error"]["message"].endswith("no target is connected")
 
 
 async def test_no_target_is_503_with_retry_after(rig: Any) -> None:
