@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
-from wanspec_p2p.errors import InvalidRequest
+from wanspec_p2p.errors import InvalidRequest, UnsupportedParameter
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.common_messages import Token
 from wanspec_p2p.types import Privacy
 
-__all__ = ["ChatFields", "CompletionFields", "Fields", "Message", "UnsupportedParameter", "invalid", "read"]
+__all__ = ["ChatFields", "CompletionFields", "Fields", "Message", "invalid", "read"]
 
 MAX_PROMPTS = 32
 """Prompts of one text completion; each takes a place in the queue of a target."""
@@ -41,10 +41,6 @@ Stop: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.MA
 Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=limits.MAX_TEXT)]
 Ids: TypeAlias = Annotated[list[Token], msgspec.Meta(min_length=1, max_length=limits.MAX_PROMPT_TOKENS)]
 ModelName: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.MAX_NAME)]
-
-
-class UnsupportedParameter(InvalidRequest):
-    code = "unsupported_parameter"
 
 
 class Part(msgspec.Struct, forbid_unknown_fields=True):

@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
-from coordinator.openai_fields import ChatFields, CompletionFields, Fields, Message, UnsupportedParameter, invalid, read
-from wanspec_p2p.errors import ContextTooLong, InvalidRequest
+from coordinator.openai_fields import ChatFields, CompletionFields, Fields, Message, invalid, read
+from wanspec_p2p.errors import ContextTooLong, InvalidRequest, UnsupportedParameter
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.coordinator_to_target import ChatMessage, Generate
 from wanspec_p2p.types import Sampling

@@ -20,8 +20,8 @@ PUBLIC = {
         "AddressInUse", "CloseCode", "ConfigError", "ContextTooLong", "DigestMismatch", "EngineError", "ExitCode",
         "InvalidRequest", "JoinTokenError", "LinkClosed", "LocalProtocolError", "ModelError", "NoTarget",
         "NotPermitted", "Overloaded", "PeerRefused", "ProtocolError", "RemoteProtocolError", "RequestError",
-        "RequestTimeout", "TargetLost", "Unauthenticated", "UnknownModel", "Unreachable", "UsageError",
-        "WanspecError", "request_error",
+        "RequestTimeout", "TargetLost", "Unauthenticated", "UnknownModel", "Unreachable",
+        "UnsupportedParameter", "UsageError", "WanspecError", "request_error",
     },
     "wanspec_p2p.types": {
         "Device", "Dtype", "ExactnessClass", "FinishReason", "GREEDY_BELOW", "PeerId", "Privacy", "RequestId", "Role",

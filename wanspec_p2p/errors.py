@@ -16,6 +16,7 @@ WanspecError
 ├── EngineError                 a model failed while running
 └── RequestError                a submitter's request cannot be answered; carries the HTTP status and the OpenAI code
     ├── InvalidRequest          400    ├── Unauthenticated  401    ├── NotPermitted   403
+    │   └── UnsupportedParameter 400
     ├── UnknownModel            404    ├── ContextTooLong   400    ├── RequestTimeout 408
     ├── Overloaded              503    ├── NoTarget         503    └── TargetLost     502
 """
@@ -50,6 +51,7 @@ __all__ = [
     "Unauthenticated",
     "UnknownModel",
     "Unreachable",
+    "UnsupportedParameter",
     "UsageError",
     "WanspecError",
     "request_error",
@@ -185,6 +187,10 @@ class InvalidRequest(RequestError):
     exit_code = ExitCode.USAGE
 
 
+class UnsupportedParameter(InvalidRequest):
+    code = "unsupported_parameter"
+
+
 class ContextTooLong(RequestError):
     status, type, code = 400, "invalid_request_error", "context_length_exceeded"
     exit_code = ExitCode.USAGE
@@ -226,6 +232,7 @@ _BY_CODE: dict[str, type[RequestError]] = {
     for kind in (
         RequestError,
         InvalidRequest,
+        UnsupportedParameter,
         ContextTooLong,
         Unauthenticated,
         NotPermitted,

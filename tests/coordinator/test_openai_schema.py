@@ -7,9 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from coordinator.openai_fields import UnsupportedParameter
 from coordinator.openai_schema import Asked, parse_chat, parse_completion, seed_bytes
-from wanspec_p2p.errors import ContextTooLong, InvalidRequest
+from wanspec_p2p.errors import ContextTooLong, InvalidRequest, UnsupportedParameter
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.coordinator_to_target import ChatMessage
 from wanspec_p2p.types import Privacy, Sampling

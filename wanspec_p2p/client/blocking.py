@@ -178,11 +178,12 @@ class AnswerStream:
             for event in httpx2.EventSource(response):
                 if not self._builder.done and (piece := self._builder.feed(event.data)) is not None:
                     yield piece
-        _ = self._builder.answer  # a stream that ended too early is an error, not a short answer
+        self._builder.end()  # a stream that ended too early is an error, not a short answer
 
     @property
     def answer(self) -> Answer:
-        """The whole answer, once the stream has been read to its end; LinkClosed before."""
+        """The whole answer, once the stream has been read to its end; LinkClosed before, also where it was left early:
+        what came until then is in its pieces."""
         return self._builder.answer
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ from wanspec_p2p.errors import (
     request_error,
 )
 from wanspec_p2p.types import FinishReason, PeerId, Privacy, TokenId
+from wanspec_p2p.words import counted
 
 __all__ = [
     "AnswerBuilder",
@@ -197,12 +198,13 @@ class AnswerBuilder:
         seed, fingerprint: what the answer is drawn with; empty until the stream has said it.
         done: the stream has come to its end.
         resumed: streams after the first go on where it broke off.
+        broken: the last stream has ended before the answer did.
     """
 
     def __init__(self) -> None:
         self.token_ids: list[TokenId] = []
         self.seed = self.fingerprint = ""
-        self.done = self.resumed = False
+        self.done = self.resumed = self.broken = False
         self._pieces: list[Piece] = []
         self._model = self._request = ""
         self._finish_reason: FinishReason | None = None
@@ -221,7 +223,7 @@ class AnswerBuilder:
 
     def resume(self) -> None:
         """The rest comes in another stream; where no token has come, from whichever engine is there."""
-        self.resumed = True
+        self.resumed, self.broken = True, False
         if not self.token_ids:
             self.seed = self.fingerprint = ""
 
@@ -283,11 +285,23 @@ class AnswerBuilder:
         self._pieces.append(piece)
         return piece
 
+    def end(self) -> None:
+        """The stream has ended. Raises LinkClosed if the answer has not: it is broken, and not short."""
+        if not self.complete:
+            self.broken = True
+            raise self._unfinished()
+
+    def _unfinished(self) -> LinkClosed:
+        count = counted(len(self.token_ids), "token")
+        if self.broken:
+            return LinkClosed(f"the coordinator broke off after {count}")
+        return LinkClosed(f"the stream was left after {count}: there is an answer once it has been read to its end")
+
     @property
     def answer(self) -> Answer:
-        """Raises LinkClosed if the stream ended before the answer did."""
+        """Raises LinkClosed if the stream ended, or was left, before the answer did."""
         if not self.complete or self._finish_reason is None:
-            raise LinkClosed(f"the coordinator broke off after {len(self.token_ids)} tokens")
+            raise self._unfinished()
         usage = self._usage or Usage(prompt_tokens=0, completion_tokens=len(self.token_ids))
         return Answer(
             text="".join(piece.text for piece in self._pieces),

@@ -49,6 +49,7 @@ class Resumption:
             WanspecError: `error` itself, where asking again would be of no use or has been for long enough.
         """
         builder, now = self._builder, self._clock.monotonic()
+        builder.broken = True
         if self._broken is not None and len(builder.token_ids) > self._tokens:
             self._broken = None
             self._backoff.reset()

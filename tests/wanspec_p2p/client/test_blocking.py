@@ -6,7 +6,16 @@ import pytest
 
 from tests.support.fake_coordinator import FINGERPRINT, NODE_A, NODE_B, FakeCoordinator, serving
 from wanspec_p2p.client import Client
-from wanspec_p2p.errors import ContextTooLong, LinkClosed, RemoteProtocolError, TargetLost, Unauthenticated, Unreachable
+from wanspec_p2p.errors import (
+    ContextTooLong,
+    InvalidRequest,
+    LinkClosed,
+    RemoteProtocolError,
+    TargetLost,
+    Unauthenticated,
+    Unreachable,
+    UnsupportedParameter,
+)
 from wanspec_p2p.types import FinishReason
 
 
@@ -49,7 +58,13 @@ def test_nothing_is_sent_before_the_first_piece_is_asked_for(client: Client, fak
 
 def test_a_stream_may_be_left_early_and_the_client_used_again(client: Client) -> None:
     with client.stream("Why?") as stream:
-        assert next(iter(stream)).text == "The"
+        for piece in stream:
+            assert piece.text == "The"
+            break
+        for _ in range(2):
+            with pytest.raises(LinkClosed, match="the stream was left after 1 token"):
+                _ = stream.answer
+            stream.close()
     assert client.generate("Why?").text == "The sky is blue."
 
 
@@ -83,7 +98,7 @@ def test_an_error_in_mid_stream_is_a_typed_error(client: Client, fake: FakeCoord
 
 def test_a_stream_cut_short_is_never_a_short_answer(client: Client, fake: FakeCoordinator) -> None:
     fake.fail_after = 1
-    with pytest.raises(LinkClosed, match="broke off after 1 tokens"):
+    with pytest.raises(LinkClosed, match="broke off after 1 token$"):
         client.generate("Why?")
 
 
@@ -95,6 +110,13 @@ def test_a_stream_that_breaks_goes_on_where_it_was(client: Client, fake: FakeCoo
     assert (stream.answer.text, stream.answer.usage.completion_tokens) == (fake.text, 5)
     rest = {"committed": [504, 6376, 314], "seed": fake.seed, "fingerprint": FINGERPRINT}
     assert [request.get("wanspec") for request in fake.requests] == [None, rest]
+
+
+def test_a_field_that_is_misspelt_is_a_request_that_is_wrong(client: Client, fake: FakeCoordinator) -> None:
+    fake.status, fake.error = 400, {"message": "temprature is not supported", "code": "unsupported_parameter"}
+    with pytest.raises(UnsupportedParameter, match="temprature") as caught:
+        client.generate("Why?", model="smollm2-135m", temprature=1)  # type: ignore[call-arg]  # that is the point
+    assert isinstance(caught.value, InvalidRequest)
 
 
 def test_keys_are_checked(fake: FakeCoordinator) -> None:

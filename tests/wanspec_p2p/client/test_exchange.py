@@ -118,7 +118,11 @@ def test_a_coordinator_without_our_extension_still_gives_text() -> None:
 def test_a_stream_that_ends_early_is_not_a_short_answer() -> None:
     builder = AnswerBuilder()
     builder.feed(tokens(0, [1], "The"))
-    with pytest.raises(LinkClosed, match="broke off after 1 token"):
+    with pytest.raises(LinkClosed, match="the stream was left after 1 token:"):
+        _ = builder.answer
+    with pytest.raises(LinkClosed, match="broke off after 1 token$"):
+        builder.end()
+    with pytest.raises(LinkClosed, match="broke off after 1 token$"):
         _ = builder.answer
 
 
