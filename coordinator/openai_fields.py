@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 
 import msgspec
 
@@ -32,6 +32,8 @@ HARMLESS: dict[str, tuple[object, ...]] = {
     "tools": ([],),
 }
 """Fields we do not support, and the values that ask for nothing."""
+SEVERAL = ("best_of", "n")
+"""Fields that ask for more than one answer."""
 FOREIGN_ROLES = ("tool", "function")
 """Roles that belong to tools, which we do not have."""
 
@@ -40,6 +42,9 @@ MaxTokens: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=limits.MAX_PROMPT_TO
 Stop: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.MAX_STOP_TEXT)]
 Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=limits.MAX_TEXT)]
 Ids: TypeAlias = Annotated[list[Token], msgspec.Meta(min_length=1, max_length=limits.MAX_PROMPT_TOKENS)]
+ChatRole: TypeAlias = Literal["system", "developer", "user", "assistant"]
+ALLOWED: dict[str, tuple[str, ...]] = {"privacy": tuple(Privacy), "role": get_args(ChatRole)}
+"""Words a field may have, by its name; msgspec does not list them."""
 ModelName: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.MAX_NAME)]
 
 
@@ -49,7 +54,7 @@ class Part(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Message(msgspec.Struct, forbid_unknown_fields=True):
-    role: Literal["system", "developer", "user", "assistant"]
+    role: ChatRole
     content: Text | list[Part]
     name: str | None = None  # OpenAI's; chat templates have no place for it
 
@@ -150,10 +155,16 @@ def _supported(fields: dict[str, Any], kind: type[R]) -> dict[str, Any]:
         if name in known:
             kept[name] = value
         elif name not in HARMLESS or value not in HARMLESS[name]:
-            raise UnsupportedParameter(f"{name[:64]} is not supported", param=name[:64])
+            raise _unsupported(name[:64], value)
     if isinstance(kept.get("messages"), list):
         kept["messages"] = [_message(number, message) for number, message in enumerate(kept["messages"])]
     return kept
+
+
+def _unsupported(name: str, value: object) -> UnsupportedParameter:
+    if name in SEVERAL and isinstance(value, int) and value > 1:
+        return UnsupportedParameter(f"{name} is not supported above 1: send several requests", param=name)
+    return UnsupportedParameter(f"{name} is not supported", param=name)
 
 
 def _message(number: int, message: object) -> object:
@@ -182,4 +193,6 @@ def invalid(message: str) -> InvalidRequest:
     if unknown:
         name = ".".join(filter(None, (param, unknown[1])))[:128]
         return UnsupportedParameter(f"{name} is not supported", param=name)
+    if words.startswith("Invalid enum value") and (allowed := ALLOWED.get((param or "").rpartition(".")[2])):
+        words = f"{words}; there are {', '.join(allowed)}"
     return InvalidRequest(f"{param}: {words}" if param else words, param=param)

@@ -179,6 +179,22 @@ def test_values_out_of_range_name_their_field(fields: dict[str, Any], param: str
     assert "\n" not in error.value.message
 
 
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"wanspec": {"privacy": "secret"}}, "'secret'; there are public, trusted, private"),
+        ({"messages": [{"role": "pope", "content": "x"}]}, "'pope'; there are system, developer, user, assistant"),
+        ({"n": 2}, "n is not supported above 1: send several requests"),
+        ({"best_of": 3}, "best_of is not supported above 1: send several requests"),
+        ({"n": 0}, "n is not supported"),
+    ],
+)
+def test_what_would_be_allowed_is_said(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidRequest) as error:
+        chat(**fields)
+    assert error.value.message.endswith(says)
+
+
 @pytest.mark.parametrize("prompt", [[], [1, "a"], [-1], [2**20], {"a": 1}, [[1], 2], [[]], ["a"] * 33])
 def test_prompts_that_are_none(prompt: Any) -> None:
     with pytest.raises(InvalidRequest) as error:
