@@ -23,6 +23,7 @@ __all__ = ["certificates", "named_coordinator", "remembered_coordinators"]
 CLOCK_LEEWAY = 30.0
 """Seconds two clocks may differ before a fresh lease looks expired or not yet issued."""
 ROLES = ("node", "target")
+UNTRIED = "that we are still enrolled there is not tried, but by `run`"
 SOON = 30 * 86_400.0
 """Seconds before its end from which a certificate is worth a word."""
 
@@ -88,7 +89,8 @@ def _load(file: Path) -> Membership:
 
 
 async def _knock(check: str, home: Membership) -> Finding:
-    """All of a link but the registration, as somebody nobody knows: address, TLS, certificate and key."""
+    """All of a link but the registration, as somebody nobody knows: address, TLS, certificate and key. To register with
+    our own key would tell whether it is enrolled, and throw out the daemon that uses it."""
     from wanspec_p2p.clock import SystemClock
     from wanspec_p2p.links import websocket
     from wanspec_p2p.links.peer import connect
@@ -113,7 +115,7 @@ async def _knock(check: str, home: Membership) -> Finding:
     if transport.certificate is not None:
         of = "" if transport.certificate == home.certificate else "successor of the "
         secured = f"TLS with the {of}pinned certificate"
-    return Finding(check, True, f"{home.url} is the coordinator that was joined{changed} ({secured})")
+    return Finding(check, True, f"{home.url} is the coordinator that was joined{changed} ({secured}); {UNTRIED}")
 
 
 def certificates(data: Path, now: float) -> Iterator[Finding]:
