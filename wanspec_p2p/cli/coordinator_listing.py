@@ -59,13 +59,20 @@ def _moment(seconds: float) -> str:
 
 
 def _show(headings: Sequence[str], rows: Iterable[Sequence[str]], *, nothing: str) -> None:
-    """The first column whole, however narrow the screen: it is what other commands are given."""
+    """A line each into a file or a pipe, whatever its length. On a screen the first column is whole, however narrow: it
+    is what other commands are given."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
     for number, heading in enumerate(headings):
-        table.add_column(heading, no_wrap=not number, overflow="fold")
+        table.add_column(heading, no_wrap=number in (0, len(headings) - 1), overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(word)) for word in row))
-    console().print(table) if table.row_count else say(nothing)
+    if not table.row_count:
+        say(nothing)
+        return
+    screen = console()
+    if not screen.is_terminal:
+        screen.width = screen.measure(table, options=screen.options.update(width=1_000_000)).maximum
+    screen.print(table)

@@ -33,7 +33,7 @@ def test_peers(run: Run, ledger: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (code, err) == (0, "") and "\x1b" not in out
     assert re.search(rf"{PEER}  node  \[red\].\[2Jlaptop  ada +north  lab +2027-01-15 08:00 UTC", out)
     monkeypatch.setenv("COLUMNS", "60")
-    assert PEER in run("coordinator", "list", "peers")[1], "it is to be copied"
+    assert run("coordinator", "list", "peers")[1] == out, "into a pipe each is a line"
     (peer,) = json.loads(run("coordinator", "list", "peers", "--json")[1])
     assert peer == {
         **{"peer": PEER, "role": "node", "name": "[red]\x1b[2Jlaptop", "owner": "ada", "site": "north"},
