@@ -14,6 +14,7 @@ from wanspec_p2p.errors import ConfigError
 from wanspec_p2p.words import counted
 
 if TYPE_CHECKING:
+    from wanspec_p2p.client.keeping import Keeper
     from wanspec_p2p.client.probe_plan import ProbePlan
     from wanspec_p2p.client.series import Series
     from wanspec_p2p.clock import Clock
@@ -41,6 +42,7 @@ def run(
     json: Json = False,
 ) -> None:
     """Measure time to first token and time per token of the endpoints in PLAN, again and again."""
+    from wanspec_p2p.client.keeping import Keeper
     from wanspec_p2p.client.probe_plan import read_keys, read_plan
     from wanspec_p2p.client.series import Series
     from wanspec_p2p.clock import SystemClock
@@ -55,10 +57,11 @@ def run(
         passed = 0.0 if begun is None else max(clock.wall() - begun, 0.0)
         if passed >= whole:
             raise ConfigError(f"the series {out} is {_words(passed)} old: it goes on with a longer --duration")
+        keeper = Keeper(series, lambda: _say_locked(out))
         try:
-            _probe(chosen, keys, series, seconds=whole - passed, interval=step, concurrency=concurrency, clock=clock)
+            _probe(chosen, keys, keeper, seconds=whole - passed, interval=step, concurrency=concurrency, clock=clock)
         except KeyboardInterrupt:
-            typer.echo(f"wanspec: interrupted: what was measured is in {out}; repeat the command to go on", err=True)
+            _say_interrupted(out, keeper.unstored)
             raise
         _show_run(series, json=json)
 
@@ -66,7 +69,7 @@ def run(
 def _probe(
     plan: ProbePlan,
     keys: dict[str, str],
-    series: Series,
+    keeper: Keeper,
     *,
     seconds: float,
     interval: float,
@@ -81,10 +84,10 @@ def _probe(
     from wanspec_p2p.client.series import Measurement
 
     begin = clock.monotonic()
-    with progress_bars() as progress:
+    with progress_bars() as progress, keeper:
 
         def keep(found: Measurement) -> None:
-            series.add(found)
+            keeper(found)
             progress("measure", int(min(clock.monotonic() - begin, seconds)), int(seconds))
 
         asyncio.run(
@@ -99,6 +102,18 @@ def _probe(
                 rng=random.Random(secrets.randbits(64)),
             )
         )
+
+
+def _say_locked(out: Path) -> None:
+    typer.echo(
+        f"wanspec: another program has {out} locked: measuring goes on, and is stored as soon as that lets go",
+        err=True,
+    )
+
+
+def _say_interrupted(out: Path, unstored: int) -> None:
+    lost = f"{counted(unstored, 'measurement')} could not be stored; the rest" if unstored else "what was measured"
+    typer.echo(f"wanspec: interrupted: {lost} is in {out}; repeat the command to go on", err=True)
 
 
 def _show_run(series: Series, *, json: bool) -> None:

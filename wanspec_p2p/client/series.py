@@ -20,7 +20,7 @@ from wanspec_p2p.errors import ConfigError
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["TIMEOUT", "Measurement", "Series"]
+__all__ = ["TIMEOUT", "Locked", "Measurement", "Series"]
 
 APPLICATION = 0x57535042
 """SQLite's application_id of our files ("WSPB")."""
@@ -35,8 +35,8 @@ CREATE TABLE measurements (
 ) STRICT;
 CREATE INDEX measurements_at ON measurements (at);
 """
-
-
+BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+"""Primary result codes (https://www.sqlite.org/rescode.html) of a file that another connection has locked."""
 TIMEOUT = "timeout"
 """The failure of an answer that took longer than it had."""
 
@@ -61,19 +61,27 @@ class Measurement:
     failure: str | None = None
 
 
+class Locked(ConfigError):
+    """Another program has the file locked: the same may work later."""
+
+
 class Series:
-    """An open file; use it in `with`.
+    """An open file; use it in `with`, in one thread at a time.
+
+    Args:
+        patience: seconds that one use of the file waits for another program that has it locked.
 
     Raises:
         ConfigError: the file is not there (unless `create`), is something else, is damaged, or cannot be written.
+        Locked: another program has it locked for longer than `patience`.
     """
 
-    def __init__(self, path: Path, *, create: bool = False) -> None:
+    def __init__(self, path: Path, *, create: bool = False, patience: float = 5.0) -> None:
         self.path = path
         if not create and not path.is_file():
             raise ConfigError(f"there is no series {path}: `wanspec probe run` makes one")
         with self._explained():
-            self._database = sqlite3.connect(path, isolation_level=None)
+            self._database = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
         try:
             with self._explained():
                 self._open(create)
@@ -83,7 +91,6 @@ class Series:
 
     def _open(self, create: bool) -> None:
         database = self._database
-        database.execute("PRAGMA busy_timeout = 5000")
         (objects,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if objects == 0 and create:
             database.execute("PRAGMA journal_mode = WAL")
@@ -169,5 +176,6 @@ class _Explained:
             return
         words = " ".join(str(error).split())
         if isinstance(error, sqlite3.OperationalError):  # locked, read-only, full, no such folder
-            raise ConfigError(f"{self.path} cannot be used ({words}): mend that and repeat the command") from error
+            kind = Locked if getattr(error, "sqlite_errorcode", 0) & 0xFF in BUSY else ConfigError
+            raise kind(f"{self.path} cannot be used ({words}): mend that and repeat the command") from error
         raise ConfigError(f"{self.path} is not a series of measurements, or damaged ({words})") from error

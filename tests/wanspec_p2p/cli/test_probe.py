@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -124,6 +127,26 @@ def test_a_run_that_is_repeated_goes_on(run: Run, tmp_path: Path, series: Path) 
         code, out, _ = run(*arguments, f"{age(series) + 1:.0f}s", "--json")
     assert code == 0
     assert [(e["name"], e["measurements"]) for e in json.loads(out)["endpoints"]] == [("a", 2), ("b", 1)]
+
+
+def test_a_series_that_somebody_locks_holds_no_measurement_up(run: Run, tmp_path: Path) -> None:
+    out, fake = tmp_path / "load.sqlite3", FakeOpenAI(first=0.05)
+
+    def lock() -> None:
+        assert fake.asked.acquire(timeout=60)
+        with contextlib.closing(sqlite3.connect(out, isolation_level=None)) as database:
+            database.execute("BEGIN IMMEDIATE")
+            asked.append(fake.asked.acquire(timeout=60))  # the next is asked for while nothing can be stored
+
+    asked: list[bool] = []
+    other = threading.Thread(target=lock)
+    other.start()
+    with serving(fake) as url:
+        arguments = ("probe", "run", plan(tmp_path, a=url, b=url), "--out", str(out), "--duration", "0.1s")
+        code, said, _ = run(*arguments, "--concurrency", "1", "--json")
+    other.join(60)
+    assert (code, asked) == (0, [True])
+    assert [endpoint["measurements"] for endpoint in json.loads(said)["endpoints"]] == [1, 1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
