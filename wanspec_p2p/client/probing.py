@@ -33,8 +33,15 @@ class Failure(WanspecError):
 
 
 class _Delta(msgspec.Struct):
+    """Thoughts have two names: `reasoning` is that of newer vLLM, of Ollama and of OpenRouter."""
+
     content: str | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None
+
+    @property
+    def holds_text(self) -> bool:
+        return bool(self.content or self.reasoning_content or self.reasoning)
 
 
 class _Choice(msgspec.Struct):
@@ -43,11 +50,11 @@ class _Choice(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    completion_tokens: int = 0
+    completion_tokens: int | None = None
 
 
 class _Chunk(msgspec.Struct):
-    choices: list[_Choice] = []
+    choices: list[_Choice] | None = None
     usage: _Usage | None = None
     error: object = None
 
@@ -77,10 +84,10 @@ class _Answer:
         if chunk.error is not None:
             raise Failure("error in stream")
         if chunk.usage is not None:
-            self.counted = chunk.usage.completion_tokens
-        for choice in chunk.choices[:1]:
+            self.counted = chunk.usage.completion_tokens or 0
+        for choice in (chunk.choices or ())[:1]:
             self.finished |= choice.finish_reason is not None
-            if choice.delta is not None and (choice.delta.content or choice.delta.reasoning_content):
+            if choice.delta is not None and choice.delta.holds_text:
                 self.first = now if self.first is None else self.first
                 self.last = now
                 self.pieces += 1
@@ -134,10 +141,11 @@ async def _ask(
     async with http.stream("POST", f"{endpoint.base_url.rstrip('/')}/chat/completions", json=body) as response:
         if response.status_code != 200:
             raise Failure(f"http {response.status_code}")
-        if response.headers.get("Content-Type", "").partition(";")[0].strip() != "text/event-stream":
+        if response.headers.get("Content-Type", "").partition(";")[0].strip().lower() != "text/event-stream":
             raise Failure("not a stream")
         async for event in httpx2.EventSource(response):
-            answer.feed(event.data, clock.monotonic(), limit)
+            if event.data:  # without, it is none: https://html.spec.whatwg.org/multipage/server-sent-events.html
+                answer.feed(event.data, clock.monotonic(), limit)
 
 
 async def probe(

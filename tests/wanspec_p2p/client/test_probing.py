@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -73,10 +74,43 @@ async def test_one_token_has_no_time_to_the_next() -> None:
     assert (found.first_token, found.per_token, found.tokens, found.failure) == (0.25, None, 1, None)
 
 
-async def test_thoughts_are_tokens_too() -> None:
-    thought = 'data: {"choices": [{"delta": {"reasoning_content": "hm"}}]}\n\n'
+@pytest.mark.parametrize(
+    "delta",
+    [{"reasoning_content": "hm"}, {"content": None, "reasoning": "hm"}, {"reasoning": "hm", "reasoning_content": "hm"}],
+)
+async def test_thoughts_are_tokens_too(delta: dict[str, str | None]) -> None:
+    thought = f"data: {json.dumps({'choices': [{'delta': delta}]})}\n\n"
     found = await played(thought, 0.5, event("a", finish="stop"), DONE)
     assert (found.first_token, found.tokens) == (0.25, 2)
+
+
+@pytest.mark.parametrize(
+    "aside",
+    [
+        "event: ping\ndata:\n\n",
+        "data\n\n",
+        ": a comment\n\n",
+        "id: 7\n\n",
+        'data: {"choices": null}\n\n',
+        'data: {"choices": [], "usage": null}\n\n',
+        'data: {"usage": {"completion_tokens": null}}\n\n',
+        'data: {"choices": [{"delta": null}]}\n\n',
+        'data: {"choices": [{"delta": {"content": null}, "finish_reason": null}]}\n\n',
+    ],
+)
+async def test_what_a_stream_may_hold_beside_text_is_no_failure(aside: str) -> None:
+    found = await played(aside, event("a"), aside, 0.2, event("b", finish="stop"), aside, DONE)
+    assert found == Measurement("a", 1000.0, 0.25, pytest.approx(0.2), 2)
+
+
+async def test_events_without_data_do_not_make_a_stream_endless() -> None:
+    found = await played(*["event: ping\ndata:\n\n"] * 1000, event("a", finish="stop"), DONE)
+    assert (found.failure, found.tokens) == (None, 1)
+
+
+@pytest.mark.parametrize("kind", ["Text/Event-Stream", "text/event-stream ; charset=utf-8"])
+async def test_a_content_type_has_no_case(kind: str) -> None:
+    assert (await played(event("a", finish="stop"), DONE, kind=kind)).failure is None
 
 
 @pytest.mark.parametrize(
