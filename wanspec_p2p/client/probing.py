@@ -67,7 +67,8 @@ class _Answer:
         self.first: float | None = None
         self.last = 0.0
         self.pieces = self.events = self.counted = 0
-        self.finished = False
+        self.finished = False  # all tokens are there
+        self.ended = False  # nothing comes any more
 
     def feed(self, data: str, now: float, limit: int) -> None:
         """Raises Failure for an event that ends the measurement."""
@@ -75,7 +76,7 @@ class _Answer:
         if self.events > limit:
             raise Failure("endless")
         if data == "[DONE]":
-            self.finished = True
+            self.finished = self.ended = True
             return
         try:
             chunk = msgspec.json.decode(data, type=_Chunk)
@@ -102,8 +103,12 @@ class _Answer:
         per_token = (self.last - self.first) / (tokens - 1) if self.pieces > 1 else None
         return Measurement(endpoint, at, self.first - self.asked, per_token, tokens)
 
-    def given_up(self, endpoint: str, at: float, limit: float) -> Measurement:
-        """The first token took its time, even if the rest did not come; or at least as long as it had."""
+    def given_up(self, endpoint: str, at: float, limit: float, most: int) -> Measurement:
+        """The first token took its time, even if the rest did not come; or at least as long as it had. An answer of
+        which only the end of the stream did not come is whole.
+        """
+        if self.finished and self.first is not None:
+            return self.measured(endpoint, at, most)
         first = limit if self.first is None else self.first - self.asked
         return Measurement(endpoint, at, first, failure=TIMEOUT)
 
@@ -120,7 +125,7 @@ async def measure(
     except Failure as failure:
         return Measurement(endpoint.name, at, failure=str(failure))
     except (TimeoutError, httpx2.TimeoutException):
-        return answer.given_up(endpoint.name, at, plan.timeout)
+        return answer.given_up(endpoint.name, at, plan.timeout, plan.max_tokens)
     except (httpx2.ConnectError, httpx2.ProxyError, OSError):
         return Measurement(endpoint.name, at, failure="unreachable")
     except (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL):
@@ -146,6 +151,8 @@ async def _ask(
         async for event in httpx2.EventSource(response):
             if event.data:  # without, it is none: https://html.spec.whatwg.org/multipage/server-sent-events.html
                 answer.feed(event.data, clock.monotonic(), limit)
+            if answer.ended:  # a service may keep the body open
+                return
 
 
 async def probe(

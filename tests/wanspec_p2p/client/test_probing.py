@@ -148,22 +148,39 @@ async def test_an_answer_that_never_comes_is_given_up() -> None:
     assert found == Measurement("a", ManualClock().wall(), 0.01, failure="timeout")  # it took no less
 
 
-async def test_of_an_answer_that_is_given_up_the_first_token_came_when_it_came() -> None:
+async def stuck_after(*said: str) -> Measurement:
+    """Of a stream whose body is never closed, by a clock of which 0.75 s have passed at its begin."""
     clock = ManualClock(1000.0)
 
     class Stuck(httpx2.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
             clock.advance(0.75)
-            yield event("a").encode()
+            for text in said:
+                yield text.encode()
             await asyncio.Event().wait()
 
     def answer(request: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(200, headers={"Content-Type": "text/event-stream"}, stream=Stuck())
 
-    plan = msgspec.structs.replace(PLAN, timeout=0.1)
     async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as http:
-        found = await measure(http, ENDPOINT, plan, clock=clock, prompt="hello")
-    assert found == Measurement("a", 1000.0, 0.75, failure="timeout")
+        return await measure(http, ENDPOINT, PLAN, clock=clock, prompt="hello")
+
+
+@in_virtual_time
+async def test_of_an_answer_that_is_given_up_the_first_token_came_when_it_came() -> None:
+    assert await stuck_after(event("a")) == Measurement("a", 1000.0, 0.75, failure="timeout")
+
+
+@in_virtual_time
+async def test_an_answer_ends_with_its_last_event_though_the_body_stays_open() -> None:
+    begin = LoopClock().monotonic()
+    assert await stuck_after(event("a", finish="stop"), DONE) == Measurement("a", 1000.0, 0.75, None, 1)
+    assert LoopClock().monotonic() == begin  # nothing was waited for
+
+
+@in_virtual_time
+async def test_an_answer_whose_tokens_are_all_there_has_not_timed_out() -> None:
+    assert await stuck_after(event("a", finish="stop")) == Measurement("a", 1000.0, 0.75, None, 1)
 
 
 @dataclass
