@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -13,6 +14,7 @@ import numpy as np
 from wanspec_p2p.client.probe_plan import ProbedEndpoint
 from wanspec_p2p.client.series import TIMEOUT, Measurement
 from wanspec_p2p.errors import ConfigError
+from wanspec_p2p.simulation.scenario import MAX_DELAY_MS, MAX_LOAD, MAX_NODES
 
 __all__ = ["Hour", "LoadMap", "Percentiles", "Region", "failing", "load_map", "scenario"]
 
@@ -31,9 +33,9 @@ class Percentiles(msgspec.Struct, frozen=True):
 class Hour(msgspec.Struct, frozen=True):
     """One hour of the day (UTC), over all days of the series.
 
-    `load` is the median time to the first token against the region's over all hours: 1 is usual. Answers that timed out
-    are in both medians with the time they had; other failures take none. None where nothing took time, and `load` also
-    where at least half of all measurements failed: the few that were served say little of the others.
+    `load` is the median time to the first token against what is usual in the region: 1 is as usual. Answers that
+    timed out are in both medians with the time they had; other failures take none. None where nothing took time,
+    and `load` also where at least half of all measurements failed: the few that were served say little of the others.
     """
 
     hour: int
@@ -47,6 +49,9 @@ class Hour(msgspec.Struct, frozen=True):
 class Region(msgspec.Struct, frozen=True):
     """`first_token` counts answers that timed out with the time they had, the others have whole ones alone.
 
+    `usual`: median of the times to the first token in the hours of which most was served; in all hours where there is
+    no such hour. So hours that mostly failed do not decide what the others are held against.
+
     `jitter`: mean distance of the time to the first token from the median of its hour of the day, in seconds: what
     `load` does not explain. None where no answer was whole.
     """
@@ -57,6 +62,7 @@ class Region(msgspec.Struct, frozen=True):
     failures: dict[str, int]  # by kind
     first_token: Percentiles | None
     per_token: Percentiles | None
+    usual: float | None
     jitter: float | None
     hours: tuple[Hour, ...]  # 24
 
@@ -109,7 +115,8 @@ def _region(name: str, endpoints: tuple[str, ...], own: Sequence[Measurement], l
     for measurement in own:
         by_hour[datetime.datetime.fromtimestamp(measurement.at, datetime.UTC).hour].append(measurement)
     first = _first_tokens(own, longest)
-    usual = _median(first)
+    served = [measurement for hour in by_hour if not _mostly_failed(hour) for measurement in hour]
+    usual = _median(_first_tokens(served, longest) or first)
     return Region(
         name=name,
         endpoints=endpoints,
@@ -117,19 +124,23 @@ def _region(name: str, endpoints: tuple[str, ...], own: Sequence[Measurement], l
         failures=dict(sorted(Counter(m.failure for m in own if m.failure is not None).items())),
         first_token=_percentiles(first),
         per_token=_percentiles([m.per_token for m in own if m.per_token is not None]),
+        usual=usual,
         jitter=_jitter(by_hour),
         hours=tuple(_hour(number, hour, usual, longest) for number, hour in enumerate(by_hour)),
     )
 
 
+def _mostly_failed(own: Sequence[Measurement]) -> bool:
+    return bool(own) and sum(m.failure is not None for m in own) >= MOSTLY * len(own)
+
+
 def _hour(number: int, own: Sequence[Measurement], usual: float | None, longest: float | None) -> Hour:
-    failures = sum(m.failure is not None for m in own)
-    mostly_failed = bool(own) and failures >= MOSTLY * len(own)
+    mostly_failed = _mostly_failed(own)
     median = _median(_first_tokens(own, longest))
     return Hour(
         hour=number,
         measurements=len(own),
-        failures=failures,
+        failures=sum(m.failure is not None for m in own),
         mostly_failed=mostly_failed,
         first_token=median,
         load=median / usual if median is not None and usual and not mostly_failed else None,
@@ -175,34 +186,48 @@ def scenario(found: LoadMap) -> str | None:
     """TOML that `wanspec sim run` plays: for each region its delay and jitter in milliseconds and its load by hour.
 
     A region without one whole answer is left out, and None is what remains without any; an hour nobody measured, or in
-    which most measurements failed, has the usual load, 1.
+    which most measurements failed, has the usual load, 1. No value is beyond what a scenario may say: what is, becomes
+    the most that it may, and a comment names it.
     """
-    if all(region.jitter is None for region in found.regions):
+    regions = [region for region in found.regions if region.jitter is not None]
+    if not regions:
         return None
     lines = [
         "# Delays as `wanspec probe` observed them: see docs/how-to/measure-load.md. `wanspec sim run` replays them,",
         "# each as the round trip to the nodes of its region; what else it may say is in docs/reference/cli.md.",
-        "# delay_ms: median time to the first token. load: for each hour of the day (UTC), its median against that;",
-        "# 1 where nobody measured, or at least half failed. jitter_ms: mean distance from the median of the hour.",
+        "# delay_ms: median time to the first token, without hours of which at least half failed. load: for each hour",
+        "# of the day (UTC), its median against that; 1 where nobody measured, or at least half failed. jitter_ms: the",
+        "# mean distance from the median of the hour.",
+        *([f"# {len(regions)} regions were measured; a scenario has {MAX_NODES}."] if len(regions) > MAX_NODES else []),
         "",
         "[observed]",
         f"synthetic = {str(found.synthetic).lower()}",
         f"begun = {found.begun}",
         f"ended = {found.ended}",
     ]
-    for region in found.regions:
-        if region.first_token is None or region.jitter is None:
-            continue
-        load = ", ".join(f"{1.0 if hour.load is None else hour.load:.3f}" for hour in region.hours)
-        failed = failing(region)
-        lines += [
-            "",
-            "[[region]]",
-            f"name = {json.dumps(region.name, ensure_ascii=False)}",
-            *([f"# {failed}"] if failed else []),
-            "nodes = 1",
-            f"delay_ms = {region.first_token.p50 * 1e3:.3f}",
-            f"jitter_ms = {region.jitter * 1e3:.3f}",
-            f"load = [{load}]",
-        ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *(line for region in regions[:MAX_NODES] for line in _table(region))]) + "\n"
+
+
+def _table(region: Region) -> list[str]:
+    """A `[[region]]` of the scenario, and before it an empty line."""
+    loads = [1.0 if hour.load is None else hour.load for hour in region.hours]
+    remarks = [failing(region)]
+    if beyond := [f"{hour:02d}:00 ({load:.0f})" for hour, load in enumerate(loads) if load > MAX_LOAD]:
+        remarks.append(f"load is more than a scenario may say, {MAX_LOAD}, at {', '.join(beyond)}")
+    return [
+        "",
+        "[[region]]",
+        f"name = {json.dumps(region.name, ensure_ascii=False)}",
+        *(f"# {remark}" for remark in remarks if remark),
+        "nodes = 1",
+        f"delay_ms = {_number((region.usual or 0.0) * 1e3, MAX_DELAY_MS)}",
+        f"jitter_ms = {_number((region.jitter or 0.0) * 1e3, MAX_DELAY_MS)}",
+        f"load = [{', '.join(_number(load, MAX_LOAD) for load in loads)}]",
+    ]
+
+
+def _number(value: float, most: float) -> str:
+    """Three decimals, or more where that takes it to have four digits that say something."""
+    value = min(value, most)
+    decimals = 3 if value <= 0.0 else max(3, 3 - math.floor(math.log10(value)))
+    return f"{value:.{decimals}f}"

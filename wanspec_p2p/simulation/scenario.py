@@ -18,14 +18,29 @@ from wanspec_p2p.simulation.recording import check_shipped
 from wanspec_p2p.simulation.wan import Wan
 from wanspec_p2p.speculation.policy import LocalDrafting
 
-__all__ = ["MAX_NODES", "Adversaries", "Churn", "Drafter", "LawOf", "Observed", "Region", "Scenario", "Target", "Way"]
+__all__ = [
+    "MAX_DELAY_MS",
+    "MAX_LOAD",
+    "MAX_NODES",
+    "Adversaries",
+    "Churn",
+    "Drafter",
+    "LawOf",
+    "Observed",
+    "Region",
+    "Scenario",
+    "Target",
+    "Way",
+]
 
 MAX_NODES = 256
+MAX_DELAY_MS = 3_600_000
+MAX_LOAD = 1000
 HOURS = 24
 
 Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 Chance: TypeAlias = Annotated[float, Meta(ge=0, lt=1)]
-Delay: TypeAlias = Annotated[float, Meta(ge=0, le=3_600_000)]
+Delay: TypeAlias = Annotated[float, Meta(ge=0, le=MAX_DELAY_MS)]
 PassTime: TypeAlias = Annotated[float, Meta(gt=0, le=60_000)]
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_NODES)]
 
@@ -101,7 +116,8 @@ class Region(Way, frozen=True, forbid_unknown_fields=True, kw_only=True):
     delay_ms: Delay | None = None
     jitter_ms: Delay | None = None
     load: (
-        Annotated[tuple[Annotated[float, Meta(ge=0, le=1000)], ...], Meta(min_length=HOURS, max_length=HOURS)] | None
+        Annotated[tuple[Annotated[float, Meta(ge=0, le=MAX_LOAD)], ...], Meta(min_length=HOURS, max_length=HOURS)]
+        | None
     ) = None
 
     def __post_init__(self) -> None:

@@ -3,12 +3,14 @@ from __future__ import annotations
 import itertools
 import tomllib
 
+import msgspec
 import pytest
 
 from wanspec_p2p.client.probe_plan import ProbedEndpoint
 from wanspec_p2p.client.series import TIMEOUT, Measurement
 from wanspec_p2p.errors import ConfigError
 from wanspec_p2p.simulation.load_map import LoadMap, Percentiles, failing, load_map, scenario
+from wanspec_p2p.simulation.scenario import MAX_LOAD, MAX_NODES, Scenario
 
 MIDNIGHT = 1_800_057_600.0  # 2027-01-16T00:00:00Z
 WEST = [ProbedEndpoint(name, "west", "https://west.example/v1", "big") for name in ("w1", "w2")]
@@ -143,6 +145,49 @@ def test_times_of_nothing_divide_nobody() -> None:
     found = load_map([EAST], [at(0.0, "e", first=0.0), at(1.0, "e", first=0.0)])
     assert found.regions[0].hours[0].load is None
     assert tomllib.loads(scenario(found))["region"][0]["load"] == [1.0] * 24
+
+
+def replayed(found: LoadMap) -> list[float]:
+    """Milliseconds that the scenario's only region takes in each hour."""
+    (region,) = msgspec.convert(tomllib.loads(scenario(found) or ""), Scenario).region
+    assert region.delay_ms is not None and region.load is not None
+    return [region.delay_ms * load for load in region.load]
+
+
+@pytest.mark.parametrize("failing_hours", [2, 16, 23])
+def test_hours_that_mostly_failed_do_not_decide_what_is_usual(failing_hours: int) -> None:
+    down = [failed(hour, "e", TIMEOUT, 60.0) for hour in range(failing_hours) for _ in range(12)]
+    served = [at(hour, "e", 0.026) for hour in range(failing_hours, 24) for _ in range(12)]
+    found = load_map([EAST], [*down, *served])
+    (east,) = found.regions
+    assert east.usual == 0.026
+    assert east.first_token is not None and east.first_token.p99 == 60.0
+    assert [hour.load for hour in east.hours] == [None] * failing_hours + [1.0] * (24 - failing_hours)
+    assert replayed(found) == [pytest.approx(26.0)] * 24
+
+
+def test_where_every_hour_mostly_failed_the_usual_is_of_all() -> None:
+    (east,) = load_map([EAST], [at(0.0, "e", 0.1), *[failed(0.5, "e", TIMEOUT, 60.0)] * 2]).regions
+    assert (east.usual, east.hours[0].load) == (60.0, None)
+
+
+def test_an_hour_that_is_thousands_of_times_quicker_keeps_its_digits() -> None:
+    found = load_map([EAST], [*[at(hour, "e", 60.0) for hour in range(23)], at(23.0, "e", 0.026)])
+    assert replayed(found) == [*[pytest.approx(60e3)] * 23, pytest.approx(26.0, rel=1e-3)]
+
+
+def test_a_load_beyond_what_a_scenario_may_say_is_bounded_and_named() -> None:
+    found = load_map([EAST], [*[at(hour, "e", 0.01) for hour in range(23)], at(23.0, "e", 15.0)])
+    assert found.regions[0].hours[23].load == pytest.approx(1500.0)
+    assert replayed(found) == [*[pytest.approx(10.0)] * 23, pytest.approx(10.0 * MAX_LOAD)]
+    assert f"# load is more than a scenario may say, {MAX_LOAD}, at 23:00 (1500)" in (scenario(found) or "")
+
+
+def test_a_scenario_of_more_regions_than_may_be_says_so() -> None:
+    endpoints = [ProbedEndpoint(f"e{n}", f"r{n}", "https://h.example/v1", "m") for n in range(MAX_NODES + 1)]
+    written = scenario(load_map(endpoints, [at(0.0, endpoint.name) for endpoint in endpoints])) or ""
+    assert len(msgspec.convert(tomllib.loads(written), Scenario).region) == MAX_NODES
+    assert f"# {MAX_NODES + 1} regions were measured" in written
 
 
 @pytest.mark.parametrize(
