@@ -52,6 +52,7 @@ def run(
     keys = read_keys(chosen, os.environ)
     clock = SystemClock()
     with Series(out, create=True) as series:
+        series.settle(chosen)
         series.enrol(chosen.endpoint)
         begun = series.begun()
         passed = 0.0 if begun is None else max(clock.wall() - begun, 0.0)

@@ -14,7 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from wanspec_p2p.client.probe_plan import ProbedEndpoint
+import msgspec
+
+from wanspec_p2p.client.probe_plan import ProbedEndpoint, ProbePlan
 from wanspec_p2p.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,6 +37,10 @@ CREATE TABLE measurements (
 ) STRICT;
 CREATE INDEX measurements_at ON measurements (at);
 """
+ASKED = "CREATE TABLE IF NOT EXISTS asked (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT"
+"""What every answer was asked for with; older series have no such table, and older versions leave it alone."""
+SHORT = 60
+"""Letters of a value that a line repeats."""
 BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 """Primary result codes (https://www.sqlite.org/rescode.html) of a file that another connection has locked."""
 TIMEOUT = "timeout"
@@ -121,6 +127,24 @@ class Series:
                 "INSERT INTO endpoints VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 [(e.name, e.region, e.base_url, e.model, int(e.synthetic)) for e in endpoints],
             )
+
+    def settle(self, plan: ProbePlan) -> None:
+        """Note what every endpoint is asked. Raises ConfigError for a plan that asks for something else than the one
+        whose measurements are here: the times would not be alike.
+        """
+        asked = {key: msgspec.json.encode(getattr(plan, key)).decode() for key in ("prompt", "max_tokens", "timeout")}
+        with self._explained():
+            self._database.execute(ASKED)
+            if self.begun() is None:
+                self._database.execute("DELETE FROM asked")
+            for key, value in self._database.execute("SELECT key, value FROM asked").fetchall():
+                if asked.get(key, value) != value:
+                    was = f" ({value})" if len(value) <= SHORT else ""
+                    raise ConfigError(
+                        f"{key} was another{was} when {self.path} was begun: times would not be alike; set it back, "
+                        "or name another --out"
+                    )
+            self._database.executemany("INSERT INTO asked VALUES (?, ?) ON CONFLICT DO NOTHING", list(asked.items()))
 
     def add(self, found: Measurement) -> None:
         row = (found.endpoint, found.at, found.first_token, found.per_token, found.tokens, found.failure)

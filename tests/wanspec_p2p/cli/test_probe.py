@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -13,11 +14,12 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.support.fake_openai import FakeOpenAI, serving
 from tests.wanspec_p2p.cli.conftest import Run
-from wanspec_p2p.client.probe_plan import ProbedEndpoint
+from wanspec_p2p.client.probe_plan import ProbedEndpoint, read_plan
 from wanspec_p2p.client.series import Measurement, Series
 from wanspec_p2p.clock import SystemClock
 from wanspec_p2p.errors import ExitCode
@@ -180,6 +182,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "interval": (["run", "PLAN", "--interval", "-5m"], "--interval '-5m' is not a time"),
     "concurrency": (["run", "PLAN", "--concurrency", "0"], "--concurrency"),
     "over": (["run", "PLAN", "--duration", "0.1s", "--out", "OLD"], "it goes on with a longer --duration"),
+    "another question": (["run", "PLAN", "--out", "ASKED"], "max_tokens was another (9) when"),
     "not a series": (["run", "PLAN", "--out", "PLAN"], "is not a series"),
     "report of nothing": (["report", "nowhere"], "there is no series nowhere"),
     "report of something else": (["report", "PLAN"], "is not a series"),
@@ -193,8 +196,11 @@ def test_a_mistake_is_one_line(run: Run, tmp_path: Path, name: str) -> None:
     with Series(old, create=True) as stored:
         stored.enrol([ProbedEndpoint("a", "west", "http://127.0.0.1:9/v1", "big")])
         stored.add(Measurement("a", SystemClock().wall() - 60, 0.5, 0.02, 8))
+    asked = shutil.copy(old, tmp_path / "asked")
     words, line = MISTAKES[name]
-    places = {"PLAN": plan(tmp_path, b="http://127.0.0.1:9/v1"), "OLD": str(old)}
+    places = {"PLAN": plan(tmp_path, b="http://127.0.0.1:9/v1"), "OLD": str(old), "ASKED": str(asked)}
+    with Series(asked) as stored:
+        stored.settle(msgspec.structs.replace(read_plan(Path(places["PLAN"])), max_tokens=9))
     code, out, err = run("probe", *(places.get(word, word) for word in words))
     assert (code, out) == (ExitCode.USAGE, "")
     assert line in err

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from wanspec_p2p.client.probe_plan import ProbedEndpoint
+from wanspec_p2p.client.probe_plan import ProbedEndpoint, ProbePlan
 from wanspec_p2p.client.series import Measurement, Series
 from wanspec_p2p.errors import ConfigError
 
@@ -37,7 +37,7 @@ def test_what_is_added_is_there_when_it_is_opened_again(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from wanspec_p2p.client.probe_plan import ProbedEndpoint
+from wanspec_p2p.client.probe_plan import ProbedEndpoint, ProbePlan
 from wanspec_p2p.client.series import Measurement, Series
 series = Series(Path(sys.argv[1]), create=True)
 series.enrol([ProbedEndpoint("a", "west", "https://west.example/v1", "big")])
@@ -71,6 +71,51 @@ def test_an_endpoint_that_was_another_is_refused(tmp_path: Path, changes: dict[s
         series.enrol([A, B])  # as when the command is repeated, with one more
         with pytest.raises(ConfigError, match="endpoint 'a' was another"):
             series.enrol([msgspec.structs.replace(A, **changes)])
+
+
+PLAN = ProbePlan((A,), prompt="Hello.")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"prompt": "Good-bye."}, 'prompt was another ("Hello.") when'),
+        ({"max_tokens": 7}, "max_tokens was another (32) when"),
+        ({"timeout": 5.0}, "timeout was another (60.0) when"),
+    ],
+)
+def test_a_plan_that_asks_for_something_else_is_refused(tmp_path: Path, changes: dict[str, object], words: str) -> None:
+    other = msgspec.structs.replace(PLAN, **changes)
+    with Series(tmp_path / "series", create=True) as series:
+        series.settle(other)  # nothing was measured with that
+        series.settle(PLAN)
+        series.enrol([A])
+        series.add(FOUND[1])
+        series.settle(msgspec.structs.replace(PLAN, endpoint=(A, B)))
+        with pytest.raises(ConfigError) as caught:
+            series.settle(other)
+    assert words in str(caught.value) and "name another --out" in str(caught.value)
+
+
+def test_a_long_prompt_is_not_repeated(tmp_path: Path) -> None:
+    with Series(tmp_path / "series", create=True) as series:
+        series.settle(msgspec.structs.replace(PLAN, prompt="word " * 1000))
+        series.enrol([A])
+        series.add(FOUND[1])
+        with pytest.raises(ConfigError, match="prompt was another when"):
+            series.settle(PLAN)
+
+
+def test_a_series_that_does_not_say_what_was_asked_goes_on_and_then_says_it(tmp_path: Path) -> None:
+    with Series(tmp_path / "series", create=True) as series:
+        series.enrol([A])
+        series.add(FOUND[1])
+        series._database.execute("DROP TABLE IF EXISTS asked")
+    with Series(tmp_path / "series", create=True) as series:
+        series.settle(PLAN)
+        with pytest.raises(ConfigError, match="timeout was another"):
+            series.settle(msgspec.structs.replace(PLAN, timeout=1.0))
+        assert list(series.measurements()) == [FOUND[1]]
 
 
 def test_what_is_not_a_series_is_left_as_it_is(tmp_path: Path) -> None:
