@@ -81,7 +81,7 @@ def _probe(
     import random
     import secrets
 
-    from wanspec_p2p.client.probing import probe
+    from wanspec_p2p.client.probing import probe, warm_up
     from wanspec_p2p.client.series import Measurement
 
     begin = clock.monotonic()
@@ -91,8 +91,9 @@ def _probe(
             keeper(found)
             progress("measure", int(min(clock.monotonic() - begin, seconds)), int(seconds))
 
-        asyncio.run(
-            probe(
+        async def measured() -> None:
+            await warm_up(clock)
+            await probe(
                 plan,
                 keys,
                 keep,
@@ -102,7 +103,8 @@ def _probe(
                 clock=clock,
                 rng=random.Random(secrets.randbits(64)),
             )
-        )
+
+        asyncio.run(measured())
 
 
 def _say_locked(out: Path) -> None:

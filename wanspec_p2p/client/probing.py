@@ -7,6 +7,7 @@ still open nor a cached prompt makes an endpoint look idle.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
 import ssl
@@ -22,10 +23,24 @@ from wanspec_p2p.client.series import TIMEOUT, Measurement
 from wanspec_p2p.clock import Clock
 from wanspec_p2p.errors import ConfigError, WanspecError
 
-__all__ = ["Failure", "measure", "probe"]
+__all__ = ["Failure", "measure", "probe", "warm_up"]
 
 EVENTS_PER_TOKEN = 4
 """An answer of more events than that, for each token that was asked for, does not mean to end."""
+
+
+WARMING_SECONDS = 5.0
+STREAM = b"""HTTP/1.1 200 OK\r
+Content-Type: text/event-stream\r
+Connection: close\r
+\r
+data: {"choices": [{"delta": {"content": "a"}}]}
+
+data: {"choices": [{"delta": {"content": "b"}, "finish_reason": "stop"}], "usage": {"completion_tokens": 2}}
+
+data: [DONE]
+
+"""
 
 
 class Failure(WanspecError):
@@ -153,6 +168,40 @@ async def _ask(
                 answer.feed(event.data, clock.monotonic(), limit)
             if answer.ended:  # a service may keep the body open
                 return
+
+
+async def warm_up(clock: Clock) -> None:
+    """Measure a stream of our own on loopback, and begin TLS with what does not speak it.
+
+    So what a process loads and prepares at its first request, some 40 ms, is in no time that counts. No endpoint is
+    asked; where loopback cannot be listened on, nothing happens.
+    """
+    answering: list[asyncio.Task[None]] = []
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answering.append(asyncio.create_task(_stream(reader, writer)))
+
+    with contextlib.suppress(OSError):
+        async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            for scheme in ("http", "https"):
+                own = ProbedEndpoint("warm-up", "here", f"{scheme}://127.0.0.1:{port}/v1", "none")
+                plan = ProbePlan((own,), max_tokens=2, timeout=WARMING_SECONDS)
+                async with _client(own, None, plan.timeout, ssl.create_default_context()) as http:
+                    await measure(http, own, plan, clock=clock, prompt=plan.prompt)
+            if answering:
+                await asyncio.wait(answering, timeout=WARMING_SECONDS)
+
+
+async def _stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Whatever is said, the answer is STREAM."""
+    with contextlib.suppress(OSError):
+        if await reader.read(1):
+            writer.write(STREAM)
+        await reader.read()  # until the other side closes
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
 
 
 async def probe(

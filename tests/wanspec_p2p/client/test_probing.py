@@ -4,8 +4,11 @@ import asyncio
 import json
 import random
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx2
 import msgspec
@@ -15,7 +18,7 @@ from tests.support.fake_openai import FakeOpenAI, event, serving
 from tests.support.virtual_time import LoopClock, in_virtual_time
 from wanspec_p2p.client import probing
 from wanspec_p2p.client.probe_plan import ProbedEndpoint, ProbePlan
-from wanspec_p2p.client.probing import measure, probe
+from wanspec_p2p.client.probing import measure, probe, warm_up
 from wanspec_p2p.client.series import Measurement
 from wanspec_p2p.clock import ManualClock, SystemClock
 from wanspec_p2p.errors import ConfigError
@@ -252,6 +255,48 @@ async def test_what_an_endpoint_says_of_a_refused_key_is_not_kept(caplog: pytest
         await kept.probe(ProbePlan((endpoint("a", url),)), {"a": "sk-wrong"})
     assert kept.found[0].failure == "http 401"
     assert "sk-" not in repr(kept.found) + caplog.text
+
+
+WARMED = """
+import asyncio, sys
+from wanspec_p2p.client.probing import warm_up
+from wanspec_p2p.clock import SystemClock
+before = set(sys.modules)
+asyncio.run(warm_up(SystemClock()))
+print(*set(sys.modules) - before)
+before = set(sys.modules)
+asyncio.run(warm_up(SystemClock()))
+print(*set(sys.modules) - before)
+"""
+
+
+def test_what_a_request_loads_is_loaded_by_the_first_of_our_own() -> None:
+    command = [sys.executable, "-W", "error", "-c", WARMED]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    first, second = done.stdout.splitlines()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {"anyio._backends._asyncio", "anyio.streams.tls", "h11"} <= set(first.split())
+    assert second == ""
+
+
+async def test_the_request_of_our_own_is_measured_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Measurement] = []
+
+    async def measured(*args: Any, **kwargs: Any) -> Measurement:
+        found.append(await measure(*args, **kwargs))
+        return found[-1]
+
+    monkeypatch.setattr(probing, "measure", measured)
+    await warm_up(SystemClock())
+    assert [(each.failure, each.tokens) for each in found] == [(None, 2), ("unreachable", 0)]
+
+
+async def test_without_loopback_nothing_is_warmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refused(*args: Any) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(asyncio, "start_server", refused)
+    await warm_up(SystemClock())
 
 
 def took(seconds: Callable[[str], float], running: list[int], most: list[int]) -> object:
