@@ -162,7 +162,8 @@ def report(
     from wanspec_p2p.simulation.load_map import load_map, scenario
 
     with Series(series) as stored:
-        found = load_map(stored.endpoints(), stored.measurements(), synthetic=synthetic)
+        measured = list(stored.measurements())  # before the endpoints: a run may add some
+        found = load_map(stored.endpoints(), measured, synthetic=synthetic)
     folder = out or series.with_suffix("")
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out {folder} is a file: name a folder")

@@ -8,6 +8,7 @@ the disk would show in the very times that are measured.
 from __future__ import annotations
 
 import sqlite3
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,8 @@ ASKED = "CREATE TABLE IF NOT EXISTS asked (key TEXT PRIMARY KEY, value TEXT NOT 
 """What every answer was asked for with; older series have no such table, and older versions leave it alone."""
 SHORT = 60
 """Letters of a value that a line repeats."""
+LATEST = 253_402_300_799.0
+"""The last second that a calendar has, in seconds since the Unix epoch."""
 BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 """Primary result codes (https://www.sqlite.org/rescode.html) of a file that another connection has locked."""
 TIMEOUT = "timeout"
@@ -154,22 +157,49 @@ class Series:
     def endpoints(self) -> list[ProbedEndpoint]:
         with self._explained():
             rows = self._database.execute("SELECT * FROM endpoints ORDER BY rowid").fetchall()
-        return [
-            ProbedEndpoint(name=name, region=region, base_url=base_url, model=model, synthetic=bool(synthetic))
-            for name, region, base_url, model, synthetic in rows
-        ]
+        return [self._endpoint(*row) for row in rows]
+
+    def _endpoint(self, name: str, region: str, base_url: str, model: str, synthetic: int) -> ProbedEndpoint:
+        fields = {"name": name, "region": region, "base_url": base_url, "model": model, "synthetic": bool(synthetic)}
+        try:
+            found = msgspec.convert(fields, ProbedEndpoint)
+        except msgspec.ValidationError as error:
+            raise self._damaged(f"an endpoint has a {error}") from error
+        if not (name.isprintable() and region.isprintable()):
+            raise self._damaged("the name of an endpoint or of its region cannot be printed")
+        return found
 
     def measurements(self) -> Iterator[Measurement]:
-        """All, the oldest first."""
+        """All, the oldest first. Whoever reads them before `endpoints` knows all endpoints that they are of."""
         with self._explained():
-            for row in self._database.execute("SELECT * FROM measurements ORDER BY at, rowid"):
-                yield Measurement(*row)
+            for known, *row in self._database.execute(
+                "SELECT e.name IS NOT NULL, m.* FROM measurements m LEFT JOIN endpoints e ON e.name = m.endpoint "
+                "ORDER BY m.at, m.rowid"
+            ):
+                found = Measurement(*row)
+                if not known:
+                    raise self._damaged("it holds a measurement of an endpoint that it does not know")
+                self._check(found.at, LATEST)
+                self._check(found.first_token or 0.0)
+                self._check(found.per_token or 0.0)
+                yield found
 
     def begun(self) -> float | None:
         """When the first measurement was asked for, in seconds since the Unix epoch."""
         with self._explained():
-            (at,) = self._database.execute("SELECT min(at) FROM measurements").fetchone()
-        return None if at is None else float(at)
+            first, last = self._database.execute("SELECT min(at), max(at) FROM measurements").fetchone()
+        if first is None:
+            return None
+        self._check(first, LATEST)
+        self._check(last, LATEST)
+        return float(first)
+
+    def _check(self, seconds: float, most: float = sys.float_info.max) -> None:
+        if not 0.0 <= seconds <= most:
+            raise self._damaged(f"it holds a time that cannot be, {seconds:g} seconds")
+
+    def _damaged(self, how: str) -> ConfigError:
+        return ConfigError(f"{self.path} is damaged: {how}; take a copy of it, or begin another")
 
     def close(self) -> None:
         self._database.close()
@@ -199,7 +229,8 @@ class _Explained:
         if not isinstance(error, sqlite3.Error):
             return
         words = " ".join(str(error).split())
-        if isinstance(error, sqlite3.OperationalError):  # locked, read-only, full, no such folder
-            kind = Locked if getattr(error, "sqlite_errorcode", 0) & 0xFF in BUSY else ConfigError
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
+            kind = Locked if code in BUSY else ConfigError  # or read-only, full, no such folder
             raise kind(f"{self.path} cannot be used ({words}): mend that and repeat the command") from error
         raise ConfigError(f"{self.path} is not a series of measurements, or damaged ({words})") from error

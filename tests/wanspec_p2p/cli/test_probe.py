@@ -207,6 +207,38 @@ def test_a_mistake_is_one_line(run: Run, tmp_path: Path, name: str) -> None:
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DELETE FROM endpoints",
+        "UPDATE measurements SET at = 1e300",
+        "UPDATE measurements SET at = -1e300",
+        "UPDATE measurements SET at = 9e999",
+        "UPDATE measurements SET at = 253402300800.0",
+        "UPDATE measurements SET first_token = 9e999",
+        "UPDATE measurements SET per_token = -1.0",
+        "UPDATE endpoints SET region = ''",
+        "UPDATE endpoints SET region = char(27)",
+        "UPDATE endpoints SET name = CAST(x'ff' AS TEXT)",
+        "DROP TABLE measurements",
+    ],
+)
+def test_a_damaged_series_is_one_line(run: Run, series: Path, damage: str) -> None:
+    with contextlib.closing(sqlite3.connect(series, isolation_level=None)) as database:
+        database.execute(damage)
+    code, out, err = run("probe", "report", str(series))
+    assert (code, out, err.count("\n")) == (ExitCode.USAGE, "", 1)
+    assert f"{series} is " in err and "damaged" in err
+
+
+def test_a_series_of_absurd_times_does_not_go_on(run: Run, tmp_path: Path, series: Path) -> None:
+    with contextlib.closing(sqlite3.connect(series, isolation_level=None)) as database:
+        database.execute("INSERT INTO measurements VALUES ('a', 1e300, 0.5, 0.02, 8, NULL)")
+    code, _, err = run("probe", "run", plan(tmp_path, b="http://127.0.0.1:9/v1"), "--out", str(series))
+    assert (code, err.count("\n")) == (ExitCode.USAGE, 1)
+    assert f"{series} is damaged" in err
+
+
 def test_a_key_that_is_not_set_is_named(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PROBE_KEY")
     out = tmp_path / "load.sqlite3"
