@@ -215,6 +215,10 @@ def _milliseconds(found: Percentiles | None) -> str:
 
 
 def _busiest(region: Region) -> str:
+    """The hour of which most failed, if there is one: what was served in others is not as bad."""
+    if failed := [hour for hour in region.hours if hour.mostly_failed]:
+        share, _, worst = max((hour.failures / hour.measurements, hour.failures, hour.hour) for hour in failed)
+        return f"{worst:02d}:00\n{share * 100:.0f} % failed"
     load, hour = max(((h.load, h.hour) for h in region.hours if h.load is not None), default=(0.0, 0))
     return f"{hour:02d}:00 × {load:.2f}" if load else "–"
 

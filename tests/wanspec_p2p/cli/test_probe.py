@@ -89,6 +89,23 @@ def test_a_report_names_the_hours_of_which_most_failed(run: Run, series: Path) -
     assert line.startswith("west: at least half of the measurements failed at ") and line.endswith(":00 (50 %)")
 
 
+def test_the_busiest_hour_is_one_that_failed_if_there_is_one(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "load.sqlite3"
+    with Series(file, create=True) as stored:
+        stored.enrol([ProbedEndpoint(name, name, "http://127.0.0.1:9/v1", "big") for name in ("east", "west")])
+        for hour, first in ((3, 0.1), (9, 0.4), (10, 0.1)):
+            stored.add(Measurement("east", hour * 3600.0, first, 0.02, 8))
+            stored.add(Measurement("west", hour * 3600.0, first, 0.02, 8))
+        for hour, kind in ((10, "http 503"), (20, "http 503"), (20, "timeout")):
+            stored.add(Measurement("west", hour * 3600.0, failure=kind))
+    code, said, _ = run("probe", "report", str(file))
+    lines = said.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("west "))
+    assert code == 0
+    assert next(line for line in lines if line.startswith("east ")).endswith("09:00 × 4.00")
+    assert lines[at].endswith("20:00") and lines[at + 1].strip() == "100 % failed"
+
+
 @pytest.mark.parametrize("how", [(), ("--json",)])
 def test_a_series_without_a_whole_answer_becomes_no_scenario(run: Run, tmp_path: Path, how: tuple[str, ...]) -> None:
     file = tmp_path / "load.sqlite3"
