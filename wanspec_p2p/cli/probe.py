@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +19,7 @@ from wanspec_p2p.words import counted
 if TYPE_CHECKING:
     from wanspec_p2p.client.keeping import Keeper
     from wanspec_p2p.client.probe_plan import ProbePlan
-    from wanspec_p2p.client.series import Series
+    from wanspec_p2p.client.series import Measurement, Series
     from wanspec_p2p.clock import Clock
     from wanspec_p2p.simulation.load_map import LoadMap, Percentiles, Region
 
@@ -62,7 +65,7 @@ def run(
         try:
             _probe(chosen, keys, keeper, seconds=whole - passed, interval=step, concurrency=concurrency, clock=clock)
         except KeyboardInterrupt:
-            _say_interrupted(out, keeper.unstored)
+            _say_interrupted(series, keeper.unstored)
             raise
         _show_run(series, json=json)
 
@@ -82,13 +85,14 @@ def _probe(
     import secrets
 
     from wanspec_p2p.client.probing import probe, warm_up
-    from wanspec_p2p.client.series import Measurement
 
     begin = clock.monotonic()
     with progress_bars() as progress, keeper:
+        watch = _Watch(plan)
 
         def keep(found: Measurement) -> None:
             keeper(found)
+            watch(found)
             progress("measure", int(min(clock.monotonic() - begin, seconds)), int(seconds))
 
         async def measured() -> None:
@@ -108,23 +112,63 @@ def _probe(
 
 
 def _say_locked(out: Path) -> None:
-    typer.echo(
-        f"wanspec: another program has {out} locked: measuring goes on, and is stored as soon as that lets go",
-        err=True,
-    )
+    _warn(f"another program has {out} locked: measuring goes on, and is stored as soon as that lets go")
 
 
-def _say_interrupted(out: Path, unstored: int) -> None:
+class _Watch:
+    """Says on stderr when an endpoint begins to fail, and when it answers again."""
+
+    def __init__(self, plan: ProbePlan) -> None:
+        self._keys = {endpoint.name: endpoint.api_key_env for endpoint in plan.endpoint}
+        self._failing: set[str] = set()
+
+    def __call__(self, found: Measurement) -> None:
+        name, failed = found.endpoint, found.failure is not None
+        if failed == (name in self._failing):
+            return
+        if not failed:
+            self._failing.remove(name)
+            _warn(f"{name} answers again")
+            return
+        self._failing.add(name)
+        key = self._keys[name] if found.failure in ("http 401", "http 403") else None
+        _warn(f"{name} fails ({found.failure})" + (f": see whether {key} holds its key" if key else ""))
+
+
+def _warn(line: str) -> None:
+    typer.echo(f"wanspec: {printable(line)}", err=True)
+
+
+def _say_interrupted(series: Series, unstored: int) -> None:
+    with contextlib.suppress(ConfigError):  # it may still be locked
+        for line in _told(_counts(series)):
+            _warn(line)
     lost = f"{counted(unstored, 'measurement')} could not be stored; the rest" if unstored else "what was measured"
-    typer.echo(f"wanspec: interrupted: {lost} is in {out}; repeat the command to go on", err=True)
+    _warn(f"interrupted: {lost} is in {series.path}; repeat the command to go on")
+
+
+def _counts(series: Series) -> dict[str, Counter[str]]:
+    """How often each endpoint failed in which way; "" is not at all."""
+    found: dict[str, Counter[str]] = {}
+    measured = list(series.measurements())
+    for endpoint in series.endpoints():
+        found[endpoint.name] = Counter()
+    for measurement in measured:
+        found[measurement.endpoint][measurement.failure or ""] += 1
+    return found
+
+
+def _told(counts: dict[str, Counter[str]]) -> Iterator[str]:
+    for name, count in counts.items():
+        yield f"{name}: {counted(count.total(), 'measurement')}, {_kinds(count) or 'none failed'}"
+
+
+def _kinds(failures: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} × {kind}" for kind, count in sorted(failures.items()) if kind)
 
 
 def _show_run(series: Series, *, json: bool) -> None:
-    from collections import Counter
-
-    counts = {endpoint.name: Counter[str]() for endpoint in series.endpoints()}
-    for measurement in series.measurements():
-        counts[measurement.endpoint][measurement.failure or ""] += 1
+    counts = _counts(series)
     if json:
         emit(
             {
@@ -136,9 +180,8 @@ def _show_run(series: Series, *, json: bool) -> None:
             }
         )
         return
-    for name, count in counts.items():
-        failed = ", ".join(f"{n} × {kind}" for kind, n in sorted(count.items()) if kind)
-        say(printable(f"{name}: {counted(count.total(), 'measurement')}, {failed or 'none failed'}"))
+    for line in _told(counts):
+        say(printable(line))
     say(f"The series is in {series.path}; draw it: wanspec probe report {series.path}")
 
 
@@ -154,8 +197,11 @@ def report(
 
     import msgspec
 
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("drawing needs matplotlib: install it, or wanspec-p2p with [distill]")
+    drawing = importlib.util.find_spec("matplotlib") is not None
+    if not drawing and not json:
+        raise ConfigError(
+            "drawing needs matplotlib: install it, or wanspec-p2p with [distill]; --json does without figures"
+        )
     from wanspec_p2p.client.series import Series
     from wanspec_p2p.models.distill.files import replace_file
     from wanspec_p2p.simulation.load_figure import draw
@@ -167,11 +213,13 @@ def report(
     folder = out or series.with_suffix("")
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out {folder} is a file: name a folder")
-    files = {f"load-map.{kind}": content for kind, content in draw(found).items()}
+    files = {f"load-map.{kind}": content for kind, content in (draw(found) if drawing else {}).items()}
+    if not drawing:
+        _warn("matplotlib is not installed, so no figure is drawn")
     files["load-map.json"] = msgspec.json.format(msgspec.json.encode(found)) + b"\n"
     played = scenario(found)
     if played is None:
-        typer.echo("wanspec: no region had a whole answer, so no scenario.toml is written", err=True)
+        _warn("no region had a whole answer, so no scenario.toml is written")
     else:
         files["scenario.toml"] = played.encode()
     for name, content in files.items():
@@ -206,6 +254,8 @@ def _show_map(found: LoadMap) -> None:
         )
     console().print(table)
     for region in found.regions:
+        if kinds := _kinds(region.failures):
+            say(printable(f"failures in {region.name}: {kinds}"))
         if failed := failing(region):
             say(printable(f"{region.name}: {failed}"))
 

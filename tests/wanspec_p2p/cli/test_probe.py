@@ -19,10 +19,12 @@ import pytest
 
 from tests.support.fake_openai import FakeOpenAI, serving
 from tests.wanspec_p2p.cli.conftest import Run
+from wanspec_p2p.cli.probe import _Watch
 from wanspec_p2p.client.probe_plan import ProbedEndpoint, read_plan
 from wanspec_p2p.client.series import Measurement, Series
 from wanspec_p2p.clock import SystemClock
 from wanspec_p2p.errors import ExitCode
+from wanspec_p2p.words import counted
 
 KEY = "sk-very-secret"
 ENDPOINT = """
@@ -65,7 +67,7 @@ def test_a_run_measures_and_a_report_draws_it(run: Run, tmp_path: Path) -> None:
     with serving(FakeOpenAI(first=0.05, each=0.01, key=KEY)) as one, serving(FakeOpenAI(status=503)) as two:
         arguments = ("probe", "run", plan(tmp_path, a=one, b=two), "--out", str(out), "--duration", "0.5s")
         code, said, err = run(*arguments, "--interval", "0.2s")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "wanspec: b fails (http 503)\n")
     lines = said.splitlines()
     assert lines[0].startswith("a: ") and lines[0].endswith("none failed")
     assert lines[1].startswith("b: ") and "× http 503" in lines[1]
@@ -86,6 +88,7 @@ def test_a_report_names_the_hours_of_which_most_failed(run: Run, series: Path) -
     code, said, _ = run("probe", "report", str(series))
     assert code == 0
     (line,) = [line for line in said.splitlines() if line.startswith("west: ")]
+    assert "failures in west: 1 × timeout" in said.splitlines()
     assert line.startswith("west: at least half of the measurements failed at ") and line.endswith(":00 (50 %)")
 
 
@@ -186,9 +189,12 @@ def test_an_interrupted_run_leaves_a_good_file_and_says_how_to_go_on(tmp_path: P
             process.wait(10)
     assert process.returncode == ExitCode.INTERRUPTED
     assert said == ""
-    assert err == f"wanspec: interrupted: what was measured is in {out}; repeat the command to go on\n"
     with Series(out) as stored:
         found = list(stored.measurements())
+    assert err.splitlines() == [
+        f"wanspec: a: {counted(len(found), 'measurement')}, none failed",
+        f"wanspec: interrupted: what was measured is in {out}; repeat the command to go on",
+    ]
     assert found and all(measurement.failure is None for measurement in found)
 
 
@@ -265,11 +271,43 @@ def test_a_key_that_is_not_set_is_named(run: Run, tmp_path: Path, monkeypatch: p
     assert not out.exists()
 
 
-def test_drawing_without_matplotlib_says_what_to_install(
-    run: Run, series: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def no_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     find: Any = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
+
+
+@pytest.mark.usefixtures("no_matplotlib")
+def test_drawing_without_matplotlib_says_what_to_install(run: Run, series: Path) -> None:
     code, _, err = run("probe", "report", str(series))
     assert (code, err.count("\n")) == (ExitCode.USAGE, 1)
     assert "matplotlib" in err
+
+
+@pytest.mark.usefixtures("no_matplotlib")
+def test_json_does_without_matplotlib(run: Run, tmp_path: Path, series: Path) -> None:
+    code, out, err = run("probe", "report", str(series), "--json")
+    assert (code, err) == (0, "wanspec: matplotlib is not installed, so no figure is drawn\n")
+    assert json.loads(out)["regions"][0]["name"] == "west"
+    assert {file.name for file in (tmp_path / "load").iterdir()} == {"load-map.json", "scenario.toml"}
+
+
+def test_a_wrong_key_is_noticed_at_once_and_names_its_variable(run: Run, tmp_path: Path) -> None:
+    with serving(FakeOpenAI(key="sk-right")) as url:
+        arguments = ("probe", "run", plan(tmp_path, a=url), "--out", str(tmp_path / "new"), "--duration", "0.1s")
+        code, _, err = run(*arguments)
+    assert (code, err) == (0, "wanspec: a fails (http 401): see whether PROBE_KEY holds its key\n")
+
+
+def test_an_endpoint_is_told_of_when_it_begins_to_fail_and_when_it_answers_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watch = _Watch(read_plan(Path(plan(tmp_path, a="http://127.0.0.1:9/v1", b="http://127.0.0.1:9/v1"))))
+    for failure in (None, "http 503", "timeout", None, None, "http 403"):
+        watch(Measurement("a", 0.0, failure=failure))
+        watch(Measurement("b", 0.0, 0.5))
+    assert capsys.readouterr().err.splitlines() == [
+        "wanspec: a fails (http 503)",
+        "wanspec: a answers again",
+        "wanspec: a fails (http 403): see whether PROBE_KEY holds its key",
+    ]
