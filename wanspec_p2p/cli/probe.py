@@ -54,7 +54,7 @@ def run(
     chosen = read_plan(plan)
     keys = read_keys(chosen, os.environ)
     clock = SystemClock()
-    with Series(out, create=True) as series:
+    with Series(out, create=True) as series, _alone(out):
         series.settle(chosen)
         series.enrol(chosen.endpoint)
         begun = series.begun()
@@ -68,6 +68,29 @@ def run(
             _say_interrupted(series, keeper.unstored)
             raise
         _show_run(series, json=json)
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the lock file beside the series, which stays there.
+
+    Raises:
+        ConfigError: another run stores into this series, or the file cannot be written or locked.
+    """
+    from wanspec_p2p.models.locks import file_lock
+
+    def refuse() -> None:
+        raise ConfigError(f"another `wanspec probe run` stores into {out}: let it go on, or name another --out")
+
+    path = out.with_name(f"{out.name}.lock")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(file_lock(path, refuse))
+        except OSError as error:
+            raise ConfigError(
+                f"{path} cannot be locked ({error.strerror}): mend that, or name another --out"
+            ) from error
+        yield
 
 
 def _probe(

@@ -24,6 +24,7 @@ from wanspec_p2p.client.probe_plan import ProbedEndpoint, read_plan
 from wanspec_p2p.client.series import Measurement, Series
 from wanspec_p2p.clock import SystemClock
 from wanspec_p2p.errors import ExitCode
+from wanspec_p2p.models.locks import file_lock
 from wanspec_p2p.words import counted
 
 KEY = "sk-very-secret"
@@ -169,6 +170,20 @@ def test_a_series_that_somebody_locks_holds_no_measurement_up(run: Run, tmp_path
     other.join(60)
     assert (code, asked) == (0, [True])
     assert [endpoint["measurements"] for endpoint in json.loads(said)["endpoints"]] == [1, 1]
+
+
+def test_a_second_run_into_the_same_series_is_refused(run: Run, tmp_path: Path, series: Path) -> None:
+    arguments = ("probe", "run", plan(tmp_path, a="http://127.0.0.1:9/v1"), "--out", str(series))
+    lock = tmp_path / "load.sqlite3.lock"
+    with file_lock(lock):
+        code, out, err = run(*arguments)
+    assert (code, out) == (ExitCode.USAGE, "")
+    assert err == (f"wanspec: another `wanspec probe run` stores into {series}: let it go on, or name another --out\n")
+    lock.unlink()
+    lock.mkdir()
+    code, _, err = run(*arguments)
+    assert (code, err.count("\n")) == (ExitCode.USAGE, 1)
+    assert "cannot be locked (Is a directory)" in err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
