@@ -235,7 +235,11 @@ def report(
         found = load_map(stored.endpoints(), measured, synthetic=synthetic)
     folder = out or series.with_suffix("")
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"--out {folder} is a file: name a folder")
+        raise ConfigError(
+            f"--out {folder} is a file: name a folder"
+            if out is not None
+            else f"the files of {series} would go into the folder {folder}, and that is a file: name one with --out"
+        )
     files = {f"load-map.{kind}": content for kind, content in (draw(found) if drawing else {}).items()}
     if not drawing:
         _warn("matplotlib is not installed, so no figure is drawn")
@@ -260,7 +264,10 @@ def _show_map(found: LoadMap) -> None:
 
     from wanspec_p2p.simulation.load_map import failing
 
-    if found.synthetic:
+    marked = found.marked
+    if marked:
+        say("Delays of regions marked as synthetic were made up, not observed.")
+    elif found.synthetic:
         say("These delays are synthetic: made up, not observed.")
     table = Table(box=None, pad_edge=False)
     table.add_column("region", overflow="fold", min_width=SHORTEST_NAME)
@@ -268,7 +275,7 @@ def _show_map(found: LoadMap) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     for region in found.regions:
         table.add_row(
-            Text(printable(region.name)),
+            Text(printable(region.name) + (" (synthetic)" if region.name in marked else "")),
             str(region.measurements),
             str(sum(region.failures.values())),
             _milliseconds(region.first_token),

@@ -15,7 +15,8 @@ __all__ = ["draw"]
 
 def draw(found: LoadMap) -> dict[str, bytes]:
     """The figure as "svg" and "png". Needs matplotlib."""
-    names = [region.name for region in found.regions]
+    marked = found.marked
+    names = [f"{region.name} (synthetic)" if region.name in marked else region.name for region in found.regions]
 
     def plot(plt: Any) -> Any:
         figure, axes = plt.subplots(
@@ -35,6 +36,7 @@ def draw(found: LoadMap) -> dict[str, bytes]:
         _bars(axes[1], [region.first_token for region in found.regions], "time to first token")
         _bars(axes[2], [region.per_token for region in found.regions], "time per output token")
         label = "SYNTHETIC delays, made up: " if found.synthetic else ""
+        label = "some SYNTHETIC delays, made up: " if marked else label
         figure.suptitle(f"{label}load of {counted(len(names), 'region')}, {found.begun} to {found.ended}")
         return figure
 

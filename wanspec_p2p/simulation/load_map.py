@@ -47,7 +47,9 @@ class Hour(msgspec.Struct, frozen=True):
 
 
 class Region(msgspec.Struct, frozen=True):
-    """`first_token` counts answers that timed out with the time they had, the others have whole ones alone.
+    """`synthetic`: delays of one of its endpoints at least were made up.
+
+    `first_token` counts answers that timed out with the time they had, the others have whole ones alone.
 
     `usual`: median of the times to the first token in the hours of which most was served; in all hours where there is
     no such hour. So hours that mostly failed do not decide what the others are held against.
@@ -57,6 +59,7 @@ class Region(msgspec.Struct, frozen=True):
     """
 
     name: str
+    synthetic: bool
     endpoints: tuple[str, ...]
     measurements: int
     failures: dict[str, int]  # by kind
@@ -72,6 +75,12 @@ class LoadMap(msgspec.Struct, frozen=True):
     begun: str  # ISO 8601, UTC
     ended: str
     regions: tuple[Region, ...]
+
+    @property
+    def marked(self) -> frozenset[str]:
+        """The regions that have to be marked as synthetic one by one, since others are not."""
+        made_up = frozenset(region.name for region in self.regions if region.synthetic)
+        return made_up if len(made_up) < len(self.regions) else frozenset()
 
 
 def load_map(
@@ -95,12 +104,14 @@ def load_map(
     if not times:
         raise ConfigError("the series holds no measurement yet")
     longest = max((m.first_token for own in found.values() for m in own if m.first_token is not None), default=None)
+    of_region = {name: [endpoint for endpoint in endpoints if endpoint.region == name] for name in found}
+    made_up = {name for name, own in of_region.items() if synthetic or any(endpoint.synthetic for endpoint in own)}
     return LoadMap(
-        synthetic=synthetic or any(endpoint.synthetic for endpoint in endpoints),
+        synthetic=bool(made_up),
         begun=_moment(min(times)),
         ended=_moment(max(times)),
         regions=tuple(
-            _region(name, tuple(e.name for e in endpoints if e.region == name), own, longest)
+            _region(name, tuple(endpoint.name for endpoint in of_region[name]), name in made_up, own, longest)
             for name, own in found.items()
         ),
     )
@@ -110,7 +121,9 @@ def _moment(at: float) -> str:
     return datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="seconds")
 
 
-def _region(name: str, endpoints: tuple[str, ...], own: Sequence[Measurement], longest: float | None) -> Region:
+def _region(
+    name: str, endpoints: tuple[str, ...], synthetic: bool, own: Sequence[Measurement], longest: float | None
+) -> Region:
     by_hour: list[list[Measurement]] = [[] for _ in range(24)]
     for measurement in own:
         by_hour[datetime.datetime.fromtimestamp(measurement.at, datetime.UTC).hour].append(measurement)
@@ -119,6 +132,7 @@ def _region(name: str, endpoints: tuple[str, ...], own: Sequence[Measurement], l
     usual = _median(_first_tokens(served, longest) or first)
     return Region(
         name=name,
+        synthetic=synthetic,
         endpoints=endpoints,
         measurements=len(own),
         failures=dict(sorted(Counter(m.failure for m in own if m.failure is not None).items())),
@@ -201,17 +215,19 @@ def scenario(found: LoadMap) -> str | None:
         *([f"# {len(regions)} regions were measured; a scenario has {MAX_NODES}."] if len(regions) > MAX_NODES else []),
         "",
         "[observed]",
-        f"synthetic = {str(found.synthetic).lower()}",
+        f"synthetic = {str(any(region.synthetic for region in regions)).lower()}",
         f"begun = {found.begun}",
         f"ended = {found.ended}",
     ]
-    return "\n".join([*lines, *(line for region in regions[:MAX_NODES] for line in _table(region))]) + "\n"
+    return (
+        "\n".join([*lines, *(line for region in regions[:MAX_NODES] for line in _table(region, found.marked))]) + "\n"
+    )
 
 
-def _table(region: Region) -> list[str]:
+def _table(region: Region, marked: frozenset[str]) -> list[str]:
     """A `[[region]]` of the scenario, and before it an empty line."""
     loads = [1.0 if hour.load is None else hour.load for hour in region.hours]
-    remarks = [failing(region)]
+    remarks = ["synthetic: made up, not observed" if region.name in marked else "", failing(region)]
     if beyond := [f"{hour:02d}:00 ({load:.0f})" for hour, load in enumerate(loads) if load > MAX_LOAD]:
         remarks.append(f"load is more than a scenario may say, {MAX_LOAD}, at {', '.join(beyond)}")
     return [

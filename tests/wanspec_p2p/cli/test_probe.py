@@ -93,6 +93,24 @@ def test_a_report_names_the_hours_of_which_most_failed(run: Run, series: Path) -
     assert line.startswith("west: at least half of the measurements failed at ") and line.endswith(":00 (50 %)")
 
 
+def test_only_regions_that_are_made_up_are_marked(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "load.sqlite3"
+    with Series(file, create=True) as stored:
+        stored.enrol(
+            [
+                ProbedEndpoint("e", "east", "http://127.0.0.1:9/v1", "big", synthetic=True),
+                ProbedEndpoint("w", "west", "http://127.0.0.1:9/v1", "big"),
+            ]
+        )
+        for name in ("e", "w"):
+            stored.add(Measurement(name, 0.0, 0.5, 0.02, 8))
+    code, said, _ = run("probe", "report", str(file))
+    lines = said.splitlines()
+    assert (code, lines[0]) == (0, "Delays of regions marked as synthetic were made up, not observed.")
+    assert any(line.startswith("east (synthetic) ") for line in lines)
+    assert any(line.startswith("west  ") for line in lines)
+
+
 def test_the_busiest_hour_is_one_that_failed_if_there_is_one(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "load.sqlite3"
     with Series(file, create=True) as stored:
@@ -224,6 +242,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "not a series": (["run", "PLAN", "--out", "PLAN"], "is not a series"),
     "report of nothing": (["report", "nowhere"], "there is no series nowhere"),
     "report of something else": (["report", "PLAN"], "is not a series"),
+    "report named after a series without an ending": (["report", "OLD"], "that is a file: name one with --out"),
     "report into a file": (["report", "OLD", "--out", "PLAN"], "is a file: name a folder"),
 }
 

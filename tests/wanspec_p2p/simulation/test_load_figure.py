@@ -32,6 +32,13 @@ def test_made_up_delays_are_labelled_in_the_title() -> None:
         assert ("SYNTHETIC" in svg) is synthetic
 
 
+def test_regions_that_are_made_up_are_marked_where_others_are_not() -> None:
+    made_up = ProbedEndpoint("lab", "lab", "http://127.0.0.1:1/v1", "m", synthetic=True)
+    svg = draw(load_map([*ENDPOINTS, made_up], [*FOUND, Measurement("lab", 1_800_057_600.0, 0.5, 0.02, 8)]))["svg"]
+    assert b"some SYNTHETIC delays" in svg
+    assert svg.count(b"(synthetic)") == svg.count(b"lab (synthetic)") == 1
+
+
 def test_hours_of_which_most_failed_are_hatched_and_say_how_many() -> None:
     served = [Measurement("$west$", 1_800_057_600.0 + hour * 3600, 0.5, 0.02, 8) for hour in range(24)]
     assert b"hatched" not in draw(load_map(ENDPOINTS, served))["svg"]

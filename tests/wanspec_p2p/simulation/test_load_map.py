@@ -62,7 +62,12 @@ def test_the_map_says_when_and_whether_it_was_made_up(found: LoadMap) -> None:
     assert (found.begun, found.ended) == ("2027-01-16T00:00:00+00:00", "2027-01-17T09:06:00+00:00")
     assert found.synthetic is False
     made_up = ProbedEndpoint("m", "here", "http://127.0.0.1:1/v1", "big", synthetic=True)
-    assert load_map([EAST, made_up], [at(0.0, "e")]).synthetic is True
+    mixed = load_map([EAST, made_up], [at(0.0, "e"), at(0.0, "m")])
+    assert mixed.synthetic is True and [region.synthetic for region in mixed.regions] == [False, True]
+    assert mixed.marked == {"here"}
+    east, here = (scenario(mixed) or "").split("[[region]]")[1:]
+    assert "# synthetic: made up, not observed" in here and "synthetic" not in east
+    assert load_map([made_up], [at(0.0, "m")]).marked == frozenset()  # said of all at once
     assert load_map([EAST], [at(0.0, "e")], synthetic=True).synthetic is True
 
 
