@@ -101,7 +101,7 @@ class Link:
 
 def turn_of_one(session: TargetSession, at: float) -> ModelFree:
     """As the engine makes it up for a session that is alone."""
-    wish = session.wish()
+    wish = session.wish(at)
     [places] = session.knowledge.draft_places([wish], MAX_ROWS)
     if places:
         return ModelFree(at, drafting=True, share=places)

@@ -27,8 +27,6 @@ __all__ = ["Failure", "measure", "probe", "warm_up"]
 
 EVENTS_PER_TOKEN = 4
 """An answer of more events than that, for each token that was asked for, does not mean to end."""
-
-
 WARMING_SECONDS = 5.0
 STREAM = b"""HTTP/1.1 200 OK\r
 Content-Type: text/event-stream\r

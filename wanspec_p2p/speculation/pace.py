@@ -61,13 +61,19 @@ class SharedPass:
         self.sessions = 0
         self.reading = False  # a prompt that is not short
         self.over = False
+        self._ended: float | None = None  # until somebody has told that the next turn has begun
 
     def end(self, at: float) -> float | None:
         """Its seconds, for whoever is the first to say that it is over; None for the others."""
         if self.over:
             return None
-        self.over = True
+        self.over, self._ended = True, at
         return at - self._begun
+
+    def followed(self, at: float) -> float | None:
+        """Seconds from its end to the next turn, for whoever is the first to say that this has begun."""
+        ended, self._ended = self._ended, None
+        return None if ended is None else max(0.0, at - ended)
 
 
 class SharedPasses:
@@ -159,6 +165,14 @@ class Knowledge:
         if not shared.reading:
             self.local.measured(shared.width, seconds)
         self.pace.spent(seconds)
+
+    def resumed(self, shared: SharedPass, at: float, *, drafting: bool) -> None:
+        """The turn after a pass has begun: what it brought is taken in. Time that code takes is time, too."""
+        seconds = shared.followed(at)
+        if seconds is not None:
+            self.pace.spent(seconds)
+            if drafting:
+                self.local.followed(seconds)
 
     def reliability(self, peer: PeerId) -> Reliability:
         return self._of(peer).reliability

@@ -69,6 +69,7 @@ class PassCost:
         self._fits = [_Fit(bend, doubt) for bend in BENDS]
         self._bend = 0
         self._flat = self._per_row = 0.0
+        self._after: float | None = None
 
     @property
     def mean(self) -> float:
@@ -91,13 +92,17 @@ class PassCost:
                 # Where nothing was seen beyond the bend, it may as well lie a step further: else nothing ever would be.
                 self._bend = after.bend if fit.untried and after is not None else fit.bend
 
+    def followed(self, seconds: float) -> None:
+        """Before another pass could begin, what the last one brought had to be taken in for so long."""
+        self._after = seconds if self._after is None else MEMORY * self._after + (1.0 - MEMORY) * seconds
+
     def per_row(self, width: int) -> float:
         """Seconds that one more row adds to a pass of `width`; never less for a wider pass."""
         return self._per_row if width >= self._bend else 0.0
 
     def seconds(self, width: int) -> float:
-        """Of a pass of so many rows."""
-        return self._flat + self._per_row * max(0, width - self._bend)
+        """Of a pass of so many rows, and of what follows it."""
+        return self._flat + self._per_row * max(0, width - self._bend) + (self._after or 0.0)
 
     def widest(self, seconds: float) -> float:
         """Rows of the widest pass that takes no longer; infinite where rows cost nothing."""

@@ -137,6 +137,7 @@ class TargetSession:
         self._windows: dict[PeerId, deque[Window]] = {}  # that they were given of late
         self.knowledge = knowledge or Knowledge()
         self._shared: SharedPass | None = None  # that pass, where it is one of many alike
+        self._drafted_last = False  # it is one of the target's own drafter
         self._answer_len = len(spec.committed)
         self._candidates = Candidates((), (), ())
         self._offered: Candidates | None = None  # of which the next pass may have a share
@@ -183,10 +184,16 @@ class TargetSession:
         self.state = TargetState.WAITING
         return [RequestModel()]
 
-    def wish(self) -> Wish:
-        """What it could do with the pass that is made up now; nothing unless it waits for one."""
+    def wish(self, at: float) -> Wish:
+        """What it could do with the pass that is made up now; nothing unless it waits for one.
+
+        Args:
+            at: when this turn began.
+        """
         if self.state is not TargetState.WAITING:
             return Wish()
+        if self._shared is not None:
+            self.knowledge.resumed(self._shared, at, drafting=self._drafted_last)
         self._beliefs.clear()  # other sessions have learned something, maybe
         self._offered = self._choose()
         local, policy = self._local, self.policy
@@ -224,7 +231,7 @@ class TargetSession:
         if segment is None:
             return []
         self.state = TargetState.DRAFTING
-        self._shared = self.knowledge.drafting.join(event.turn, event.at, segment)
+        self._shared, self._drafted_last = self.knowledge.drafting.join(event.turn, event.at, segment), True
         return [RunLocalPass(segment)]
 
     def belief(self, node: int) -> float:
@@ -260,6 +267,7 @@ class TargetSession:
         self.state = TargetState.VERIFYING
         alone = len(segment.tokens) > LONG_PROMPT  # not in this turn's pass, but in one of its own
         self._shared = None if alone else self.knowledge.verifying.join(event.turn, event.at, segment)
+        self._drafted_last = False
         instructions: list[TargetInstruction] = [RunPass(segment)]
         if not self.spec.sampling.greedy:
             first = self.tree.committed_len

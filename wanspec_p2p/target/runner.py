@@ -14,6 +14,7 @@ import structlog
 
 from wanspec_p2p.clock import Clock
 from wanspec_p2p.errors import EngineError, LocalProtocolError
+from wanspec_p2p.speculation.allotment import Wish
 from wanspec_p2p.speculation.events import (
     Cancelled,
     DrafterJoined,
@@ -138,12 +139,20 @@ class SessionRunner:
         """A place in the next pass; what it is used for is decided when that begins."""
         plan: list[TargetInstruction] = []
         drafting = False
+        thinking_since: float | None = None
+
+        def wish() -> Wish:
+            nonlocal thinking_since
+            thinking_since = self._clock.monotonic()
+            return self.session.wish(thinking_since)
 
         def begin(turn: Turn) -> Segment | None:
             nonlocal drafting
             drafting = turn.drafting
+            # What is thought about a pass is part of what it takes.
+            at = self._clock.monotonic() if thinking_since is None else thinking_since
             if not self._over:
-                for instruction in self.session.handle(ModelFree(self._clock.monotonic(), *turn)):
+                for instruction in self.session.handle(ModelFree(at, *turn)):
                     if isinstance(instruction, AnnounceVerdict):
                         self._say(instruction)
                     else:
@@ -151,7 +160,7 @@ class SessionRunner:
             return next((i.segment for i in plan if isinstance(i, RunPass | RunLocalPass)), None)
 
         try:
-            rows = await self._engine.take_part(begin, lambda: self._prepare(plan), self.session.wish)
+            rows = await self._engine.take_part(begin, lambda: self._prepare(plan), wish)
         except EngineError as error:
             self.feed(self._failed(str(error), drafting))
             return

@@ -67,7 +67,7 @@ def target_event(kind: type[TargetEvent], session: TargetSession, rows: int, dra
     base = session.tree.place(-1)
     events: dict[type[TargetEvent], Callable[[], TargetEvent]] = {
         Started: lambda: Started(AT),
-        ModelFree: lambda: ModelFree(AT, drafting=bool(session.wish().places) and draw.random() < 0.5),
+        ModelFree: lambda: ModelFree(AT, drafting=bool(session.wish(AT).places) and draw.random() < 0.5),
         ModelFailed: lambda: ModelFailed("", AT),
         DrafterJoined: lambda: DrafterJoined(PEER, 0, AT),
         DrafterLeft: lambda: DrafterLeft(PEER, AT),

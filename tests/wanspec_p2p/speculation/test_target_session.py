@@ -366,7 +366,7 @@ def test_a_flood_of_candidates_leaves_a_pass_few_to_look_at(children: int, monke
         return 0.5
 
     monkeypatch.setattr(session, "belief", belief)
-    session.wish()
+    session.wish(AT)
     assert len(looked_at) <= (2 + session.policy.width) * MAX_CHILDREN
 
 
@@ -584,9 +584,9 @@ def test_what_the_targets_own_drafter_drafts_is_verified_and_nobodys() -> None:
     session = locally()
     assert session.state is TargetState.DRAFTING
     assert feed(session, DrafterJoined(A, 0, AT)) == [OpenDraft(A, PROMPT, WINDOW, 0)]
-    assert session.wish() == Wish(), "it runs already"
+    assert session.wish(AT) == Wish(), "it runs already"
     assert feed(session, LocalDrafted(says(7).rows, AT + 1.0)) == [RequestModel()]
-    assert session.wish().places
+    assert session.wish(AT).places
     assert not turn_of_one(session, AT).drafting, "nothing to weigh a second one against yet"
     [instruction] = feed(session, ModelFree(AT))
     assert isinstance(instruction, RunPass)
@@ -601,7 +601,7 @@ def test_what_the_targets_own_drafter_drafts_is_verified_and_nobodys() -> None:
 def test_in_a_turn_of_the_drafter_who_has_nothing_for_it_goes_on_waiting() -> None:
     session = session_of()
     feed(session, Started(AT))
-    assert session.wish().places == (), "there is no drafter"
+    assert session.wish(AT).places == (), "there is no drafter"
     assert feed(session, ModelFree(AT, drafting=True)) == []
     assert session.state is TargetState.WAITING
     assert feed(session, ModelFree(AT)) == [run(0, PROMPT)]
@@ -635,7 +635,7 @@ def test_a_target_that_drafts_as_well_announces_its_verdicts(local: bool) -> Non
 def test_a_target_whose_own_drafter_fails_goes_on_without_it() -> None:
     session = locally()
     assert feed(session, LocalFailed("out of memory", AT)) == [RequestModel()]
-    assert session.wish().places == ()
+    assert session.wish(AT).places == ()
     assert feed(session, ModelFree(AT)) == [run(0, PROMPT)]
     feed(session, says(7))
     assert feed(session, ModelFree(AT)) == [run(3, (7,))]
@@ -645,7 +645,7 @@ def test_a_target_whose_own_drafter_fails_goes_on_without_it() -> None:
 def test_the_last_token_needs_no_draft_of_its_own() -> None:
     session = TargetSession(dataclasses.replace(SPEC, max_tokens=1), Policy(), local=True)
     feed(session, Started(AT))
-    assert session.wish() == Wish((), Policy().width, dearer=Policy().local.price, places=[])
+    assert session.wish(AT) == Wish((), Policy().width, dearer=Policy().local.price, places=[])
     assert feed(session, ModelFree(AT)) == [run(0, PROMPT)]
 
 

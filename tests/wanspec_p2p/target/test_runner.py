@@ -15,6 +15,7 @@ from tests.support.target_kit import SEED, target_alone
 from tests.support.virtual_time import LoopClock, in_virtual_time
 from wanspec_p2p.clock import ManualClock
 from wanspec_p2p.errors import EngineError, LocalProtocolError
+from wanspec_p2p.speculation.allotment import Wish
 from wanspec_p2p.speculation.events import DraftArrived
 from wanspec_p2p.speculation.instructions import AnnounceVerdict, Emit, OpenDraft, SendVerdict
 from wanspec_p2p.speculation.pace import Knowledge
@@ -76,10 +77,16 @@ class Bench:
             raise self.failure
 
     def runner(
-        self, name: str, emit: Callable[[Emit], None], *, count: int = 8, channel: Channel | None = None
+        self,
+        name: str,
+        emit: Callable[[Emit], None],
+        *,
+        count: int = 8,
+        channel: Channel | None = None,
+        clock: ManualClock | None = None,
     ) -> SessionRunner:
         spec = SessionSpec(SessionId(name), PROMPT, SEED, Sampling(), 256, count)
-        return SessionRunner(TargetSession(spec), self.engine, channel, emit, ManualClock())
+        return SessionRunner(TargetSession(spec), self.engine, channel, emit, clock or ManualClock())
 
     async def answer(self, name: str) -> list[TokenId]:
         tokens: list[TokenId] = []
@@ -102,6 +109,22 @@ class Bench:
 async def test_the_answer_is_that_of_the_rule_and_its_cache_is_released() -> None:
     bench = Bench()
     assert await bench.answer("s") == target_alone(bench.model, PROMPT, 8, Sampling())
+    await bench.nothing_is_left()
+
+
+@in_virtual_time
+async def test_what_is_thought_about_a_pass_is_part_of_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, clock = Bench(), ManualClock()
+    wish = TargetSession.wish
+
+    def thoughtful(session: TargetSession, at: float) -> Wish:
+        clock.advance(0.25)
+        return wish(session, at)
+
+    monkeypatch.setattr(TargetSession, "wish", thoughtful)
+    runner = bench.runner("s", lambda emit: None, clock=clock)
+    assert await runner.run() is FinishReason.LENGTH
+    assert runner.session.knowledge.verify.mean == pytest.approx(0.25)
     await bench.nothing_is_left()
 
 
