@@ -154,7 +154,6 @@ class Control:
         scouting = not count and self._pool.comparing and self._recruiter.scouts(now)
         if scouting:
             count, exclude = 1, [*exclude, *self._pool.released]
-        if scouting:
             log.info("looking for a better drafter", attached=len(self._pool.attached))
         if count:
             want = self._new_id()
