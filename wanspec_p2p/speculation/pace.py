@@ -53,10 +53,14 @@ class Pace:
 
 
 class SharedPass:
-    """A pass, as far as the sessions in it have told of it."""
+    """A pass, as far as the sessions in it have told of it.
 
-    def __init__(self, turn: int, begun: float) -> None:
-        self.turn, self._begun = turn, begun
+    Args:
+        drafting: it is one of the target's own drafter.
+    """
+
+    def __init__(self, turn: int, begun: float, *, drafting: bool) -> None:
+        self.turn, self.drafting, self._begun = turn, drafting, begun
         self.width = 0  # rows of logits
         self.sessions = 0
         self.reading = False  # a prompt that is not short
@@ -81,11 +85,12 @@ class SharedPasses:
 
     Args:
         short: tokens that one of them may read and still be told from one that reads a prompt.
+        drafting: the model is the target's own drafter.
     """
 
-    def __init__(self, short: int = SHORT_PROMPT) -> None:
-        self._short = short
-        self._latest = SharedPass(0, 0.0)
+    def __init__(self, short: int = SHORT_PROMPT, *, drafting: bool = False) -> None:
+        self._short, self._drafting = short, drafting
+        self._latest = SharedPass(0, 0.0, drafting=drafting)
         self._latest.over = True
         self._company = 0
 
@@ -93,7 +98,7 @@ class SharedPasses:
         """A session has this segment in this turn's pass, which begins."""
         if self._latest.over or self._latest.turn != turn:
             self._company = self._latest.width if self._latest.sessions > 1 else 0
-            self._latest = SharedPass(turn, at)
+            self._latest = SharedPass(turn, at, drafting=self._drafting)
         self._latest.sessions += 1
         self._latest.width += segment.rows
         self._latest.reading |= len(segment.tokens) > self._short
@@ -116,7 +121,7 @@ class Knowledge:
         self.local = PassCost()
         self.pace = Pace()
         self.table = RankTable()
-        self.verifying, self.drafting = SharedPasses(), SharedPasses(SHORT_DRAFT_PROMPT)
+        self.verifying, self.drafting = SharedPasses(), SharedPasses(SHORT_DRAFT_PROMPT, drafting=True)
         self._rounds_undrafted = 0  # in a row
         self._peers: dict[PeerId, _Known] = {}
         self._everyone = Contribution()
@@ -166,12 +171,12 @@ class Knowledge:
             self.local.measured(shared.width, seconds)
         self.pace.spent(seconds)
 
-    def resumed(self, shared: SharedPass, at: float, *, drafting: bool) -> None:
+    def resumed(self, shared: SharedPass, at: float) -> None:
         """The turn after a pass has begun: what it brought is taken in. Time that code takes is time, too."""
         seconds = shared.followed(at)
         if seconds is not None:
             self.pace.spent(seconds)
-            if drafting:
+            if shared.drafting:
                 self.local.followed(seconds)
 
     def reliability(self, peer: PeerId) -> Reliability:

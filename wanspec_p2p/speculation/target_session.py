@@ -137,7 +137,6 @@ class TargetSession:
         self._windows: dict[PeerId, deque[Window]] = {}  # that they were given of late
         self.knowledge = knowledge or Knowledge()
         self._shared: SharedPass | None = None  # that pass, where it is one of many alike
-        self._drafted_last = False  # it is one of the target's own drafter
         self._answer_len = len(spec.committed)
         self._candidates = Candidates((), (), ())
         self._offered: Candidates | None = None  # of which the next pass may have a share
@@ -193,7 +192,7 @@ class TargetSession:
         if self.state is not TargetState.WAITING:
             return Wish()
         if self._shared is not None:
-            self.knowledge.resumed(self._shared, at, drafting=self._drafted_last)
+            self.knowledge.resumed(self._shared, at)
         self._beliefs.clear()  # other sessions have learned something, maybe
         self._offered = self._choose()
         local, policy = self._local, self.policy
@@ -231,7 +230,7 @@ class TargetSession:
         if segment is None:
             return []
         self.state = TargetState.DRAFTING
-        self._shared, self._drafted_last = self.knowledge.drafting.join(event.turn, event.at, segment), True
+        self._shared = self.knowledge.drafting.join(event.turn, event.at, segment)
         return [RunLocalPass(segment)]
 
     def belief(self, node: int) -> float:
@@ -267,7 +266,6 @@ class TargetSession:
         self.state = TargetState.VERIFYING
         alone = len(segment.tokens) > LONG_PROMPT  # not in this turn's pass, but in one of its own
         self._shared = None if alone else self.knowledge.verifying.join(event.turn, event.at, segment)
-        self._drafted_last = False
         instructions: list[TargetInstruction] = [RunPass(segment)]
         if not self.spec.sampling.greedy:
             first = self.tree.committed_len

@@ -201,10 +201,10 @@ def test_what_code_takes_between_passes_is_time_and_a_draft_pass_pays_for_it() -
             for one in drafted:
                 knowledge.drafted(one, 0.1 * turn + 0.005)
             for one in drafted:
-                knowledge.resumed(one, 0.1 * turn + 0.005 + code, drafting=True)
+                knowledge.resumed(one, 0.1 * turn + 0.005 + code)
             (verified,) = shared(knowledge, turn + 1, 0.1 * turn + 0.05, [segment()])
             knowledge.verified(verified, 4, 0.1 * turn + 0.08)
-            knowledge.resumed(verified, 0.1 * turn + 0.08 + code, drafting=False)
+            knowledge.resumed(verified, 0.1 * turn + 0.08 + code)
     assert slow.local.seconds(4) - quick.local.seconds(4) == pytest.approx(0.002)
     assert quick.verify.seconds(1) == slow.verify.seconds(1) == pytest.approx(0.03), "they are alike, drafts or not"
     assert (quick.pace.rate, slow.pace.rate) == pytest.approx((4 / 0.035, 4 / 0.039), rel=0.02)
@@ -212,12 +212,12 @@ def test_what_code_takes_between_passes_is_time_and_a_draft_pass_pays_for_it() -
 
 def test_a_turn_that_follows_is_told_of_once() -> None:
     knowledge = Knowledge()
-    (one,) = shared(knowledge, 1, 0.0, [segment()])
-    knowledge.resumed(one, 5.0, drafting=True)
+    one = knowledge.drafting.join(1, 0.0, segment())
+    knowledge.resumed(one, 5.0)
     assert knowledge.local.seconds(1) == 0.0, "it was never over"
     knowledge.verified(one, 1, 1.0)
     for at in (1.5, 9.0):
-        knowledge.resumed(one, at, drafting=True)
+        knowledge.resumed(one, at)
     assert knowledge.local.seconds(1) == 0.5
 
 
