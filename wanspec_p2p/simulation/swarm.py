@@ -22,8 +22,11 @@ from coordinator.settings import CoordinatorSettings
 from wanspec_p2p.models.base import LanguageModel
 from wanspec_p2p.protocol.coordinator_to_target import Generate
 from wanspec_p2p.simulation.identities import chance, identity
+from wanspec_p2p.simulation.laws import IidLaw, Text
 from wanspec_p2p.simulation.ledger import MemoryLedger
 from wanspec_p2p.simulation.loop import SimulatedClock
+from wanspec_p2p.simulation.models import SimulatedDrafter, SimulatedTarget
+from wanspec_p2p.simulation.pacing import DeviceTime, Steps, flat
 from wanspec_p2p.simulation.swarm_churn import Churn
 from wanspec_p2p.simulation.swarm_links import SwarmLinks
 from wanspec_p2p.simulation.swarm_peers import SwarmTarget
@@ -32,7 +35,7 @@ from wanspec_p2p.simulation.trace import Trace, Watched
 from wanspec_p2p.simulation.wan import Wan
 from wanspec_p2p.types import Role, Sampling, TokenId
 
-__all__ = ["JOIN_SECONDS", "TICK_SECONDS", "Swarm", "SwarmSpec"]
+__all__ = ["JOIN_SECONDS", "TICK_SECONDS", "Swarm", "SwarmSpec", "reference_models"]
 
 TICK_SECONDS = 0.25
 """As the shipped coordinator's."""
@@ -62,6 +65,15 @@ class SwarmSpec:
     queue: int = 64
     node_slots: int = 8
     heartbeat: float = 2.0
+
+
+def reference_models(text: Text) -> tuple[Callable[[int], LanguageModel], Callable[[int], LanguageModel]]:
+    """`target` and `drafter` of a swarm with the reference setting's times and chances."""
+    law = IidLaw(text)
+    return (
+        lambda number: SimulatedTarget(text, DeviceTime(flat(0.030, 64))),
+        lambda number: SimulatedDrafter(law, DeviceTime(Steps(0.005, 8))),
+    )
 
 
 class Swarm(Watched):

@@ -5,18 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from wanspec_p2p.simulation.laws import IidLaw, Text
+from wanspec_p2p.simulation.laws import Text
 from wanspec_p2p.simulation.loop import run_in_virtual_time
-from wanspec_p2p.simulation.models import SimulatedDrafter, SimulatedTarget
-from wanspec_p2p.simulation.pacing import DeviceTime, Steps, flat
-from wanspec_p2p.simulation.swarm import Swarm, SwarmSpec
-from wanspec_p2p.simulation.swarm_population import ARRIVAL_SECONDS
+from wanspec_p2p.simulation.swarm import Swarm, SwarmSpec, reference_models
+from wanspec_p2p.simulation.swarm_population import SETTLED_SECONDS
 from wanspec_p2p.simulation.wan import Wan
 
 __all__ = ["play_better"]
 
 NODES = 6
-SETTLED_SECONDS = ARRIVAL_SECONDS + 10.0
 ANSWERS_A_MINUTE = 4
 
 
@@ -40,9 +37,10 @@ async def _play(seed: int, minutes: int, tokens: int, far: float, near: float) -
     def wan(caller: str, called: str) -> Wan:
         return Wan(rtt=far if first is None or caller in first else near)
 
+    target, drafter = reference_models(text)
     spec = SwarmSpec(
-        target=lambda number: SimulatedTarget(text, DeviceTime(flat(0.030, 64))),
-        drafter=lambda number: SimulatedDrafter(IidLaw(text), DeviceTime(Steps(0.005, 8))),
+        target=target,
+        drafter=drafter,
         wan=wan,
         nodes=NODES,
     )

@@ -16,11 +16,9 @@ from dataclasses import dataclass
 from wanspec_p2p.errors import RequestError
 from wanspec_p2p.simulation.geography import Geography
 from wanspec_p2p.simulation.identities import chance
-from wanspec_p2p.simulation.laws import IidLaw, Text
+from wanspec_p2p.simulation.laws import Text
 from wanspec_p2p.simulation.loop import run_in_virtual_time
-from wanspec_p2p.simulation.models import SimulatedDrafter, SimulatedTarget
-from wanspec_p2p.simulation.pacing import DeviceTime, Steps, flat
-from wanspec_p2p.simulation.swarm import Swarm, SwarmSpec
+from wanspec_p2p.simulation.swarm import Swarm, SwarmSpec, reference_models
 from wanspec_p2p.simulation.swarm_churn import Churn
 from wanspec_p2p.simulation.swarm_population import ARRIVAL_SECONDS
 from wanspec_p2p.simulation.swarm_report import SwarmReport, Waits
@@ -124,10 +122,10 @@ async def _play(
 
 
 def _spec(hour: SwarmHour, text: Text, seed: int) -> SwarmSpec:
-    law = IidLaw(text)
+    target, drafter = reference_models(text)
     return SwarmSpec(
-        target=lambda number: SimulatedTarget(text, DeviceTime(flat(0.030, 64))),
-        drafter=lambda number: SimulatedDrafter(law, DeviceTime(Steps(0.005, 8))),
+        target=target,
+        drafter=drafter,
         wan=Geography(seed).wan,
         targets=hour.targets,
         nodes=hour.nodes,

@@ -7,21 +7,17 @@ import random
 from dataclasses import dataclass
 
 from wanspec_p2p.errors import RequestError
-from wanspec_p2p.simulation.laws import IidLaw, Text
+from wanspec_p2p.simulation.laws import Text
 from wanspec_p2p.simulation.loop import run_in_virtual_time
-from wanspec_p2p.simulation.models import SimulatedDrafter, SimulatedTarget
-from wanspec_p2p.simulation.pacing import DeviceTime, Steps, flat
-from wanspec_p2p.simulation.swarm import Swarm, SwarmSpec
+from wanspec_p2p.simulation.swarm import Swarm, SwarmSpec, reference_models
 from wanspec_p2p.simulation.swarm_churn import Churn
-from wanspec_p2p.simulation.swarm_population import ARRIVAL_SECONDS
+from wanspec_p2p.simulation.swarm_population import SETTLED_SECONDS
 from wanspec_p2p.simulation.wan import Wan
 from wanspec_p2p.types import PeerId
 
 __all__ = ["SwarmOutcome", "play_swarm"]
 
 TARGETS = 3
-SETTLED_SECONDS = ARRIVAL_SECONDS + 10.0
-"""By then every node has come, and targets have the drafters that they asked for."""
 FOR_GOOD = Churn(stay=1e9, away=1e9)
 
 
@@ -55,9 +51,10 @@ async def _play(
     seed: int, share: float, nodes: int, answers: int, tokens: int, rtt: float, kill_at: float
 ) -> SwarmOutcome:
     text = Text(seed)
+    target, drafter = reference_models(text)
     spec = SwarmSpec(
-        target=lambda number: SimulatedTarget(text, DeviceTime(flat(0.030, 64))),
-        drafter=lambda number: SimulatedDrafter(IidLaw(text), DeviceTime(Steps(0.005, 8))),
+        target=target,
+        drafter=drafter,
         wan=lambda caller, called: Wan(rtt=rtt),
         targets=TARGETS,
         nodes=nodes,

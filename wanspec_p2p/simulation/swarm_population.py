@@ -13,10 +13,12 @@ from wanspec_p2p.simulation.swarm_churn import Churn, Counts, Departure
 from wanspec_p2p.simulation.swarm_peers import SwarmNode, Switchboard
 from wanspec_p2p.types import PeerId
 
-__all__ = ["ARRIVAL_SECONDS", "FOREVER", "Population"]
+__all__ = ["ARRIVAL_SECONDS", "FOREVER", "SETTLED_SECONDS", "Population"]
 
 ARRIVAL_SECONDS = 20.0
 """The first nodes come within this time: a coordinator lets only so many strangers in at once."""
+SETTLED_SECONDS = ARRIVAL_SECONDS + 10.0
+"""By then every node has come, and targets have the drafters that they asked for."""
 FOREVER = 1e9
 
 
