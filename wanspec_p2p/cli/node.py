@@ -56,13 +56,11 @@ def join(
     """Join the coordinator of TOKEN, and draft until told to stop. Name, owner and site hold for later runs too."""
     from node import daemon
     from node.settings import NodeSettings
-    from wanspec_p2p.locking import locked
 
     settings = service_settings(NodeSettings, "node", context.params)
 
     def prepare() -> None:
-        with locked(settings.lock_file, "node"):  # a second one need not fetch its model first
-            prepare_model(settings.model, settings.cache_dir)
+        prepare_model(settings.model, settings.cache_dir)
 
     serve(daemon.run, settings, name="node", context=context, prepare=prepare)
 

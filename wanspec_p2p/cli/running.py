@@ -7,12 +7,14 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol, TypeAlias, TypeVar
 
 import typer
 
 from wanspec_p2p.cli.output import debugging, emit
 from wanspec_p2p.errors import ExitCode, WanspecError
+from wanspec_p2p.locking import locked
 
 if TYPE_CHECKING:
     import asyncio
@@ -20,12 +22,15 @@ if TYPE_CHECKING:
 __all__ = ["Service", "WithParent", "serve"]
 
 
-class Logged(Protocol):
+class ServiceSettings(Protocol):
     @property
     def log_json(self) -> bool: ...
 
+    @property
+    def lock_file(self) -> Path: ...
 
-Settings = TypeVar("Settings", bound=Logged, contravariant=True)
+
+Settings = TypeVar("Settings", bound=ServiceSettings, contravariant=True)
 
 WithParent: TypeAlias = Annotated[
     bool, typer.Option("--with-parent", hidden=True, help="Stop when stdin ends: whoever started this is gone.")
@@ -44,7 +49,7 @@ def serve(
     *,
     name: str,
     context: typer.Context,
-    prepare: Callable[[], None] = lambda: None,
+    prepare: Callable[[], None] | None = None,
 ) -> None:
     """Until SIGTERM, SIGINT or, with `--with-parent`, the end of stdin; with `--json` the ready line is an object.
 
@@ -52,7 +57,7 @@ def serve(
     that ends them is one more line.
 
     Args:
-        prepare: done before the service is started.
+        prepare: done before the service is started, and not by a second one on the same data directory.
     """
 
     import asyncio
@@ -76,7 +81,9 @@ def serve(
 
     logs.configure(json=settings.log_json)
     with _failing_in_the_log() if settings.log_json else contextlib.nullcontext():
-        prepare()
+        if prepare is not None:
+            with locked(settings.lock_file, name):
+                prepare()
         _room_for_sockets()
         asyncio.run(run())
 

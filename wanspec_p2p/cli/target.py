@@ -68,15 +68,13 @@ def join(
     with_parent: WithParent = False,
 ) -> None:
     """Join the coordinator of TOKEN, and serve until told to stop. Name, owner and site hold for later runs too."""
-    from wanspec_p2p.locking import locked
     from wanspec_p2p.target import service
     from wanspec_p2p.target.settings import TargetSettings
 
     settings = service_settings(TargetSettings, "target", context.params)
 
     def prepare() -> None:
-        with locked(settings.lock_file, "target"):  # a second one need not fetch its model first
-            prepare_model(settings.model, settings.cache_dir)
+        prepare_model(settings.model, settings.cache_dir)
 
     serve(service.run, settings, name="target", context=context, prepare=prepare)
 
