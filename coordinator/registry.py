@@ -45,6 +45,7 @@ from coordinator.matching import Candidate, Want
 from coordinator.records import LeaseRecord, NodeRecord, PeerState, Survey, Tally, TargetRecord
 from wanspec_p2p.errors import CloseCode, LocalProtocolError
 from wanspec_p2p.links import draft_address
+from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.common_messages import Registered
 from wanspec_p2p.protocol.coordinator_to_target import Drafters
 from wanspec_p2p.protocol.target_to_coordinator import Receipt, RegisterTarget
@@ -58,9 +59,8 @@ MAX_PAIRS = 1000
 """Pairs of models whose acceptance is remembered here; later ones are taken for usual."""
 WANTS_A_SECOND = 8
 """Of one target; more are answered with nobody. An honest one asks once in two seconds."""
-FRUITLESS_ROUNDS, FRUITLESS_SECONDS = 16, 1800.0
-"""That a node has for its first draft: in fewer even a good one may come too late. And after which it is forgotten that
-nothing came: the node may be well again, and only drafting tells."""
+FRUITLESS_SECONDS = 1800.0
+"""After which it is forgotten that nothing came of a node: it may be well again, and only drafting tells."""
 OURSELVES = PeerId("")
 """The coordinator's own point on the map of round trips; no peer has this id."""
 Handled: TypeAlias = list[Instruction]
@@ -426,7 +426,7 @@ def _judge(tally: Tally, target: PeerId, receipt: Receipt, at: float) -> None:
     near = receipt.rtt is not None and receipt.rtt < matching.DEADLINE_SECONDS
     if receipt.verified:
         tally.fruitless.pop(target, None)
-    elif near and receipt.rounds >= FRUITLESS_ROUNDS:
+    elif near and receipt.rounds >= limits.FIRST_DRAFT_ROUNDS:
         tally.fruitless.pop(target, None)
         tally.fruitless[target] = at
         if len(tally.fruitless) > matching.MOST_FRUITLESS:

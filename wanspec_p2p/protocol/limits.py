@@ -63,6 +63,9 @@ HANDSHAKE_SECONDS = 10.0
 PING_SECONDS = 2.0
 SILENCE_SECONDS = 10.0
 """A link without a frame for this long is dead; a drafter drops its sessions."""
+FIRST_DRAFT_ROUNDS = 16
+"""Of a session that a drafter has for its first draft: in fewer even a good one may come too late. One that sent
+nothing for so many gets a receipt that says so."""
 LANDMARK_SECONDS = 60.0
 """A node times landmarks no more often than once in this time, however often it is asked."""
 FLUSH_TOKENS = 4

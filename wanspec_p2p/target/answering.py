@@ -27,9 +27,6 @@ from wanspec_p2p.types import Privacy, SessionId
 
 __all__ = ["Answering"]
 
-SILENT_ROUNDS = 16
-"""A node that sent nothing for so many is told of as well: others should not have to find out."""
-
 log = structlog.get_logger(__name__)
 
 
@@ -146,7 +143,7 @@ class Answering:
                 rounds=stats.rounds,
             )
             for node, stats in runner.session.stats.peers.items()
-            if stats.drafted or stats.rounds >= SILENT_ROUNDS
+            if stats.drafted or stats.rounds >= limits.FIRST_DRAFT_ROUNDS
         ]
         if receipts:
             self._receipts(receipts)

@@ -13,7 +13,6 @@ from wanspec_p2p.errors import EngineError
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.codec import AT_COORDINATOR_FROM_TARGET
 from wanspec_p2p.protocol.target_to_coordinator import Receipts, Tokens
-from wanspec_p2p.target.answering import SILENT_ROUNDS
 from wanspec_p2p.target.runner import SessionRunner
 from wanspec_p2p.types import Privacy, Sampling
 
@@ -203,7 +202,7 @@ async def test_a_drafter_gets_one_receipt_a_session_under_its_lease() -> None:
     assert len({receipt.session for receipt in bench.receipts}) == 2
 
 
-@pytest.mark.parametrize(("count", "told"), [(SILENT_ROUNDS - 1, 0), (SILENT_ROUNDS, 1)])
+@pytest.mark.parametrize(("count", "told"), [(limits.FIRST_DRAFT_ROUNDS - 1, 0), (limits.FIRST_DRAFT_ROUNDS, 1)])
 @in_virtual_time
 async def test_a_node_that_says_nothing_gets_a_receipt_as_well(count: int, told: int) -> None:
     bench = Bench()
