@@ -11,11 +11,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-__all__ = ["DAYS_KEPT", "RECENT_DAYS", "Acceptance", "ModelPair", "Positions", "by_pair", "day_of"]
+__all__ = ["DAYS_KEPT", "RECENT_DAYS", "SECONDS_A_DAY", "Acceptance", "ModelPair", "Positions", "by_pair", "day_of"]
 
 DAYS_KEPT = 90
 """Days with receipts. Older ones are forgotten, so that "before" is about the drafter as it is used now. By number
 and not by the clock: a day on which that was ahead pushes out one day, not all."""
+SECONDS_A_DAY = 86_400.0
 RECENT_DAYS = 2
 """The current UTC day and the one before: just after midnight there is still something recent to see."""
 ENOUGH = 300
@@ -108,4 +109,4 @@ def by_pair(sums: Iterable[tuple[ModelPair, int, bool, Positions]]) -> list[Acce
 
 def day_of(wall: float) -> int:
     """Days since 1970-01-01 UTC, from seconds since then."""
-    return int(wall // 86400)
+    return int(wall // SECONDS_A_DAY)

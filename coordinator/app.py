@@ -163,7 +163,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         where = request.url.path[:MAX_PATH_SHOWN]
         body["message"] = f"there is nothing at {where}: the OpenAI API is under /v1 (a base URL ends with it)"
-    if error.status_code != 404:
+    else:
         body["code"] = "method_not_allowed" if error.status_code == 405 else "invalid_request"
     return json_response({"error": body}, error.status_code, dict(error.headers or {}))
 

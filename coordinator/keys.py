@@ -54,9 +54,8 @@ def rotate(settings: CoordinatorSettings, *, clock: Clock | None = None) -> tupl
         raise ConfigError(
             f"there is no key in {settings.data_dir} yet: start the coordinator once, or name its --data-dir"
         )
-    with locked(
-        settings.lock_file, "coordinator"
-    ):  # a running one would go on with the old key, and tokens would name the new
+    # A running one would go on with the old key, and tokens would name the new.
+    with locked(settings.lock_file, "coordinator"):
         old, new = Identity.load_or_create(settings.identity_file), Identity.generate()
         statement = hand_on(old, new, issued=int((clock or SystemClock()).wall()))
         chain = (*succession(settings, old), statement)[-MAX_SUCCESSIONS:]
@@ -85,9 +84,8 @@ def rotate_certificate(settings: CoordinatorSettings, *, clock: Clock | None = N
             f"there is no certificate {own}: one that the coordinator was given (--tls-cert, --proxy-cert) is replaced "
             "where it came from"
         )
-    with locked(
-        settings.lock_file, "coordinator"
-    ):  # a running one would go on with the old one, and tokens would name the new
+    # A running one would go on with the old one, and tokens would name the new.
+    with locked(settings.lock_file, "coordinator"):
         reached = addresses.load(settings)
         if reached is not None and not _shown(reached, own):
             raise ConfigError(

@@ -93,23 +93,22 @@ async def _serve(
         app = create_app(executor, channel_binding=_binding(settings, clock), host_names=names)
         server = _Server(_config(app, tls))
         serving = asyncio.create_task(server.serve(sockets=[listening]))
-        ticking = asyncio.create_task(_tick(executor, clock))
-        expelling = asyncio.create_task(_expel(executor))
+        chores = [asyncio.create_task(_tick(executor, clock)), asyncio.create_task(_expel(executor))]
         try:
             addresses.store(settings, msgspec.structs.replace(reached, certificate=_shown(settings, clock)))
             async with _announced(settings, identity, reached, clock):
                 log.info("ready", url=reached.http, peer=identity.peer_id)
                 if ready is not None:
                     ready(reached.http)
-                await _first_of(stop, serving, ticking, expelling)
+                await _first_of(stop, serving, *chores)
         finally:
-            ticking.cancel()
-            expelling.cancel()
+            for chore in chores:
+                chore.cancel()
             await executor.shut_down("the coordinator is shutting down", retry_after=RETURN_SECONDS)
             server.should_exit = True
-            await asyncio.wait((serving, ticking, expelling), timeout=DRAIN_SECONDS)
+            await asyncio.wait((serving, *chores), timeout=DRAIN_SECONDS)
             serving.cancel()
-            await asyncio.gather(serving, ticking, expelling, return_exceptions=True)
+            await asyncio.gather(serving, *chores, return_exceptions=True)
     finally:
         await ledger.close()
         log.info("stopped")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from coordinator import statements
-from coordinator.acceptance import Acceptance, ModelPair
+from coordinator.acceptance import SECONDS_A_DAY, Acceptance, ModelPair
 from coordinator.instructions import LeaseTerms
 from coordinator.ledger import Applicant, Enrolment, LedgerError
 from coordinator.records import Tally
@@ -25,7 +25,6 @@ __all__ = ["SqliteLedger"]
 
 MAX_BATCH = 256
 """Calls that share one commit. A commit waits for the disk; with this many waiting, one wait serves them all."""
-SECONDS_A_DAY = 86_400.0
 T = TypeVar("T")
 
 

@@ -172,11 +172,8 @@ def _say_interrupted(series: Series, unstored: int) -> None:
 
 def _counts(series: Series) -> dict[str, Counter[str]]:
     """How often each endpoint failed in which way; "" is not at all."""
-    found: dict[str, Counter[str]] = {}
-    measured = list(series.measurements())
-    for endpoint in series.endpoints():
-        found[endpoint.name] = Counter()
-    for measurement in measured:
+    found = {endpoint.name: Counter[str]() for endpoint in series.endpoints()}
+    for measurement in series.measurements():
         found[measurement.endpoint][measurement.failure or ""] += 1
     return found
 

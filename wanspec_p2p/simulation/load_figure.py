@@ -35,8 +35,8 @@ def draw(found: LoadMap) -> dict[str, bytes]:
         axes[0].set_yticks(range(len(names)), names)
         _bars(axes[1], [region.first_token for region in found.regions], "time to first token")
         _bars(axes[2], [region.per_token for region in found.regions], "time per output token")
-        label = "SYNTHETIC delays, made up: " if found.synthetic else ""
-        label = "some SYNTHETIC delays, made up: " if marked else label
+        some = "some " if marked else ""
+        label = f"{some}SYNTHETIC delays, made up: " if found.synthetic else ""
         figure.suptitle(f"{label}load of {counted(len(names), 'region')}, {found.begun} to {found.ended}")
         return figure
 

@@ -132,8 +132,8 @@ def _parted(attached: Sequence[Attached], stay: int, now: float) -> tuple[list[A
     """Those that stay, and the others."""
     kept, others = list(attached[:stay]), []
     for newer in attached[stay:]:
-        worst = min(kept, key=lambda one: one.worth or 0.0, default=newer)
-        if worst is not newer and _shown(newer, now) and (newer.worth or 0.0) > BETTER * (worst.worth or 0.0):
+        worst = min(kept, key=lambda one: one.worth or 0.0)
+        if _shown(newer, now) and (newer.worth or 0.0) > BETTER * (worst.worth or 0.0):
             kept.remove(worst)
             kept.append(newer)
             others.append(worst)
