@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -151,15 +152,14 @@ def _draw(report: dict[str, Any], figure: Path) -> None:
 
 def _play(plans: dict[str, Plan], seeds: int, processes: int, *, ideal: bool) -> dict[str, dict[str, Any]]:
     from wanspec_p2p.simulation.experiment import compared
-    from wanspec_p2p.simulation.plays import played
+    from wanspec_p2p.simulation.plays import played_as_wanted
+    from wanspec_p2p.simulation.racing import wanted_by_all
 
-    settings = dict.fromkeys(setting for plan in plans.values() for setting in plan.settings)
     with progress_bars() as progress:
-        results = played(
-            tuple(settings),
-            seeds,
+        results = played_as_wanted(
+            functools.partial(wanted_by_all, tuple(plans.values()), seeds),
             processes=processes,
-            progress=lambda done, of: progress("play", done, of),
+            progress=lambda step, done, of: progress(f"play, step {step}", done, of),
             ideal=ideal,
         )
     return {name: compared(plan, results) for name, plan in plans.items()}

@@ -1,14 +1,15 @@
 """The reference experiment: remote drafting at every distance, beside both baselines, and with one thing changed.
 
 The policies differ in how dear a draft pass at the target is held to be; "shipped" is the one that nobody has to
-choose. Saved passes are never told without the latency they were saved at.
+choose. Saved passes are never told without the latency they were saved at. Which of them are played: `racing`.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,21 +19,38 @@ from wanspec_p2p.simulation.reference import PASSES, Figures, Setting, chain_alo
 from wanspec_p2p.simulation.wan import Wan
 from wanspec_p2p.speculation.policy import LocalDrafting, Policy
 
-__all__ = ["ABLATION_RTT_MS", "RTT_MS", "Plan", "Variant", "ablations", "compared"]
+__all__ = [
+    "ABLATION_RTT_MS",
+    "NO_LOCAL",
+    "NO_RELIANCE",
+    "RTT_MS",
+    "SHIPPED",
+    "Plan",
+    "Variant",
+    "ablations",
+    "compared",
+    "dearer",
+]
 
 RTT_MS = (0.0, 10.0, 20.0, 30.0, 50.0, 70.0, 100.0, 150.0)
 ABLATION_RTT_MS = (10.0, 50.0)
 NO_LOCAL = "no local drafter"
 SHIPPED = "shipped"
+NO_RELIANCE = "no reliance"
+PRICES = (0.35, 0.5, 0.6, 0.7, 0.85, 1.0, 1.4, 2.0, 3.0)
+"""Above the default's."""
 POLICIES: Mapping[str, Callable[[LocalDrafting], LocalDrafting] | None] = {
     NO_LOCAL: None,
     SHIPPED: lambda own: own,
-    "no reliance": lambda own: replace(own, reliance=0.0),
-    "price 0.5": lambda own: replace(own, price=0.5),
-    "price 0.7": lambda own: replace(own, price=0.7),
-    "price 1": lambda own: replace(own, price=1.0),
+    NO_RELIANCE: lambda own: replace(own, reliance=0.0),
+    **{f"price {price:g}": functools.partial(replace, price=price) for price in PRICES},
 }
 """What each makes of the target's own drafting; None: there is none."""
+
+
+def dearer(names: Iterable[str]) -> list[str]:
+    """Of policies, those that hold a pass dearer than the default does, the dearest last."""
+    return [name for name in POLICIES if name in names and name not in (NO_LOCAL, SHIPPED, NO_RELIANCE)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +88,9 @@ class Plan:
         return {passes: chain_alone(passes, self._alone) for passes in PASSES}
 
     @property
-    def settings(self) -> dict[Setting, None]:
-        """All of them, each once."""
-        remote = (s for r in self.counts for rtt in self.rtt_ms for s in self.cell(r, rtt).values())
-        return dict.fromkeys((*self.trees.values(), *self.chains.values(), *remote))
+    def cells(self) -> list[dict[str, Setting]]:
+        """By policy, for each number of drafters at each distance."""
+        return [self.cell(drafters, rtt) for drafters in self.counts for rtt in self.rtt_ms]
 
     def cell(self, drafters: int, rtt_ms: float) -> dict[str, Setting]:
         """By policy."""
@@ -123,19 +140,29 @@ def _other_laws(base: Setting) -> dict[str, Variant]:
 
 
 def compared(plan: Plan, results: Played) -> dict[str, Any]:
-    """The figures of a plan: lists by distance for "r2", "r4", …, and the same under `chain_baseline`."""
+    """The figures of a plan: lists by distance for "r2", "r4", …, and the same under `chain_baseline`.
+
+    Args:
+        results: what was not played with as many seeds as the most were does not count.
+    """
+    seeds = max(map(len, results.values()))
+    results = {setting: figures for setting, figures in results.items() if len(figures) == seeds}
     tree, chain = (_best(alone, results) for alone in (plan.trees, plan.chains))
-    cells = {f"r{r}": [plan.cell(r, rtt) for rtt in plan.rtt_ms] for r in plan.counts}
+    cells = {f"r{r}": [_whole(plan.cell(r, rtt), results) for rtt in plan.rtt_ms] for r in plan.counts}
     return {
         "rtt_ms": list(plan.rtt_ms),
-        **{name: _against(results[plan.trees[tree]], own, results) for name, own in cells.items()},
-        "chain_baseline": {name: _against(results[plan.chains[chain]], own, results) for name, own in cells.items()},
+        **{name: _against(results[plan.trees[tree]], own) for name, own in cells.items()},
+        "chain_baseline": {name: _against(results[plan.chains[chain]], own) for name, own in cells.items()},
         "baselines": {
             "tree": {"passes": tree, **_absolute(results[plan.trees[tree]])},
             "chain": {"passes": chain, **_absolute(results[plan.chains[chain]])},
         },
         "measured": {
-            name: {policy: [_absolute(results[cell[policy]]) for cell in own] for policy in plan.variant.policies}
+            name: {
+                policy: [_absolute(cell[policy]) if policy in cell else None for cell in own]
+                for policy in plan.variant.policies
+                if any(policy in cell for cell in own)
+            }
             for name, own in cells.items()
         },
     }
@@ -154,7 +181,11 @@ def _ranks(alpha: float) -> tuple[float, ...]:
 
 
 def _best(alone: Mapping[int, Setting], results: Played) -> int:
-    return min(alone, key=lambda passes: summed(results[alone[passes]]).per_token)
+    return min((n for n in alone if alone[n] in results), key=lambda passes: summed(results[alone[passes]]).per_token)
+
+
+def _whole(cell: Mapping[str, Setting], results: Played) -> dict[str, Sequence[Figures]]:
+    return {name: results[setting] for name, setting in cell.items() if setting in results}
 
 
 def _absolute(by_seed: Sequence[Figures]) -> dict[str, float]:
@@ -167,13 +198,13 @@ def _absolute(by_seed: Sequence[Figures]) -> dict[str, float]:
 
 
 def _against(
-    alone: Sequence[Figures], cells: Sequence[Mapping[str, Setting]], results: Played
+    alone: Sequence[Figures], cells: Sequence[Mapping[str, Sequence[Figures]]]
 ) -> dict[str, list[float | None]]:
     """Ratios to a baseline, by distance."""
     base = summed(alone)
     found: dict[str, list[float | None]] = {}
     for cell in cells:
-        totals = {name: summed(results[setting]) for name, setting in cell.items()}
+        totals = {name: summed(by_seed) for name, by_seed in cell.items()}
         ratios = {name: total.per_token / base.per_token for name, total in totals.items()}
         offloads = {name: 1.0 - total.local_per_token / base.local_per_token for name, total in totals.items()}
         for key, value in (
@@ -181,7 +212,7 @@ def _against(
             ("best_latency_ratio", min(ratios.values())),
             ("offload_at_equal_latency", max((offloads[n] for n in ratios if ratios[n] <= 1.0), default=0.0)),
             ("shipped_latency_ratio", ratios[SHIPPED]),
-            ("shipped_latency_ratio_error", _error(results[cell[SHIPPED]], alone)),
+            ("shipped_latency_ratio_error", _error(cell[SHIPPED], alone)),
             ("shipped_offload", offloads[SHIPPED]),
             ("shipped_node_passes_per_token", totals[SHIPPED].remote_per_token),
         ):

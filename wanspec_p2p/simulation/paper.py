@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from wanspec_p2p.simulation.experiment import NO_LOCAL, SHIPPED, Plan, Variant
+from wanspec_p2p.simulation.experiment import NO_LOCAL, NO_RELIANCE, SHIPPED, Plan, Variant
 from wanspec_p2p.simulation.plays import Played
 from wanspec_p2p.simulation.reference import Figures, LawName, Setting, chain_alone, summed
 from wanspec_p2p.speculation.policy import LocalDrafting, Policy
@@ -27,6 +27,7 @@ LAWS: tuple[LawName, ...] = ("iid", "calibrated")
 REFERENCE = Setting()
 LENGTHS = tuple(range(1, 9))
 """Of the co-located chain, the best of which counts."""
+POLICIES = (NO_LOCAL, SHIPPED, NO_RELIANCE, "price 0.5", "price 0.7", "price 1")
 FEW_PERCENT = 1.05
 """What we take "a few percent more latency" to be."""
 
@@ -51,7 +52,7 @@ def plans(rtt_ms: Sequence[float], base: Setting = REFERENCE) -> dict[str, Plan]
     """By law. `base` says how long answers are."""
     gate = Policy(width=64, local=LocalDrafting(rows=1, candidates=1))
     worker = replace(base, chain=True, policy=gate)
-    return {law: Plan(Variant(replace(worker, law=law)), tuple(rtt_ms), (1,)) for law in LAWS}
+    return {law: Plan(Variant(replace(worker, law=law), policies=POLICIES), tuple(rtt_ms), (1,)) for law in LAWS}
 
 
 def settings(chosen: Mapping[str, Plan]) -> list[Setting]:

@@ -6,6 +6,7 @@ Plays are independent, and what comes out does not depend on how many processes 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import signal
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import TypeAlias
 from wanspec_p2p.simulation.ideal import play_ideal
 from wanspec_p2p.simulation.reference import Figures, Setting, play
 
-__all__ = ["Played", "played"]
+__all__ = ["Played", "played", "played_as_wanted"]
 
 Played: TypeAlias = Mapping[Setting, Sequence[Figures]]
 """By setting, figures by seed."""
@@ -28,41 +29,77 @@ def played(
     processes: int,
     progress: Callable[[int, int], None],
     first: int = 0,
-    ideal: bool = False,
 ) -> Played:
     """Play each setting with so many seeds, from `first` on.
 
     Args:
         processes: 1 plays here, in this one. Needs the main thread otherwise.
         progress: told (done, total).
-        ideal: calculate what ideal drafters would reach instead of playing the shipped code.
     """
     tasks = [(setting, seed) for setting in settings for seed in range(first, first + seeds)]
     found: dict[tuple[Setting, int], Figures] = {}
-    with contextlib.closing(_plays(tasks, processes, ideal)) as plays:
+    with _players(processes, ideal=False) as play, contextlib.closing(play(tasks)) as plays:
         for setting, seed, figures in plays:
             found[setting, seed] = figures
             progress(len(found), len(tasks))
     return {setting: [found[setting, seed] for seed in range(first, first + seeds)] for setting in settings}
 
 
+def played_as_wanted(
+    wanted: Callable[[Played], Mapping[Setting, int]],
+    *,
+    processes: int,
+    progress: Callable[[int, int, int], None],
+    ideal: bool = False,
+) -> Played:
+    """Play what `wanted` wants, given what has been played, until it wants nothing more.
+
+    Args:
+        wanted: settings, and with how many seeds from 0 on each is to have been played then.
+        progress: told (step, done, total), the last two of this step.
+        ideal: calculate what ideal drafters would reach instead of playing the shipped code.
+    """
+    results: dict[Setting, list[Figures]] = {}
+    with _players(processes, ideal) as play:
+        for step in itertools.count(1):
+            asked = wanted(results)
+            tasks = [
+                (setting, seed) for setting, n in asked.items() for seed in range(len(results.get(setting, ())), n)
+            ]
+            if not tasks:
+                return results
+            found: dict[tuple[Setting, int], Figures] = {}
+            with contextlib.closing(play(tasks)) as plays:
+                for setting, seed, figures in plays:
+                    found[setting, seed] = figures
+                    progress(step, len(found), len(tasks))
+            for task in tasks:
+                results.setdefault(task[0], []).append(found[task])
+    raise AssertionError("unreachable")
+
+
+Task: TypeAlias = tuple[Setting, int]
 Result: TypeAlias = tuple[Setting, int, Figures]
 
 
-def _plays(tasks: Sequence[tuple[Setting, int]], processes: int, ideal: bool) -> Generator[Result, None, None]:
-    """As they end."""
+@contextlib.contextmanager
+def _players(processes: int, ideal: bool) -> Iterator[Callable[[Sequence[Task]], Generator[Result, None, None]]]:
+    """What plays tasks, and gives their results as they end."""
     if processes == 1:
-        for setting, seed in tasks:
-            yield _task(setting, seed, ideal)
+        yield lambda tasks: (_task(*task, ideal) for task in tasks)
         return
     pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
-    try:
+
+    def play(tasks: Sequence[Task]) -> Generator[Result, None, None]:
         with _uninterruptible():
             under_way: set[Future[Result]] = {pool.submit(_task, *task, ideal) for task in tasks}
         while under_way:
             done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
             for future in done:
                 yield future.result()
+
+    try:
+        yield play
     finally:
         pool.shutdown(cancel_futures=True)  # the plays under way take seconds at most
 

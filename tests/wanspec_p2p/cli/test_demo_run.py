@@ -20,7 +20,7 @@ from wanspec_p2p.errors import ExitCode
 SERVICE = """
 import os, pathlib, sys
 name, url, pids, dies = sys.argv[1:]
-pathlib.Path(pids, name).write_text(str(os.getpid()))
+pathlib.Path(pids, f"{name}.{os.getpid()}").touch()
 if name == dies:
     sys.exit("no memory left")
 if name != "coordinator" and sys.stdin.readline() != "s3cret\\n":
@@ -46,13 +46,13 @@ class Stage:
         return [sys.executable, "-S", "-c", SERVICE, name, self._url, str(self._pids), self.dies]
 
     def started(self) -> set[str]:
-        return {path.name for path in self._pids.iterdir()}
+        return {path.stem for path in self._pids.iterdir()}
 
     def assert_nothing_is_left(self) -> None:
         assert list(self._temporary.iterdir()) == []
         for path in self._pids.iterdir():
             with pytest.raises(ProcessLookupError):
-                os.kill(int(path.read_text()), 0)
+                os.kill(int(path.suffix[1:]), 0)
 
 
 @pytest.fixture

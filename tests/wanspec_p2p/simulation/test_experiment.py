@@ -6,7 +6,18 @@ from typing import Any
 
 import pytest
 
-from wanspec_p2p.simulation.experiment import NO_LOCAL, POLICIES, SHIPPED, Plan, Variant, ablations, compared
+from wanspec_p2p.simulation.experiment import (
+    NO_LOCAL,
+    NO_RELIANCE,
+    POLICIES,
+    PRICES,
+    SHIPPED,
+    Plan,
+    Variant,
+    ablations,
+    compared,
+    dearer,
+)
 from wanspec_p2p.simulation.reference import PASSES, Figures, Setting
 from wanspec_p2p.simulation.wan import Wan
 from wanspec_p2p.speculation.policy import LocalDrafting, Policy
@@ -15,8 +26,14 @@ BASE = Setting(tokens=8, warm_up=0)
 PLAN = Plan(Variant(BASE), (0.0, 30.0), (2, 4))
 
 
+def settings(plan: Plan) -> list[Setting]:
+    """All that may be played."""
+    remote = (setting for cell in plan.cells for setting in cell.values())
+    return [*plan.trees.values(), *plan.chains.values(), *remote]
+
+
 def scripted(figures: Callable[[Setting], Figures], plan: Plan = PLAN, seeds: int = 1) -> dict[str, Any]:
-    return compared(plan, {setting: [figures(setting)] * seeds for setting in plan.settings})
+    return compared(plan, {setting: [figures(setting)] * seeds for setting in settings(plan)})
 
 
 def by_distance(setting: Setting) -> Figures:
@@ -31,17 +48,25 @@ def by_distance(setting: Setting) -> Figures:
 
 
 def test_a_plan_holds_every_policy_at_every_distance_beside_both_baselines() -> None:
-    settings = list(PLAN.settings)
-    assert len(settings) == 2 * len(PASSES) + 2 * 2 * len(POLICIES)
+    assert len(PLAN.trees) == len(PLAN.chains) == len(PASSES)
+    assert len(PLAN.cells) == 2 * 2 and {len(cell) for cell in PLAN.cells} == {len(POLICIES)}
     cell = PLAN.cell(4, 30.0)
+    assert cell in PLAN.cells
     assert {setting.drafters for setting in cell.values()} == {4}
     assert {setting.wan.rtt for setting in cell.values()} == {0.03}
     assert not cell[NO_LOCAL].local
     assert {n: (s.policy.local.price, s.policy.local.reliance) for n, s in cell.items() if s.local} == {
         SHIPPED: (LocalDrafting().price, LocalDrafting().reliance),
-        "no reliance": (LocalDrafting().price, 0.0),
-        **{f"price {price:g}": (price, LocalDrafting().reliance) for price in (0.5, 0.7, 1.0)},
+        NO_RELIANCE: (LocalDrafting().price, 0.0),
+        **{f"price {price:g}": (price, LocalDrafting().reliance) for price in PRICES},
     }
+
+
+def test_prices_are_a_ladder_from_the_default_up() -> None:
+    assert list(PRICES) == sorted(PRICES) and PRICES[0] > LocalDrafting().price
+    cell = PLAN.cell(2, 0.0)
+    assert [cell[name].policy.local.price for name in dearer(cell)] == list(PRICES)
+    assert dearer([SHIPPED, NO_LOCAL, "price 1", "price 0.5"]) == ["price 0.5", "price 1"]
 
 
 def test_what_is_shipped_is_the_policy_nobody_chose() -> None:
@@ -85,7 +110,7 @@ def test_ratios_are_to_the_best_of_each_baseline() -> None:
 
 def test_the_error_of_a_ratio_is_over_seeds() -> None:
     assert scripted(by_distance, seeds=3)["r2"]["shipped_latency_ratio_error"] == [0.0, 0.0]
-    results = {setting: [by_distance(setting)] * 2 for setting in PLAN.settings}
+    results = {setting: [by_distance(setting)] * 2 for setting in settings(PLAN)}
     shipped = PLAN.cell(2, 0.0)[SHIPPED]
     results[shipped] = [replace(results[shipped][0], seconds=seconds) for seconds in (0.7, 0.9)]
     found = compared(PLAN, results)["r2"]
@@ -99,6 +124,17 @@ def test_passes_saved_count_only_at_the_latency_of_the_baseline() -> None:
         return found if setting.drafters == 0 or setting.local else replace(found, seconds=1.001)
 
     assert scripted(spared_but_late)["r2"]["offload_at_equal_latency"][0] == 0.6  # not 1
+
+
+def test_what_was_played_with_fewer_seeds_than_others_does_not_count() -> None:
+    results = {setting: [by_distance(setting)] * 3 for setting in settings(PLAN)}
+    fast = replace(by_distance(PLAN.trees[6]), seconds=0.1)
+    results[PLAN.trees[2]] = results[PLAN.cell(2, 0.0)["price 0.7"]] = [fast] * 2
+    found = compared(PLAN, results)
+    assert found["baselines"]["tree"]["passes"] == 6
+    assert found["r2"] == scripted(by_distance)["r2"] | {"shipped_latency_ratio_error": [0.0, 0.0]}
+    assert found["measured"]["r2"]["price 0.7"][0] is None
+    assert found["measured"]["r2"]["price 0.7"][1] is not None
 
 
 def test_ablations_change_one_thing_each() -> None:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 
-from wanspec_p2p.simulation.plays import played
+from wanspec_p2p.simulation.plays import Played, played, played_as_wanted
 from wanspec_p2p.simulation.reference import Setting
 from wanspec_p2p.simulation.wan import Wan
 
@@ -39,3 +40,32 @@ def test_an_interrupt_ends_the_processes() -> None:
 def test_what_goes_wrong_in_a_process_is_told() -> None:
     with pytest.raises(ValueError, match="ranks"):
         played([replace(BASE, ranks=(2.0,))], 2, processes=2, progress=quiet)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_is_wanted_next_depends_on_what_was_found(processes: int) -> None:
+    other, steps = replace(BASE, wan=Wan(0.02)), []
+
+    def wanted(results: Played) -> Mapping[Setting, int]:
+        if other in results:
+            return {BASE: 2}
+        return {other: 1} if BASE in results else {BASE: 2}
+
+    found = played_as_wanted(wanted, processes=processes, progress=lambda *told: steps.append(told))
+    assert steps == [(1, 1, 2), (1, 2, 2), (2, 1, 1)]
+    settings = played([BASE, other], 2, processes=1, progress=quiet)
+    assert found == {BASE: settings[BASE], other: settings[other][:1]}
+
+
+def test_seeds_that_are_wanted_later_follow_the_others() -> None:
+    wants = iter((1, 2, 2))
+    found = played_as_wanted(lambda results: {BASE: next(wants)}, processes=1, progress=lambda *told: None)
+    assert found[BASE] == played([BASE], 2, processes=1, progress=quiet)[BASE]
+
+
+def test_an_ideal_is_calculated_instead() -> None:
+    both = [
+        played_as_wanted(lambda results: {BASE: 1}, processes=1, progress=lambda *told: None, ideal=ideal)[BASE]
+        for ideal in (False, True)
+    ]
+    assert both[0] != both[1]

@@ -1,0 +1,108 @@
+"""Which plays of the reference experiment are worth their time: all seeds for what counts, a few for what might.
+
+Baselines race: all are played a little, and the best of them to the end. How dear a pass may be held to be is looked
+for by halving. What is compared was played with the same seeds, and what is told with all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from wanspec_p2p.simulation.experiment import NO_LOCAL, NO_RELIANCE, SHIPPED, Plan, dearer
+from wanspec_p2p.simulation.plays import Played
+from wanspec_p2p.simulation.reference import Setting, summed
+
+__all__ = ["FEW", "FINALISTS", "wanted", "wanted_by_all"]
+
+FEW = 6
+"""Seeds that decide whether the others are worth playing."""
+FINALISTS = 3
+"""Of a baseline's lengths: neighbours differ by less than a few seeds can tell."""
+
+
+def wanted(plan: Plan, seeds: int, results: Played) -> dict[Setting, int]:
+    """What to play next, each with how many seeds; empty when everything is known that `experiment.compared` tells."""
+    race = _Race(results, min(FEW, seeds), seeds)
+    for alone in (plan.trees, plan.chains):
+        race.finalists(tuple(alone.values()))
+    for cell in plan.cells:
+        race.whole(cell[name] for name in (NO_LOCAL, SHIPPED))
+        if NO_RELIANCE in cell:
+            race.challenger(cell[NO_RELIANCE], [cell[name] for name in (NO_LOCAL, SHIPPED)])
+    if race.missing:
+        return race.missing
+    for alone in (plan.trees, plan.chains):
+        base = race.best(alone.values())
+        for cell in plan.cells:
+            if race.ratio(cell[NO_LOCAL], base, seeds) > 1.0 >= race.ratio(cell[SHIPPED], base, seeds):
+                race.dearest([cell[SHIPPED], *(cell[name] for name in dearer(cell))], base)
+    return race.missing
+
+
+def wanted_by_all(plans: Sequence[Plan], seeds: int, results: Played) -> dict[Setting, int]:
+    """The same for several that share settings."""
+    found: dict[Setting, int] = {}
+    for plan in plans:
+        for setting, most in wanted(plan, seeds, results).items():
+            found[setting] = max(most, found.get(setting, 0))
+    return found
+
+
+class _Race:
+    """One look at the results so far, and what they leave open: `missing`."""
+
+    def __init__(self, results: Played, few: int, seeds: int) -> None:
+        self._results, self._few, self._seeds = results, few, seeds
+        self.missing: dict[Setting, int] = {}
+
+    def whole(self, settings: Iterable[Setting]) -> None:
+        self._known(settings, self._seeds)
+
+    def finalists(self, settings: Sequence[Setting]) -> None:
+        """Of baselines that differ in their length."""
+        if self._known(settings, self._few):
+            self.whole(sorted(settings, key=lambda setting: self._seconds(setting, self._few))[:FINALISTS])
+
+    def challenger(self, setting: Setting, others: Sequence[Setting]) -> None:
+        """Matters where it may be the best; the others are played in any case."""
+        if self._known((setting, *others), self._few):
+            best = min(self._seconds(other, self._few) for other in others)
+            if self._seconds(setting, self._few) < best:
+                self.whole([setting])
+
+    def dearest(self, rungs: Sequence[Setting], base: Setting) -> None:
+        """The last of `rungs` that is no slower than `base`: the first is not, and each is slower than those before."""
+        low, high = 0, len(rungs)
+        while high - low > 1:
+            middle = (low + high) // 2
+            if not self._known(rungs[middle : middle + 1], self._few):
+                return
+            if self.ratio(rungs[middle], base, self._few) <= 1.0:
+                low = middle
+            else:
+                high = middle
+        for rung in reversed(rungs[: low + 1]):
+            if not self._known([rung], self._seeds) or self.ratio(rung, base, self._seeds) <= 1.0:
+                return
+
+    def best(self, settings: Iterable[Setting]) -> Setting:
+        """Of those that were played to the end."""
+        whole = (setting for setting in settings if self._played(setting) >= self._seeds)
+        return min(whole, key=lambda setting: self._seconds(setting, self._seeds))
+
+    def ratio(self, setting: Setting, base: Setting, seeds: int) -> float:
+        return self._seconds(setting, seeds) / self._seconds(base, seeds)
+
+    def _known(self, settings: Iterable[Setting], seeds: int) -> bool:
+        """Whether all were played so often; those that were not are missing."""
+        short = [setting for setting in settings if self._played(setting) < seeds]
+        for setting in short:
+            self.missing[setting] = max(seeds, self.missing.get(setting, 0))
+        return not short
+
+    def _played(self, setting: Setting) -> int:
+        return len(self._results.get(setting, ()))
+
+    def _seconds(self, setting: Setting, seeds: int) -> float:
+        """A token."""
+        return summed(self._results[setting][:seeds]).per_token
