@@ -13,6 +13,7 @@ lies below has been run, and its tokens are with the target already or on their 
 from __future__ import annotations
 
 import enum
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -190,19 +191,16 @@ class DrafterSession:
             and place.length < self.spec.context
         )
 
-    def _may_send(self, parent: int, token: TokenId) -> bool:
-        length, _ = self.tree.place(parent)
-        return (
-            length - self.tree.committed_len < self.window.positions
-            and self.tree.held_by(_SELF) < self.window.tokens
-            and length < self.spec.context
-        )
+    def _admit(self) -> None:
+        """Take into the tree what may be sent: within the window and the context."""
+        reach = min(self.tree.committed_len + self.window.positions, self.spec.context)
+        self._unsent.extend(self._growth.admit(self.window.tokens - self.tree.held_by(_SELF), reach))
 
     def _extend(self, event: Drafted) -> list[DrafterInstruction]:
         self._pass_seconds = event.at - self._pass_begun
         for node, row in self._warm.ran(self.tree, event.rows):
             self._growth.expand(node, self.sampler.rank(row, self.tree.path(node), RANKS))
-        self._unsent.extend(self._growth.admit(self._may_send))
+        self._admit()
         if len(self._unsent) >= self.spec.flush_tokens:
             return [*self._flush(), *self._proceed()]
         return [*self._start_timer(), *self._proceed()]
@@ -234,7 +232,7 @@ class DrafterSession:
         if tokens and event.outlook is not None:  # or what is told of would pile up, verdict upon verdict
             self._growth.told(event.outlook, self._may_run)
         self._unsent = [node for node in self._unsent if node in self.tree]
-        self._unsent.extend(self._growth.admit(self._may_send))
+        self._admit()
         if self.state in (DrafterState.IDLE, DrafterState.PAUSING):
             return [*self._start_timer(), *self._proceed()] if self._unsent else self._proceed()
         return []
@@ -242,10 +240,9 @@ class DrafterSession:
     def _locate(self, event: VerdictArrived) -> int | None:
         """The node where the path this drafter had drafted itself ends and `event.tail` begins."""
         length = event.committed_len - len(event.tail)
-        for node in [ROOT, *iter(self.tree)]:
-            node_length, node_hash = self.tree.place(node)
-            if node_length == length:
-                if chain_end(node_length, node_hash, event.tail) == (event.committed_len, event.hash):
+        for node in itertools.chain((ROOT,), self.tree):
+            if self.tree.length(node) == length:
+                if chain_end(*self.tree.place(node), event.tail) == (event.committed_len, event.hash):
                     return node
         return None
 

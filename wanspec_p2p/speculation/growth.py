@@ -54,7 +54,7 @@ class Growth:
         self._taken: set[int] = set()  # being run
         self._frontier: list[tuple[float, int]] = []
         self._candidates: list[tuple[float, int, _Candidate]] = []
-        self._count = 0  # orders candidates of equal score
+        self._count = 0  # numbers candidates as they are found: of two with equal scores the older one comes first
 
     def take(self, count: int, allowed: Callable[[int], bool]) -> list[int]:
         """The next nodes to run, best first, at most `count`; what is not `allowed` waits for another time."""
@@ -80,18 +80,24 @@ class Growth:
         self._expanded[node] = ranking
         chances = self._table.chances(ranking.confidence)
         for rank, token in enumerate(ranking.tokens):
-            heapq.heappush(self._candidates, self._entry(_Candidate(node, token, chances[rank], rank)))
+            self._count += 1
+            heapq.heappush(self._candidates, self._entry(self._count, _Candidate(node, token, chances[rank], rank)))
 
-    def admit(self, allowed: Callable[[int, TokenId], bool]) -> list[int]:
-        """Move candidates into the tree, best first, as long as `allowed(parent, token)`. Returns the new nodes."""
+    def admit(self, most: int, reach: int) -> list[int]:
+        """Move candidates into the tree, best first. Returns the new nodes.
+
+        Args:
+            most: so many.
+            reach: none ends a longer prefix; what would waits for another time.
+        """
         nodes: list[int] = []
         later: list[tuple[float, int, _Candidate]] = []
-        while self._candidates and -self._candidates[0][0] >= self._floor:
+        while self._candidates and -self._candidates[0][0] >= self._floor and len(nodes) < most:
             entry = heapq.heappop(self._candidates)
             candidate = entry[2]
             if candidate.parent not in self._tree or candidate.token in self._tree.children(candidate.parent):
                 continue  # contradicted, or told of before it was found: the target has it
-            if not allowed(candidate.parent, candidate.token):
+            if self._tree.length(candidate.parent) >= reach:
                 later.append(entry)
                 if len(later) > self._lanes + 3:  # what is next to best does not fit either
                     break
@@ -117,11 +123,11 @@ class Growth:
         for node in self._tree:  # parents first
             self._score(node)
         waiting, self._candidates = self._candidates, []
-        for _, _, candidate in waiting:
+        for _, number, candidate in waiting:
             if candidate.parent == root:
-                self._candidates.append(self._entry(candidate._replace(parent=ROOT)))
+                self._candidates.append(self._entry(number, candidate._replace(parent=ROOT)))
             elif candidate.parent in self._scores and candidate.parent != ROOT:
-                self._candidates.append(self._entry(candidate))
+                self._candidates.append(self._entry(number, candidate))
         heapq.heapify(self._candidates)
 
     def told(self, outlook: Outlook, allowed: Callable[[int], bool]) -> None:
@@ -152,10 +158,9 @@ class Growth:
         """Whether there is a node to run that is `allowed`."""
         return any(node in self._tree and allowed(node) for _, node in self._frontier)
 
-    def _entry(self, candidate: _Candidate) -> tuple[float, int, _Candidate]:
+    def _entry(self, number: int, candidate: _Candidate) -> tuple[float, int, _Candidate]:
         # Also of those below the floor: a verdict may make them likely.
-        self._count += 1
-        return -self._scores[candidate.parent] * candidate.chance, self._count, candidate
+        return -self._scores[candidate.parent] * candidate.chance, number, candidate
 
     def _enter(self, candidate: _Candidate, holder: PeerId) -> int:
         node, _ = self._tree.add(candidate.parent, candidate.token, holder, quantised(candidate.chance))

@@ -7,8 +7,9 @@ and what rows beyond it take, is learned from passes as they come.
 
 from __future__ import annotations
 
-import itertools
 import math
+
+import numpy as np
 
 __all__ = ["PassCost"]
 
@@ -22,39 +23,7 @@ DOUBT = 128.0
 
 SAME = 0.001
 """Of a pass: what two fits differ by less in is noise of the arithmetic."""
-
-
-class _Fit:
-    """Least squares with fading memory, of seconds over the rows beyond one bend."""
-
-    def __init__(self, bend: int, doubt: float) -> None:
-        self.bend, self._doubt = bend, doubt
-        self._x = self._xx = self._xy = 0.0
-
-    def measured(self, width: int, seconds: float) -> None:
-        beyond = max(0, width - self.bend)
-        self._x = MEMORY * self._x + beyond
-        self._xx = MEMORY * self._xx + beyond**2
-        self._xy = MEMORY * self._xy + beyond * seconds
-
-    @property
-    def untried(self) -> bool:
-        """No pass was wider than the bend lately."""
-        return self._xx < 1.0
-
-    def solved(self, n: float, y: float) -> tuple[float, float, float]:
-        """Seconds before the bend, seconds a row beyond it, and how much of the variance that leaves unexplained: less
-        than another fit of the same passes is better.
-
-        Args:
-            n, y: weight of all passes, and the sum of their seconds.
-        """
-        mean = y / n
-        prior = ROW_PRIOR * mean
-        spread, shared = self._xx - self._x**2 / n, self._xy - self._x * mean
-        slope = max(0.0, (shared + self._doubt * prior) / (spread + self._doubt))
-        unexplained = slope**2 * spread - 2.0 * slope * shared + self._doubt * (slope - prior) ** 2
-        return max(0.0, mean - slope * self._x / n), slope, unexplained
+_BENDS = np.array(BENDS, dtype=np.float64)
 
 
 class PassCost:
@@ -65,8 +34,10 @@ class PassCost:
     """
 
     def __init__(self, doubt: float = DOUBT) -> None:
-        self._n = self._y = 0.0
-        self._fits = [_Fit(bend, doubt) for bend in BENDS]
+        self._doubt = doubt
+        self._n = self._y = 0.0  # weight of all passes, and the sum of their seconds
+        # Of the rows beyond each bend: their sum, that of their squares, and that of their products with the seconds.
+        self._x, self._xx, self._xy = np.zeros((3, len(BENDS)))
         self._bend = 0
         self._flat = self._per_row = 0.0
         self._after: float | None = None
@@ -80,17 +51,30 @@ class PassCost:
         """A pass of `width` rows took so long."""
         self._n = MEMORY * self._n + 1.0
         self._y = MEMORY * self._y + seconds
-        for fit in self._fits:
-            fit.measured(width, seconds)
-        best = math.inf
+        beyond = np.maximum(0.0, width - _BENDS)
+        self._x = MEMORY * self._x + beyond
+        self._xx = MEMORY * self._xx + beyond**2
+        self._xy = MEMORY * self._xy + beyond * seconds
+        self._fit()
+
+    def _fit(self) -> None:
+        """Least squares for each bend, the slope leaning on what is held before rows were seen; the best counts."""
+        mean = self.mean
+        prior = ROW_PRIOR * mean
+        spread, shared = self._xx - self._x**2 / self._n, self._xy - self._x * mean
+        slope = np.maximum(0.0, (shared + self._doubt * prior) / (spread + self._doubt))
+        unexplained = slope**2 * spread - 2.0 * slope * shared + self._doubt * (slope - prior) ** 2
         # Of fits that explain the same the one with the first bend: it holds narrower passes cheaper and wider ones
         # dearer than the others do, so that the former are tried, and the latter with care.
-        for fit, after in itertools.zip_longest(self._fits, self._fits[1:]):
-            flat, per_row, unexplained = fit.solved(self._n, self._y)
-            if unexplained < best - (SAME * self.mean) ** 2:
-                best, self._flat, self._per_row = unexplained, flat, per_row
-                # Where nothing was seen beyond the bend, it may as well lie a step further: else nothing ever would be.
-                self._bend = after.bend if fit.untried and after is not None else fit.bend
+        best, at = math.inf, 0
+        for number, left in enumerate(unexplained.tolist()):
+            if left < best - (SAME * mean) ** 2:
+                best, at = left, number
+        self._per_row = float(slope[at])
+        self._flat = max(0.0, mean - self._per_row * float(self._x[at]) / self._n)
+        # Where no pass was wider lately, the bend may as well lie a step further: else nothing ever would be.
+        untried = float(self._xx[at]) < 1.0
+        self._bend = BENDS[min(at + untried, len(BENDS) - 1)]
 
     def followed(self, seconds: float) -> None:
         """Before another pass could begin, what the last one brought had to be taken in for so long."""

@@ -116,6 +116,10 @@ class DraftTree:
     def children(self, node: int) -> dict[TokenId, int]:
         return self._roots if node == ROOT else self._nodes[node].children
 
+    def length(self, node: int) -> int:
+        """Of the prefix that ends at `node`."""
+        return len(self._committed) if node == ROOT else self._nodes[node].length
+
     def place(self, node: int) -> tuple[int, bytes]:
         """(length, hash) of the prefix that ends at `node`."""
         if node == ROOT:
@@ -153,25 +157,32 @@ class DraftTree:
 
     def add(self, parent: int, token: TokenId, peer: PeerId, confidence: int | None = None) -> tuple[int, bool]:
         """Put `token` below `parent` (a node id or ROOT) on `peer`'s account. Returns its id, and whether it is new."""
+        existing = self.children(parent).get(token)
+        if existing is None:
+            return self._grow(parent, token, peer, confidence), True
+        self._join(self._nodes[existing], peer, confidence)
+        return existing, False
+
+    def _grow(self, parent: int, token: TokenId, peer: PeerId, confidence: int | None) -> int:
         above = None if parent == ROOT else self._nodes[parent]
-        siblings = self._roots if above is None else above.children
-        existing = siblings.get(token)
-        if existing is not None:
-            node = self._nodes[existing]
-            if peer not in node.holders:
-                node.holders.add(peer)
-                node.claims.setdefault(peer, confidence)
-                self._held[peer] = self.held_by(peer) + 1
-            return existing, False
-        length, before = (self.committed_len, self.hash) if above is None else (above.length, above.hash)
+        if above is None:
+            length, before, siblings = len(self._committed), self._hashes[-1], self._roots
+        else:
+            length, before, siblings = above.length, above.hash, above.children
         node_id = self._next_id
         self._next_id += 1
         node = Node(token, parent, length + 1, chain_hash(before, token), peer, confidence, {peer}, {peer: confidence})
         self._nodes[node_id] = node
         self._by_hash[node.hash] = node_id
-        self._held[peer] = self.held_by(peer) + 1
+        self._held[peer] = self._held.get(peer, 0) + 1
         siblings[token] = node_id
-        return node_id, True
+        return node_id
+
+    def _join(self, node: Node, peer: PeerId, confidence: int | None) -> None:
+        if peer not in node.holders:
+            node.holders.add(peer)
+            node.claims.setdefault(peer, confidence)
+            self._held[peer] = self._held.get(peer, 0) + 1
 
     def find(self, length: int, prefix_hash: bytes) -> int | None:
         """The node (or ROOT) where the prefix (length, hash) ends; None where it is not in the tree."""
@@ -217,11 +228,8 @@ class DraftTree:
                 # Follow the committed tokens as far as the draft agrees with them; what disagrees is late and wrong.
                 agrees = self._committed[parent.length] == token
                 place, fate = self._settled(parent.length + 1) if agrees else "late", "late"
-            elif not self._room(peer, parent, token, limits):
-                place = fate = "surplus"
             else:
-                place, new = self.add(parent, token, peer, confidences[i] if i < len(confidences) else None)
-                fate = "added" if new else "duplicate"
+                place, fate = self._take(peer, parent, token, confidences[i] if i < len(confidences) else None, limits)
             places.append(place)
             fates[fate] = fates.get(fate, 0) + 1
         return Merge(**fates)
@@ -291,19 +299,25 @@ class DraftTree:
         node = self.find(length, prefix_hash)
         return "unknown" if node is None else node
 
-    def _room(self, peer: PeerId, parent: int, token: TokenId, limits: _Limits) -> bool:
-        if not 0 <= token < limits.vocab_size:
-            return False
+    def _take(
+        self, peer: PeerId, parent: int, token: TokenId, confidence: int | None, limits: _Limits
+    ) -> tuple[_Place, _Fate]:
+        """One token of a draft below a place of the tree."""
         siblings = self.children(parent)
         existing = siblings.get(token)
         if existing is not None and peer in self._nodes[existing].holders:
-            return True
-        length, _ = self.place(parent)
-        if length + 1 - self.committed_len > limits.positions or self.held_by(peer) >= limits.tokens:
-            return False
-        if existing is not None or len(siblings) < limits.children:
-            return True
-        return sum(self._nodes[child].origin == peer for child in siblings.values()) < limits.children
+            return existing, "duplicate"
+        beyond = self.length(parent) + 1 - len(self._committed)
+        if not 0 <= token < limits.vocab_size or beyond > limits.positions or self.held_by(peer) >= limits.tokens:
+            return "surplus", "surplus"
+        if existing is not None:
+            self._join(self._nodes[existing], peer, confidence)
+            return existing, "duplicate"
+        if len(siblings) >= limits.children:
+            brought = sum(self._nodes[child].origin == peer for child in siblings.values())
+            if brought >= limits.children:
+                return "surplus", "surplus"
+        return self._grow(parent, token, peer, confidence), "added"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from wanspec_p2p.simulation.wan import Wan
 from wanspec_p2p.speculation.policy import LocalDrafting, Policy
 
 REMOTE = Setting(local=False)
-SEEDS = range(6)
+SEEDS = range(4)
 
 
 def ideal(setting: Setting, seeds: range = SEEDS) -> Figures:

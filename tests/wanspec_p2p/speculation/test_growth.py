@@ -10,7 +10,7 @@ import pytest
 
 from wanspec_p2p.speculation.calibration import RANKS, RankTable, quantised
 from wanspec_p2p.speculation.growth import Growth
-from wanspec_p2p.speculation.sampling import Ranking
+from wanspec_p2p.speculation.sampling import CONFIDENCE_MAX, Ranking
 from wanspec_p2p.speculation.tree import ROOT, DraftTree
 from wanspec_p2p.types import PeerId, SessionId, TokenId
 
@@ -77,8 +77,8 @@ class Grower:
         for node in nodes:
             self.growth.expand(node, self.says(self.prefix(node)))
 
-    def admit(self, allowed: Callable[[int, TokenId], bool] = lambda parent, token: True) -> list[int]:
-        nodes = self.growth.admit(allowed)
+    def admit(self, most: int = 1_000, reach: int = 1_000) -> list[int]:
+        nodes = self.growth.admit(most, reach)
         self.sent.extend(self.prefix(node) for node in nodes)
         return nodes
 
@@ -253,10 +253,31 @@ def test_what_a_verdict_contradicts_never_comes_back() -> None:
 def test_candidates_without_credit_wait() -> None:
     drafter = Grower(flat)
     drafter.expand([ROOT])
-    assert drafter.admit(lambda parent, token: False) == []
+    assert drafter.admit(most=0) == drafter.admit(most=-1) == drafter.admit(reach=len(PROMPT)) == []
     assert not drafter.waiting
-    assert [drafter.tree[node].token for node in drafter.admit(lambda parent, token: token != 10)] == [11, 12, 13]
-    assert [drafter.tree[node].token for node in drafter.admit()] == [10]
+    assert [drafter.tree[node].token for node in drafter.admit(most=1)] == [10]
+    assert [drafter.tree[node].token for node in drafter.admit(reach=len(PROMPT) + 1)] == [11, 12, 13]
+
+
+def test_what_lies_too_deep_waits_and_what_is_less_likely_does_not() -> None:
+    drafter = Grower(lambda prefix: Ranking((10, 11), CONFIDENCE_MAX))
+    drafter.expand([ROOT])
+    first, second = drafter.admit()
+    drafter.expand([first, second])
+    reach = drafter.tree.committed_len + 1
+    assert drafter.admit(reach=reach) == []
+    assert [drafter.tree.path(node) for node in drafter.admit(most=1, reach=reach + 1)] == [[10, 10]]
+
+
+def test_of_equally_likely_candidates_the_older_comes_first_after_a_verdict_too() -> None:
+    drafter = Grower(flat)
+    drafter.expand([ROOT])
+    drafter.expand([drafter.admit()[0]])
+    likeliest, next_to_it = [node for node in drafter.admit() if len(drafter.tree.path(node)) == 2][:2]
+    drafter.expand([next_to_it, likeliest])  # below it the likeliest, and below that one the next, are equal
+    drafter.commit(10)
+    found = [drafter.tree.path(node) for node in drafter.admit()]
+    assert found.index([11, 10]) + 1 == found.index([10, 11])
 
 
 def test_nodes_that_may_not_be_run_wait() -> None:
@@ -320,7 +341,7 @@ def test_any_history_ends_with_all_that_is_worthwhile_run_once(seed: int) -> Non
         for node in (ROOT, *list(drafter.tree)):
             if drafter.prefix(node) in places:
                 drafter.expand([node])
-        drafter.admit(lambda parent, token: draw.random() < 0.6)
+        drafter.admit(draw.randint(0, 8), drafter.tree.committed_len + draw.randint(0, 3))
         assert all(drafter.score(drafter.prefix(node)) >= FLOOR for node in drafter.tree)
     drafter.exhaust()
     assert {drafter.prefix(node) for node in drafter.tree} == drafter.worthwhile()
