@@ -77,7 +77,7 @@ def _alone(out: Path) -> Iterator[None]:
     Raises:
         ConfigError: another run stores into this series, or the file cannot be written or locked.
     """
-    from wanspec_p2p.models.locks import file_lock
+    from wanspec_p2p.locking import file_lock
 
     def refuse() -> None:
         raise ConfigError(f"another `wanspec probe run` stores into {out}: let it go on, or name another --out")

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from wanspec_p2p.errors import ModelError
+from wanspec_p2p.locking import file_lock
 from wanspec_p2p.models.digests import Manifest, read_manifest, record_files, save_manifest, write_manifest
-from wanspec_p2p.models.locks import file_lock
 from wanspec_p2p.models.pull import Progress
 
 __all__ = ["ModelStore"]

@@ -24,7 +24,7 @@ from wanspec_p2p.client.probe_plan import ProbedEndpoint, read_plan
 from wanspec_p2p.client.series import Measurement, Series
 from wanspec_p2p.clock import SystemClock
 from wanspec_p2p.errors import ExitCode
-from wanspec_p2p.models.locks import file_lock
+from wanspec_p2p.locking import file_lock
 from wanspec_p2p.words import counted
 
 KEY = "sk-very-secret"

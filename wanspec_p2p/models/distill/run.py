@@ -24,6 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from wanspec_p2p.errors import ConfigError, EngineError, ModelError
+from wanspec_p2p.locking import file_lock
 from wanspec_p2p.models.copying import COPYING_FILE
 from wanspec_p2p.models.directories import read_config
 from wanspec_p2p.models.distill.card import write_card
@@ -39,7 +40,6 @@ from wanspec_p2p.models.distill.torch_corpus import cache_bytes, fill_corpus, re
 from wanspec_p2p.models.distill.torch_student import build_student, load_layers, store_drafter
 from wanspec_p2p.models.distill.torch_training import Reading, Trainer, held_back
 from wanspec_p2p.models.fingerprint import tokenizer_facts
-from wanspec_p2p.models.locks import file_lock
 from wanspec_p2p.models.pull import Progress
 from wanspec_p2p.types import Device
 

@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from wanspec_p2p.errors import ModelError
+from wanspec_p2p.locking import file_lock
 from wanspec_p2p.models.catalog import Catalog
 from wanspec_p2p.models.directories import read_config
 from wanspec_p2p.models.distill.corpus import Corpus, Recipe
@@ -19,7 +20,6 @@ from wanspec_p2p.models.distill.dialogues import Dialogues, Frame, chat_frame
 from wanspec_p2p.models.distill.torch_decoder import read_batched
 from wanspec_p2p.models.distill.torch_writer import CONTEXT, write_dialogues
 from wanspec_p2p.models.fingerprint import tokenizer_facts
-from wanspec_p2p.models.locks import file_lock
 from wanspec_p2p.models.pull import Progress
 from wanspec_p2p.models.torch_device import Placement
 from wanspec_p2p.models.torch_loading import eos_tokens
