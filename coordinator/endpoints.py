@@ -26,14 +26,14 @@ from coordinator.events import (
     TargetRegistered,
 )
 from coordinator.executor import Executor
-from coordinator.ledger import Applicant, LedgerError
+from coordinator.ledger import Applicant, Enrolment, LedgerError
 from coordinator.outbox import Outbox
 from wanspec_p2p.errors import CloseCode, LinkClosed, PeerRefused, RemoteProtocolError
 from wanspec_p2p.links.base import Transport
 from wanspec_p2p.links.peer import PeerLink, accept
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.codec import AT_COORDINATOR_FROM_NODE, AT_COORDINATOR_FROM_TARGET
-from wanspec_p2p.protocol.common_messages import LANDMARKS, SUCCESSION
+from wanspec_p2p.protocol.common_messages import ENROLMENT, LANDMARKS, SUCCESSION, Enrol, Registered
 from wanspec_p2p.protocol.coordinator_to_target import ReceiptsStored
 from wanspec_p2p.protocol.node_to_coordinator import (
     Drain,
@@ -101,7 +101,7 @@ class Endpoints:
             role=Role.COORDINATOR,
             roles=frozenset({role}),
             clock=self._executor.clock,
-            features=(SUCCESSION, LANDMARKS),
+            features=(SUCCESSION, LANDMARKS, ENROLMENT),
             succession=self._executor.succession,
         )
 
@@ -142,7 +142,11 @@ class _Connection:
     async def _converse(self) -> str:
         """Serve the peer until it is gone; why it is."""
         try:
-            await self._register()
+            first = await self._first()
+            enrolment = await self._admit(first)
+            if isinstance(first, Enrol):
+                return self._enrolled(first, enrolment)
+            self._register(first, enrolment)
             while True:
                 self._handle(await self._link.receive())
                 await self._receipts_room()
@@ -156,15 +160,19 @@ class _Connection:
             self._outbox.close(CloseCode.TRY_AGAIN_LATER, "the coordinator cannot write its ledger", retry_after=5.0)
             return "the ledger cannot be written"
 
-    async def _register(self) -> None:
+    async def _first(self) -> RegisterNode | RegisterTarget | Enrol:
         try:
             async with asyncio.timeout(limits.HANDSHAKE_SECONDS):
                 message = await self._link.receive()
         except TimeoutError as error:
             raise RemoteProtocolError("registration did not follow the handshake in time") from error
-        if not isinstance(message, RegisterNode | RegisterTarget):
-            raise RemoteProtocolError(f"the first message must register, not be a {type(message).__name__}")
-        executor = self._executor
+        if isinstance(message, RegisterNode | RegisterTarget):
+            return message
+        if isinstance(message, Enrol) and ENROLMENT in self._link.features:
+            return message
+        raise RemoteProtocolError(f"the first message must register, not be a {type(message).__name__}")
+
+    async def _admit(self, message: RegisterNode | RegisterTarget | Enrol) -> Enrolment:
         applicant = Applicant(
             peer=self._link.peer,
             public_key=self._link.public_key,
@@ -174,7 +182,18 @@ class _Connection:
             site=message.site,
             secret=message.join_secret,
         )
-        enrolment = await executor.ledger.admit(applicant, now=executor.clock.wall())
+        return await self._executor.ledger.admit(applicant, now=self._executor.clock.wall())
+
+    def _enrolled(self, message: Enrol, enrolment: Enrolment) -> str:
+        """Tell it, and hang up: until it registers it is nobody to the registry, and a stranger among connections."""
+        peer, pool = enrolment.peer, enrolment.pool
+        log.info("enrolled", peer=peer, role=self._role.value, name=message.name, pool=pool)
+        self._outbox.put(Registered(pool, self._executor.settings.heartbeat))
+        self._outbox.close(CloseCode.NORMAL, "")
+        return "it comes back when its model is ready"
+
+    def _register(self, message: RegisterNode | RegisterTarget, enrolment: Enrolment) -> None:
+        executor = self._executor
         self._admitted()
         at = executor.clock.monotonic()
         if isinstance(message, RegisterNode):
@@ -204,7 +223,7 @@ class _Connection:
                 raise RemoteProtocolError("no probe was asked for")
             case Timed() if LANDMARKS not in self._link.features:
                 raise RemoteProtocolError("no landmarks were given")
-            case RegisterNode() | RegisterTarget():
+            case RegisterNode() | RegisterTarget() | Enrol():
                 raise RemoteProtocolError("a link registers once")
             case _:
                 self._executor.post(_EVENTS[type(message)](at, number, message))

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from coordinator import endpoints
 from coordinator.events import Tick
@@ -13,7 +14,7 @@ from coordinator.records import Tally
 from tests.support.fake_target import drafter, node_registration, target_registration, until
 from wanspec_p2p.errors import CloseCode, LinkClosed, PeerRefused
 from wanspec_p2p.protocol import limits
-from wanspec_p2p.protocol.common_messages import LANDMARKS, LeaseRevoked, Registered
+from wanspec_p2p.protocol.common_messages import ENROLMENT, LANDMARKS, Enrol, LeaseRevoked, Registered
 from wanspec_p2p.protocol.coordinator_to_node import Landmark, Landmarks, LeaseOffer, LeaseRenewed
 from wanspec_p2p.protocol.coordinator_to_target import Drafters, ReceiptsStored
 from wanspec_p2p.protocol.node_to_coordinator import Drain, Heartbeat, LeaseAnswer, ProbeResult, Timed
@@ -241,6 +242,62 @@ async def test_a_used_token_is_refused_and_an_enrolled_key_needs_none(rig: Any) 
     assert (await thief.refusal()).code == CloseCode.JOIN_REFUSED
 
 
+@pytest.mark.parametrize("registration", [node_registration, target_registration], ids=["node", "target"])
+async def test_who_only_enrols_is_told_that_it_may_come_and_is_nobody_until_it_does(
+    rig: Any, registration: Any
+) -> None:
+    role = Role.NODE if registration is node_registration else Role.TARGET
+    identity, secret = Identity.generate(), await rig.secret(role, pool="lab")
+    registry = rig.executor.registry
+    with capture_logs() as logs:
+        for shown in (secret, ""):  # the second time it is known
+            peer = await rig.peer(
+                registration(),
+                identity=identity,
+                features=(ENROLMENT,),
+                first=Enrol("lab-a", "ada", "north", shown),
+                registered=False,
+            )
+            assert (await peer.expect(Registered)).pool == "lab"
+            with pytest.raises(LinkClosed):
+                await peer.expect(Registered)
+            assert not registry.nodes and not registry.targets
+        await until(lambda: not rig.serving)
+    assert {line["log_level"] for line in logs} == {"info"}
+    assert [line["event"] for line in logs] == ["enrolled", "peer left"] * 2
+    assert logs[0] | {"peer": identity.peer_id, "role": role.value, "name": "lab-a", "pool": "lab"} == logs[0]
+    assert logs[1]["reason"] == "it comes back when its model is ready"
+    state = (await rig.http.get("/api/state")).json()
+    assert (state["nodes"], state["targets"]) == ([], [])
+    await rig.peer(registration(), identity=identity)
+    assert set(registry.nodes) | set(registry.targets) == {identity.peer_id}
+    thief = await rig.peer(
+        registration(), features=(ENROLMENT,), first=Enrol("thief", join_secret=secret), registered=False
+    )
+    refusal = await thief.refusal()
+    assert refusal.code == CloseCode.JOIN_REFUSED and "used already" in refusal.reason
+
+
+async def test_to_ask_whether_it_is_enrolled_does_not_throw_out_the_peer_that_runs(rig: Any) -> None:
+    identity = Identity.generate()
+    running = await rig.node(identity=identity)
+    await rig.peer(node_registration(), identity=identity, features=(ENROLMENT,), first=Enrol("again"))
+    await until(lambda: len(rig.serving) == 1)
+    assert running.ended is None and set(rig.executor.registry.nodes) == {identity.peer_id}
+
+
+async def test_who_asks_in_the_wrong_role_or_was_revoked_is_told_so(rig: Any) -> None:
+    secret, identity = await rig.secret(Role.TARGET), Identity.generate()
+    wrong = await rig.peer(
+        node_registration(), features=(ENROLMENT,), first=Enrol("n", join_secret=secret), registered=False
+    )
+    assert (await wrong.refusal()).reason == "the join token is for a target, not for a node"
+    revoked = await rig.peer(
+        node_registration(), identity=identity, features=(ENROLMENT,), first=Enrol("n"), registered=False
+    )
+    assert (await revoked.refusal()).code == CloseCode.NOT_ENROLLED
+
+
 async def test_a_tokenizer_mismatch_is_refused_with_both_fingerprints_and_costs_no_token(rig: Any) -> None:
     await rig.target()
     identity = Identity.generate()
@@ -289,10 +346,11 @@ async def test_a_node_of_the_release_before_is_asked_nothing(rig: Any) -> None:
     ("message", "words"),
     [
         (node_registration(), "registers once"),
+        (Enrol("again"), "registers once"),
         (ProbeResult("p", (), 0.0), "no probe"),
         (Timed(PeerId("t" * 32), 0.01), "no landmarks"),
     ],
-    ids=["registers twice", "unasked probe", "landmarks without the feature"],
+    ids=["registers twice", "enrols once more", "unasked probe", "landmarks without the feature"],
 )
 async def test_a_node_that_breaks_the_rules_is_hung_up_on(rig: Any, message: Any, words: str) -> None:
     node = await rig.node()
@@ -303,8 +361,9 @@ async def test_a_node_that_breaks_the_rules_is_hung_up_on(rig: Any, message: Any
 
 
 async def test_the_first_message_must_register(rig: Any) -> None:
-    peer = await rig.peer(node_registration(), registered=False, first=Heartbeat(0))
-    assert "must register" in (await peer.refusal()).reason
+    for first in (Heartbeat(0), Enrol("without the feature")):
+        peer = await rig.peer(node_registration(), registered=False, first=first)
+        assert "must register" in (await peer.refusal()).reason
 
 
 async def test_tokens_out_of_order_end_the_targets_link_and_the_answer(rig: Any) -> None:

@@ -18,6 +18,7 @@ from msgspec import inspect
 from wanspec_p2p.protocol.common_messages import (
     Challenge,
     DraftLinkMessage,
+    Enrol,
     Goodbye,
     Hello,
     Proof,
@@ -68,7 +69,7 @@ HEX, BASE32 = "0123456789abcdef", "abcdefghijklmnopqrstuvwxyz234567"
 FEW = 5
 """Items of most lists: long ones are slow to make, and say nothing that the bounds' own tests do not."""
 
-_LAST = {Attach, Hello, Challenge, Proof, Welcome, Goodbye, RegisterNode, RegisterTarget, Detach, Registered}
+_LAST = {Attach, Hello, Challenge, Proof, Welcome, Goodbye, Enrol, RegisterNode, RegisterTarget, Detach, Registered}
 """After these a link that is up has little left to say."""
 
 

@@ -14,12 +14,14 @@ from wanspec_p2p.security.succession import Succession
 from wanspec_p2p.types import PeerId, Role
 
 __all__ = [
+    "ENROLMENT",
     "LANDMARKS",
     "SUCCESSION",
     "Challenge",
     "CommonMessage",
     "ControlMessage",
     "DraftLinkMessage",
+    "Enrol",
     "Goodbye",
     "Hello",
     "LeaseRevoked",
@@ -50,6 +52,8 @@ SUCCESSION = "succession"
 """Feature: a coordinator whose key has changed may say so in its Challenge."""
 LANDMARKS = "landmarks"
 """Feature: a coordinator may ask a node how far targets are (`Landmarks`, `Timed`)."""
+ENROLMENT = "enrolment"
+"""Feature: a node or target may ask whether it will be let in, before it can register (`Enrol`)."""
 
 
 class ControlMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag=str.lower):
@@ -113,6 +117,18 @@ class Goodbye(ControlMessage, frozen=True):
 
     reason: Reason
     retry_after: Seconds = 0.0
+
+
+class Enrol(ControlMessage, frozen=True):
+    """node or target → coordinator, in the place of registering: will you have me? I come back when my model is ready.
+
+    Who is let in is enrolled by it, and answered with Registered and the end of the link, without being registered.
+    """
+
+    name: Name
+    owner: Name = "unknown"
+    site: Name = "unknown"
+    join_secret: Annotated[str, msgspec.Meta(max_length=limits.MAX_SECRET)] = ""
 
 
 class Registered(ControlMessage, frozen=True):

@@ -12,6 +12,7 @@ from wanspec_p2p.protocol.common_messages import (
     ControlMessage,
     Count,
     Digest,
+    Enrol,
     Name,
     Peer,
     Reason,
@@ -75,4 +76,4 @@ class Drain(ControlMessage, frozen=True):
     reason: Reason = ""
 
 
-NodeMessage: TypeAlias = CommonMessage | RegisterNode | Heartbeat | LeaseAnswer | ProbeResult | Timed | Drain
+NodeMessage: TypeAlias = CommonMessage | Enrol | RegisterNode | Heartbeat | LeaseAnswer | ProbeResult | Timed | Drain

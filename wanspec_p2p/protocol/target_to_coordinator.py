@@ -12,6 +12,7 @@ from wanspec_p2p.protocol.common_messages import (
     ControlMessage,
     Count,
     Digest,
+    Enrol,
     Name,
     Peer,
     Reason,
@@ -188,6 +189,7 @@ class TargetDrain(ControlMessage, frozen=True):
 
 TargetMessage: TypeAlias = (
     CommonMessage
+    | Enrol
     | RegisterTarget
     | TargetHeartbeat
     | DraftersWanted
