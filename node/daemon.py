@@ -12,14 +12,16 @@ from functools import partial
 import structlog
 
 from node import hardware
+from node.coordinator_link import FINAL_REFUSALS
 from node.dialling import Dialler, find_on_local_network
 from node.limits import LendingLimits
 from node.probes import tokens_per_second
 from node.service import NodeService
 from node.settings import NodeSettings
 from wanspec_p2p import logs
-from wanspec_p2p.clock import SystemClock
-from wanspec_p2p.links import membership
+from wanspec_p2p.clock import Clock, SystemClock
+from wanspec_p2p.links import enrolling, membership
+from wanspec_p2p.links.enrolling import Credentials
 from wanspec_p2p.links.membership import UNKNOWN, Introduction
 from wanspec_p2p.locking import locked
 from wanspec_p2p.models.base import LanguageModel, ModelInfo
@@ -27,12 +29,29 @@ from wanspec_p2p.models.catalog import Catalog
 from wanspec_p2p.models.loading import load_language_model
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.node_to_coordinator import DrafterModel, RegisterNode
-from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.types import Role
 
-__all__ = ["run"]
+__all__ = ["enrol", "run"]
 
 log = structlog.get_logger(__name__)
+
+
+async def enrol(settings: NodeSettings) -> None:
+    """Have the coordinator say whether it wants this node, before a model is fetched or loaded for it. To be called
+    before `run`, with the lock file held.
+
+    A coordinator that cannot say so now stops nothing: `run` dials it again.
+
+    Raises:
+        UsageError, PeerRefused, RemoteProtocolError: as `run`.
+    """
+    clock = SystemClock()
+    ours = Credentials.of(settings, Role.NODE, now=clock.wall())
+    dialler = _dialler(settings, ours, clock)
+    said = settings.said.after(ours.coordinator.said)
+    question = ours.question(said.name or hardware.default_name(), said)
+    if await enrolling.ask(dialler.coordinator, question, enrolled=ours.enrolled, final=FINAL_REFUSALS):
+        ours.keeper.keep(dialler.membership)
 
 
 async def run(
@@ -60,28 +79,22 @@ async def run(
 
 async def _lend(settings: NodeSettings, ready: Callable[[str], None] | None, stop: asyncio.Event) -> None:
     clock = SystemClock()
-    file = settings.data_dir / "coordinator.json"
-    identity = Identity.load_or_create(settings.data_dir / "identity.pem")
-    known = membership.load(file)
-    coordinator, secret = membership.coordinator_of(
-        settings.join, known, said=settings.said, role=Role.NODE, now=clock.wall()
-    )
-    enrolled = known is not None and known.coordinator == coordinator.coordinator
-    log.info("node starting", node=identity.peer_id, machine=hardware.inspect().summary())
+    ours = Credentials.of(settings, Role.NODE, now=clock.wall())
+    peer, coordinator = ours.identity.peer_id, ours.coordinator
+    log.info("node starting", node=peer, machine=hardware.inspect().summary())
     async with _loaded(settings) as model:
         speed = await tokens_per_second(model, clock)
         log.info("model ready", model=model.info.name, device=model.info.device, tokens_per_second=round(speed))
-        find = find_on_local_network if settings.discover else None
-        dialler = Dialler(identity, coordinator, clock, find, settings.coordinator_urls)
-        joined = _Joined(membership.Keeper(file, known), dialler, partial(ready, identity.peer_id) if ready else None)
+        dialler = _dialler(settings, ours, clock)
+        joined = _Joined(ours.keeper, dialler, partial(ready, peer) if ready else None)
         service = NodeService(
-            identity.peer_id,
+            peer,
             coordinator.coordinator,
             _registration(settings, settings.said.after(coordinator.said), model.info, speed),
             model,
             _lending(settings, model.info),
-            secret=secret,
-            enrolled=enrolled,
+            secret=ours.secret,
+            enrolled=ours.enrolled,
             dial_coordinator=dialler.coordinator,
             dial_target=dialler.target,
             time_target=dialler.time,
@@ -92,7 +105,12 @@ async def _lend(settings: NodeSettings, ready: Callable[[str], None] | None, sto
         )
         joined.follow = service.follow
         await service.serve(stop)
-    log.info("node stopped", node=identity.peer_id)
+    log.info("node stopped", node=peer)
+
+
+def _dialler(settings: NodeSettings, ours: Credentials, clock: Clock) -> Dialler:
+    find = find_on_local_network if settings.discover else None
+    return Dialler(ours.identity, ours.coordinator, clock, find, settings.coordinator_urls)
 
 
 class _Joined:

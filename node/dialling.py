@@ -20,7 +20,7 @@ from wanspec_p2p.links.home import Home
 from wanspec_p2p.links.membership import Membership
 from wanspec_p2p.links.peer import PeerLink, connect
 from wanspec_p2p.protocol.codec import AT_NODE_FROM_COORDINATOR, AT_NODE_FROM_TARGET, Codec
-from wanspec_p2p.protocol.common_messages import LANDMARKS, SUCCESSION, ControlMessage, DraftLinkMessage
+from wanspec_p2p.protocol.common_messages import ENROLMENT, LANDMARKS, SUCCESSION, ControlMessage, DraftLinkMessage
 from wanspec_p2p.protocol.coordinator_to_node import CoordinatorToNode, Landmark
 from wanspec_p2p.protocol.node_to_target import NodeToTarget
 from wanspec_p2p.protocol.target_to_node import TargetToNode
@@ -88,7 +88,7 @@ class Dialler:
     async def _coordinator_at(self, membership: Membership) -> PeerLink[CoordinatorToNode]:
         url = membership.url.rstrip("/") + COORDINATOR_PATH
         codec = AT_NODE_FROM_COORDINATOR
-        features = SUCCESSION, LANDMARKS
+        features = SUCCESSION, LANDMARKS, ENROLMENT
         return await self._connect(
             url, membership.certificate, codec, membership.peer_id, Role.COORDINATOR, features=features
         )

@@ -30,6 +30,7 @@ class DialledLinks(Generic[Heard]):
 
     Attributes:
         failures: raised by the next attempts, one each, before anything is accepted.
+        features: of the protocol, that both ends name.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class DialledLinks(Generic[Heard]):
         self._codec, self._identity, self._role, self._clock = codec, identity, role, clock
         self._seconds = seconds
         self.failures: list[WanspecError] = []
+        self.features: tuple[str, ...] = ()
         self._links: asyncio.Queue[PeerLink[Heard]] = asyncio.Queue()
         self._all: list[PeerLink[Heard]] = []
 
@@ -61,6 +63,7 @@ class DialledLinks(Generic[Heard]):
                 role=self._role,
                 roles=frozenset({role}),
                 clock=self._clock,
+                features=self.features,
             ),
             connect(
                 here,
@@ -69,6 +72,7 @@ class DialledLinks(Generic[Heard]):
                 role=role,
                 expect=expect or self._identity.peer_id,
                 clock=self._clock,
+                features=self.features,
             ),
         )
         self._all.append(far)

@@ -13,8 +13,9 @@ from functools import partial
 import structlog
 
 from wanspec_p2p.clock import Clock, SystemClock
-from wanspec_p2p.links import membership
+from wanspec_p2p.links import enrolling, membership
 from wanspec_p2p.links.base import Transport
+from wanspec_p2p.links.enrolling import Credentials
 from wanspec_p2p.links.home import Home
 from wanspec_p2p.links.membership import Introduction
 from wanspec_p2p.links.peer import PeerLink, connect
@@ -25,21 +26,41 @@ from wanspec_p2p.models.catalog import Catalog
 from wanspec_p2p.models.loading import load_language_model, load_tokenizer
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.codec import AT_TARGET_FROM_COORDINATOR
-from wanspec_p2p.protocol.common_messages import SUCCESSION
+from wanspec_p2p.protocol.common_messages import ENROLMENT, SUCCESSION
 from wanspec_p2p.protocol.coordinator_to_target import CoordinatorToTarget
 from wanspec_p2p.security import tls
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.security.self_made import load_or_create_certificate
+from wanspec_p2p.target.control import FINAL_REFUSALS
 from wanspec_p2p.target.settings import TargetSettings
-from wanspec_p2p.target.wiring import Target
+from wanspec_p2p.target.wiring import NAMELESS, Target
 from wanspec_p2p.types import Role
 
-__all__ = ["Target", "run"]
+__all__ = ["Target", "enrol", "run"]
 
 TARGET_PATH = "/wanspec/target"
 """Where a coordinator listens for targets."""
 
 log = structlog.get_logger(__name__)
+
+
+async def enrol(settings: TargetSettings) -> None:
+    """Have the coordinator say whether it wants this target, before a model is fetched or loaded for it. To be called
+    before `run`, with the lock file held.
+
+    A coordinator that cannot say so now stops nothing: `run` dials it again.
+
+    Raises:
+        UsageError, PeerRefused, RemoteProtocolError: as `run`.
+    """
+    clock = SystemClock()
+    ours = Credentials.of(settings, Role.TARGET, now=clock.wall())
+    home = Home(ours.coordinator, settings.coordinator_urls)
+    settings = _introduced(settings, ours.coordinator.said)
+    question = ours.question(settings.name or NAMELESS, settings.said)
+    dial_home = partial(home.reach, partial(_dial, ours.identity, clock))
+    if await enrolling.ask(dial_home, question, enrolled=ours.enrolled, final=FINAL_REFUSALS):
+        ours.keeper.keep(home.membership)
 
 
 async def run(
@@ -70,14 +91,10 @@ async def _serve(
     progress: Callable[[str, int, int], None] | None,
 ) -> None:
     clock = SystemClock()
-    identity = Identity.load_or_create(settings.data_dir / "identity.pem")
-    file = settings.data_dir / "coordinator.json"
-    known = membership.load(file)
-    known_home, secret = membership.coordinator_of(
-        settings.join, known, said=settings.said, role=Role.TARGET, now=clock.wall()
-    )
-    home = Home(known_home, settings.coordinator_urls)
-    settings = _introduced(settings, known_home.said)
+    ours = Credentials.of(settings, Role.TARGET, now=clock.wall())
+    identity = ours.identity
+    home = Home(ours.coordinator, settings.coordinator_urls)
+    settings = _introduced(settings, ours.coordinator.said)
     certificate, context = _tls(settings, clock)
     made: asyncio.Future[Target] = asyncio.get_running_loop().create_future()
 
@@ -97,7 +114,7 @@ async def _serve(
             target = Target(
                 settings,
                 identity,
-                known_home.coordinator,
+                ours.coordinator.coordinator,
                 model,
                 tokenizer,
                 clock,
@@ -107,8 +124,8 @@ async def _serve(
             )
             made.set_result(target)
             address = settings.address or _address(settings.host, listener.port, secure=certificate is not None)
-            joined = _Joined(membership.Keeper(file, known), home, target, address, ready)
-            await target.serve(address, certificate, secret, joined, stop)
+            joined = _Joined(ours.keeper, home, target, address, ready)
+            await target.serve(address, certificate, ours.secret, joined, stop)
         finally:
             await model.close()
             if local is not None:
@@ -165,7 +182,7 @@ async def _dial(identity: Identity, clock: Clock, home: membership.Membership) -
         role=Role.TARGET,
         expect=home.peer_id,
         clock=clock,
-        features=(SUCCESSION,),
+        features=(SUCCESSION, ENROLMENT),
         certificate=transport.certificate,
     )
 

@@ -31,7 +31,10 @@ from wanspec_p2p.target.requests import RequestDesk
 from wanspec_p2p.target.settings import TargetSettings
 from wanspec_p2p.types import Role
 
-__all__ = ["Target"]
+__all__ = ["NAMELESS", "Target"]
+
+NAMELESS = "target"
+"""What a target is called where nobody named it, and its machine has no name."""
 
 DRAIN_SECONDS = 5.0
 """What is under way when the target is told to stop has so long to finish."""
@@ -195,7 +198,7 @@ class Target:
     def _registration(self, address: str, certificate: str | None, secret: str) -> RegisterTarget:
         info = self.engine.model.info
         return RegisterTarget(
-            name=self._settings.name or "target",
+            name=self._settings.name or NAMELESS,
             model=ServedModel(
                 name=info.name,
                 digest=info.digest,
