@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from wanspec_p2p.target import service
 from wanspec_p2p.target.settings import TargetSettings
 from wanspec_p2p.types import Role
 
-__all__ = ["WholeNetwork", "free_port", "running", "scripted", "until"]
+__all__ = ["WholeNetwork", "coordinator_in_a_thread", "free_port", "running", "scripted", "until"]
 
 PATIENCE = 30.0
 
@@ -115,3 +116,18 @@ async def running(run: Callable[..., Awaitable[None]], settings: Any) -> AsyncIt
         async with asyncio.timeout(PATIENCE):
             await asyncio.gather(task, return_exceptions=True)
     task.result()
+
+
+@contextlib.contextmanager
+def coordinator_in_a_thread(settings: CoordinatorSettings) -> Iterator[None]:
+    """For commands, which have event loops of their own."""
+    loop, stop, ready = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
+    service = coordinator.service.run(settings, ready=lambda url: ready.set(), stop=stop)
+    thread = threading.Thread(target=lambda: (loop.run_until_complete(service), loop.close()))
+    thread.start()
+    try:
+        assert ready.wait(20)
+        yield
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(20)

@@ -62,7 +62,7 @@ def join(
     def prepare() -> None:
         prepare_model(settings.model, settings.cache_dir)
 
-    serve(daemon.run, settings, name="node", context=context, prepare=prepare)
+    serve(daemon.run, settings, name="node", context=context, enrol=daemon.enrol, prepare=prepare)
 
 
 app.command("run", help="Draft for the coordinator that was joined before, until told to stop.")(without_joining(join))

@@ -6,9 +6,9 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias, TypeVar
 
 import typer
 
@@ -49,6 +49,7 @@ def serve(
     *,
     name: str,
     context: typer.Context,
+    enrol: Callable[[Settings], Coroutine[Any, Any, None]] | None = None,
     prepare: Callable[[], None] | None = None,
 ) -> None:
     """Until SIGTERM, SIGINT or, with `--with-parent`, the end of stdin; with `--json` the ready line is an object.
@@ -57,7 +58,8 @@ def serve(
     that ends them is one more line.
 
     Args:
-        prepare: done before the service is started, and not by a second one on the same data directory.
+        enrol, prepare: done in this order before the service is started, and not by a second one on the same data
+            directory.
     """
 
     import asyncio
@@ -81,9 +83,12 @@ def serve(
 
     logs.configure(json=settings.log_json)
     with _failing_in_the_log() if settings.log_json else contextlib.nullcontext():
-        if prepare is not None:
+        if enrol is not None or prepare is not None:
             with locked(settings.lock_file, name):
-                prepare()
+                if enrol is not None:
+                    asyncio.run(enrol(settings))
+                if prepare is not None:
+                    prepare()
         _room_for_sockets()
         asyncio.run(run())
 

@@ -76,7 +76,7 @@ def join(
     def prepare() -> None:
         prepare_model(settings.model, settings.cache_dir)
 
-    serve(service.run, settings, name="target", context=context, prepare=prepare)
+    serve(service.run, settings, name="target", context=context, enrol=service.enrol, prepare=prepare)
 
 
 app.command("run", help="Serve for the coordinator that was joined before, until told to stop.")(without_joining(join))

@@ -1,20 +1,16 @@
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 
-import coordinator.service
 from coordinator import keys
 from coordinator.admin import issue_join_token
 from coordinator.settings import CoordinatorSettings
 from tests.support.certificates import self_made
+from tests.support.whole_network import coordinator_in_a_thread
 from wanspec_p2p.cli import doctor_ways
 from wanspec_p2p.cli.doctor_ways import UNTRIED, certificates, check_certificate, remembered_coordinators
 from wanspec_p2p.cli.findings import Finding
@@ -24,21 +20,6 @@ from wanspec_p2p.links.membership import Membership
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.security.self_made import load_or_create_certificate
 from wanspec_p2p.types import Role
-
-
-@contextmanager
-def running(settings: CoordinatorSettings) -> Iterator[None]:
-    """A coordinator in a thread of its own: `doctor` has no event loop to share."""
-    loop, stop, ready = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
-    service = coordinator.service.run(settings, ready=lambda url: ready.set(), stop=stop)
-    thread = threading.Thread(target=lambda: (loop.run_until_complete(service), loop.close()))
-    thread.start()
-    try:
-        assert ready.wait(20)
-        yield
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(20)
 
 
 @pytest.fixture
@@ -60,7 +41,7 @@ def found(data: Path) -> dict[str, Finding]:
 
 
 def test_the_way_to_the_coordinator_that_was_joined_is_walked(settings: CoordinatorSettings) -> None:
-    with running(settings):
+    with coordinator_in_a_thread(settings):
         data = joined(settings)
         way, clock = found(data).values()
         assert way.ok and way.detail.endswith(
@@ -72,13 +53,13 @@ def test_the_way_to_the_coordinator_that_was_joined_is_walked(settings: Coordina
 
 
 def test_a_new_key_is_followed_and_another_coordinator_is_not(settings: CoordinatorSettings) -> None:
-    with running(settings):
+    with coordinator_in_a_thread(settings):
         data = joined(settings)
     known = membership.load(data / "node/coordinator.json")
     assert known is not None
     settings = replace(settings, port=int(known.url.rpartition(":")[2]))
     _, new = keys.rotate(settings)
-    with running(settings):
+    with coordinator_in_a_thread(settings):
         assert f"whose key has changed to {new.peer_id[:8]} since" in found(data)["way of the node"].detail
         stranger = msgspec.structs.replace(known, coordinator=Identity.generate().public_key)
         membership.store(data / "node/coordinator.json", stranger)
@@ -91,12 +72,12 @@ def test_a_new_key_is_followed_and_another_coordinator_is_not(settings: Coordina
 def test_a_new_certificate_that_the_old_one_signed_is_followed(settings: CoordinatorSettings) -> None:
     certificate, key = load_or_create_certificate(settings.certificate_dir, "localhost", clock=SystemClock())
     settings = replace(settings, tls_cert=certificate, tls_key=key)
-    with running(settings):
+    with coordinator_in_a_thread(settings):
         data = joined(settings)
     known = membership.load(data / "node/coordinator.json")
     assert known is not None
     keys.rotate_certificate(settings)
-    with running(replace(settings, port=int(known.url.rpartition(":")[2]))):
+    with coordinator_in_a_thread(replace(settings, port=int(known.url.rpartition(":")[2]))):
         way, clock = found(data).values()
     assert way.ok and way.detail.endswith(
         "is the coordinator that was joined (TLS with the successor of the pinned certificate); " + UNTRIED
@@ -108,7 +89,7 @@ def test_a_new_certificate_that_the_old_one_signed_is_followed(settings: Coordin
 def test_a_clock_that_is_off_is_found_whichever_way(
     settings: CoordinatorSettings, monkeypatch: pytest.MonkeyPatch, off: float, words: str
 ) -> None:
-    with running(settings):
+    with coordinator_in_a_thread(settings):
         data = joined(settings)
         real = doctor_ways.time.time
         monkeypatch.setattr(doctor_ways.time, "time", lambda: real() + off)

@@ -21,7 +21,15 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Settings of the services that were started."""
     started: list[Any] = []
 
-    def serve(service: object, settings: object, *, name: str, context: object, prepare: Any = lambda: None) -> None:
+    def serve(
+        service: object,
+        settings: object,
+        *,
+        name: str,
+        context: object,
+        enrol: object = None,
+        prepare: Any = lambda: None,
+    ) -> None:
         prepare()
         started.append(settings)
 
