@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,8 +33,10 @@ def model_cache() -> Path:
 @pytest.fixture(autouse=True)
 def fresh_logging() -> Iterator[None]:
     """A test that sets up logging does so for itself: its standard error is gone afterwards."""
+    hooks = sys.unraisablehook, threading.excepthook
     yield
     structlog.reset_defaults()
+    sys.unraisablehook, threading.excepthook = hooks
 
 
 def pytest_configure() -> None:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from typing import TextIO, cast
+import threading
+import warnings
+from typing import TYPE_CHECKING, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 __all__ = ["configure", "ensure_configured"]
 
@@ -16,7 +21,9 @@ __all__ = ["configure", "ensure_configured"]
 def configure(*, json: bool, level: int = logging.INFO) -> None:
     """Set up structlog for this process. Standard output stays free for what a command prints.
 
-    What libraries say through `logging`, and nobody else takes, goes the same way.
+    What libraries say through `logging`, and nobody else takes, goes the same way, and so do Python's warnings. Where
+    logs are JSON, errors that Python itself would write to standard error do as well: of threads, and of code in which
+    nobody can catch them.
 
     Args:
         level: of the `logging` module; what is below it is not said.
@@ -46,6 +53,10 @@ def configure(*, json: bool, level: int = logging.INFO) -> None:
         logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Lossy(sys.stderr))),
     )
     logging.lastResort = _Libraries(logging.WARNING)
+    warnings.showwarning = _warned
+    if json:
+        sys.unraisablehook = _ignored
+        threading.excepthook = _thread_failed
 
 
 def ensure_configured(*, json: bool) -> None:
@@ -63,6 +74,39 @@ class _Libraries(logging.Handler):
             structlog.get_logger().log(record.levelno, said, logger=record.name, exc_info=record.exc_info)
         except Exception:  # whoever logs something must not fail by it
             self.handleError(record)
+
+
+def _warned(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """In the place of `warnings.showwarning`; `logging.captureWarnings` would put all of it into one text."""
+    if file is not None:
+        file.write(warnings.formatwarning(message, category, filename, lineno, line))
+        return
+    where = f"{filename}:{lineno}"
+    with contextlib.suppress(Exception):  # whoever warns must not fail by it
+        structlog.get_logger().warning(str(message), logger="py.warnings", category=category.__name__, where=where)
+
+
+def _ignored(unraisable: UnraisableHookArgs) -> None:
+    """What was at hand when it happened is not shown: its name is made of what it holds."""
+    error = unraisable.exc_value
+    _fell(unraisable.err_msg or "an exception that nobody could catch", error or unraisable.exc_type())
+
+
+def _thread_failed(thread: threading.ExceptHookArgs) -> None:
+    if thread.exc_type is not SystemExit:
+        _fell("a thread ended with an exception", thread.exc_value or thread.exc_type())
+
+
+def _fell(event: str, error: BaseException) -> None:
+    with contextlib.suppress(Exception):  # at the end of the process, perhaps, when half of it is gone
+        structlog.get_logger().error(event, exc_info=error)
 
 
 class _Lossy:

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
+import sys
+import threading
+import warnings
 from pathlib import Path
 
 import pytest
@@ -89,6 +93,46 @@ def test_what_a_library_warns_of_is_a_line_like_any_other(
     assert (line["event"], line["level"]) == ("Invalid request\x1b[2J received.", "warning")
     assert line["logger"] == library.name and "exc_info" not in line
     assert json.loads(failure)["exception"][0]["exc_value"] == "bad"
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_warning_of_pythons_is_a_line_like_any_other(capsys: pytest.CaptureFixture[str], as_json: bool) -> None:
+    logs.configure(json=as_json)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("this is old\x1b[2J", DeprecationWarning, stacklevel=1)
+        elsewhere = io.StringIO()
+        warnings.showwarning("for a file", UserWarning, "here.py", 7, elsewhere)
+    assert elsewhere.getvalue() == "here.py:7: UserWarning: for a file\n"
+    _, err = capsys.readouterr()
+    assert err.count("\n") == 1 and "\x1b" not in err
+    if not as_json:
+        assert "[warning" in err and "this is old" in err and f"where={__file__}:" in err
+        return
+    line = json.loads(err)
+    assert (line["event"], line["level"], line["logger"]) == ("this is old\x1b[2J", "warning", "py.warnings")
+    assert line["category"] == "DeprecationWarning" and line["where"].startswith(f"{__file__}:")
+
+
+def test_what_python_itself_says_of_failures_is_json_where_logs_are(capsys: pytest.CaptureFixture[str]) -> None:
+    class Fragile:
+        def __del__(self) -> None:
+            raise ValueError("ignored")
+
+    def fail() -> None:
+        raise ValueError("in a thread")
+
+    logs.configure(json=True)
+    Fragile()
+    for work in (fail, sys.exit):  # which ends the thread, as it should
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    ignored, failed = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert (ignored["event"], ignored["level"]) == ("an exception that nobody could catch", "error")
+    assert ignored["exception"][0]["exc_value"] == "ignored"
+    assert failed["event"] == "a thread ended with an exception"
+    assert failed["exception"][0]["exc_value"] == "in a thread" and failed["exception"][0]["frames"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")

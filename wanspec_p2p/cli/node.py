@@ -60,7 +60,7 @@ def join(
     settings = service_settings(NodeSettings, "node", context.params)
 
     def prepare() -> None:
-        prepare_model(settings.model, settings.cache_dir)
+        prepare_model(settings.model, settings.cache_dir, bars=not settings.log_json)
 
     serve(daemon.run, settings, name="node", context=context, enrol=daemon.enrol, prepare=prepare)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -91,12 +92,12 @@ def model_cache(progress: Progress | None = None) -> Catalog:
     return Catalog(Paths.from_environment(os.environ).cache, progress=progress)
 
 
-def prepare_model(name: str, cache: Path) -> None:
+def prepare_model(name: str, cache: Path, *, bars: bool = True) -> None:
     """Fetch and convert a catalog's model with bars on the screen, before a service starts to log."""
     from wanspec_p2p.cli.output import progress_bars
     from wanspec_p2p.models.catalog import Catalog
 
-    with progress_bars() as progress:
+    with progress_bars() if bars else contextlib.nullcontext() as progress:
         catalog = Catalog(cache, progress)
         if any(entry.name == name and not entry.ready for entry in catalog.entries()):
             catalog.path(name)

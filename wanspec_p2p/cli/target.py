@@ -74,7 +74,7 @@ def join(
     settings = service_settings(TargetSettings, "target", context.params)
 
     def prepare() -> None:
-        prepare_model(settings.model, settings.cache_dir)
+        prepare_model(settings.model, settings.cache_dir, bars=not settings.log_json)
 
     serve(service.run, settings, name="target", context=context, enrol=service.enrol, prepare=prepare)
 

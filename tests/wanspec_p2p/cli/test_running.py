@@ -11,13 +11,14 @@ import pytest
 from wanspec_p2p.cli import running
 
 PROGRAM = """
-import asyncio, sys, types, typer, structlog
+import asyncio, sys, types, typer, structlog, warnings
 from wanspec_p2p.errors import PeerRefused
 from wanspec_p2p.cli.running import serve
 
 async def service(settings, *, ready=None, stop=None):
     if settings.log_json:
         structlog.get_logger("node").info("joined")
+        warnings.warn("this is old", UserWarning, stacklevel=1)
     ready(settings.where)
     if sys.argv[-1] in ("refused", "broken"):
         raise PeerRefused(4002, "not enrolled") if sys.argv[-1] == "refused" else RuntimeError("a bug")
@@ -89,14 +90,14 @@ def test_for_people_the_ready_line_is_words_on_stderr() -> None:
 def test_logs_are_as_the_settings_have_them_wherever_these_came_from() -> None:
     with start("json", "parent", "http://x:1", "logged") as process:
         _, err = process.communicate("", timeout=20)
-    assert json.loads(err)["event"] == "joined"
+    assert json.loads(err.splitlines()[0])["event"] == "joined"
 
 
 def test_where_logs_are_json_nothing_else_is_on_stderr() -> None:
     with start("words", "parent", "http://x:1", "logged") as process:
         out, err = process.communicate("", timeout=20)
     assert (process.returncode, out) == (0, "drained\n")
-    assert [json.loads(line)["event"] for line in err.splitlines()] == ["joined"]
+    assert [json.loads(line)["event"] for line in err.splitlines()] == ["joined", "this is old"]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_where_logs_are_json_the_error_that_ends_it_is_a_line_of_the_log(how: st
     with start("words", "alone", "http://x:1", "logged", how) as process:
         _, err = process.communicate("", timeout=20)
     assert process.returncode == code
-    _, last = [json.loads(line) for line in err.splitlines()]
+    _, _, last = [json.loads(line) for line in err.splitlines()]
     assert (last["event"], last["level"], last["reason"], last["exit_code"]) == ("failed", "error", reason, code)
     assert ("exception" in last) is (how == "broken")
 

@@ -36,7 +36,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     for module in (coordinator, node, target):
         monkeypatch.setattr(module, "serve", serve)
     for module in (node, target):
-        monkeypatch.setattr(module, "prepare_model", lambda name, cache: None)
+        monkeypatch.setattr(module, "prepare_model", lambda name, cache, *, bars: None)
     return started
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from coordinator.settings import CoordinatorSettings
 from node.settings import NodeSettings
+from wanspec_p2p.cli import output
 from wanspec_p2p.cli.settings import model_cache, prepare_model, service_settings, submitter
 from wanspec_p2p.errors import ConfigError
 from wanspec_p2p.models.catalog import Catalog, Entry
@@ -71,3 +72,8 @@ def test_only_models_of_the_catalog_that_are_not_there_are_prepared(
     for name in ("here", "absent", "ngram", "/a/directory"):
         prepare_model(name, tmp_path)
     assert asked == ["absent"]
+
+
+def test_bars_are_no_lines_of_a_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(output, "progress_bars", lambda: pytest.fail("bars were shown"))
+    prepare_model("ngram", tmp_path, bars=False)
