@@ -37,7 +37,7 @@ ABLATION_RTT_MS = (10.0, 50.0)
 NO_LOCAL = "no local drafter"
 SHIPPED = "shipped"
 NO_RELIANCE = "no reliance"
-PRICES = (0.35, 0.5, 0.6, 0.7, 0.85, 1.0, 1.4, 2.0, 3.0)
+PRICES = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8, 0.9, 1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0)
 """Above the default's."""
 POLICIES: Mapping[str, Callable[[LocalDrafting], LocalDrafting] | None] = {
     NO_LOCAL: None,

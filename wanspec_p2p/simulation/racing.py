@@ -71,13 +71,18 @@ class _Race:
                 self.whole([setting])
 
     def dearest(self, rungs: Sequence[Setting], base: Setting) -> None:
-        """The last of `rungs` that is no slower than `base`: the first is not, and each is slower than those before."""
+        """The last of `rungs` that is no slower than `base`: the first is not, and each is slower than those before.
+
+        With a few seeds they are held against the first, which meets the same texts and delays as they do, and whose
+        ratio to `base` is known from all seeds.
+        """
         low, high = 0, len(rungs)
+        first = self.ratio(rungs[0], base, self._seeds)
         while high - low > 1:
             middle = (low + high) // 2
             if not self._known(rungs[middle : middle + 1], self._few):
                 return
-            if self.ratio(rungs[middle], base, self._few) <= 1.0:
+            if first * self.ratio(rungs[middle], rungs[0], self._few) <= 1.0:
                 low = middle
             else:
                 high = middle
