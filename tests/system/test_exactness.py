@@ -43,7 +43,7 @@ async def test_every_condition_gives_the_tokens_of_the_target_alone(
             cluster,
             client,
             prompts,
-            tokens=32,
+            tokens=24,
             temperatures=(0.0, 0.8),
             conditions=tuple(CONDITIONS),
             model=MODEL,
