@@ -53,7 +53,7 @@ class OfferLease:
 
 @dataclass(frozen=True, slots=True)
 class RecordLease:
-    """The node has accepted: the ledger keeps what the lease was for."""
+    """The node has accepted, or is to have a renewal: the ledger keeps what the lease is for, and that it is in use."""
 
     terms: LeaseTerms
 

@@ -163,7 +163,8 @@ class LeaseBook:
         if node.state is not PeerState.ACTIVE or target.state is not PeerState.ACTIVE:
             return []
         lease.renew_at, lease.expires_at = at + self._lease_seconds / 2, at + self._lease_seconds
-        return [RenewLease(node.link, _terms(lease, node, target), self._lease_seconds)]
+        terms = _terms(lease, node, target)
+        return [RenewLease(node.link, terms, self._lease_seconds), RecordLease(terms)]
 
     # Ends
 

@@ -77,7 +77,9 @@ class Ledger(Protocol):
         """The name the key was made under; None for a key that was never made."""
         ...
 
-    async def record_lease(self, terms: LeaseTerms, *, now: float) -> None: ...
+    async def record_lease(self, terms: LeaseTerms, *, now: float) -> None:
+        """When it is given, and again whenever it is renewed."""
+        ...
 
     async def store_receipts(
         self, target: PeerId, receipts: Sequence[Receipt], *, now: float

@@ -198,7 +198,7 @@ def record_lease(database: sqlite3.Connection, terms: LeaseTerms, now: float) ->
         "SELECT id FROM model_pairs WHERE (target, target_digest, drafter, drafter_digest) = (?, ?, ?, ?)", pair
     ).fetchone()
     row = (terms.jti, terms.node, terms.target, terms.pool, terms.model, now, number)
-    database.execute("INSERT INTO leases VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+    database.execute("INSERT INTO leases VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (jti) DO NOTHING", row)
 
 
 def add_api_key(database: sqlite3.Connection, name: str, key: str, now: float) -> None:

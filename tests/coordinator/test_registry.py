@@ -273,9 +273,10 @@ def test_a_lease_is_renewed_at_half_its_life(registry: Registry) -> None:
         registry.handle(NodeBeat(at, NODE, Heartbeat(0)))
         registry.handle(TargetBeat(at, TARGET, TargetHeartbeat(0, 0, 0)))
         assert registry.handle(Tick(at)) == []
-    (renewed,) = registry.handle(Tick(300.0))
+    renewed, recorded = registry.handle(Tick(300.0))
     assert isinstance(renewed, RenewLease)
     assert (renewed.link, renewed.terms.jti, renewed.seconds) == (NODE, "jti-1", 600.0)
+    assert recorded == RecordLease(renewed.terms)
     assert registry.handle(Tick(300.0)) == []
 
 

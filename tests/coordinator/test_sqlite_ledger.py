@@ -201,7 +201,7 @@ async def test_a_ledger_whose_receipts_age_stops_growing(tmp_path: Path, ledger:
 async def test_one_calls_failure_leaves_the_others_of_its_batch_alone(ledger: SqliteLedger) -> None:
     outcomes = await asyncio.gather(
         ledger.record_lease(terms(), now=0.0),
-        ledger.record_lease(terms(), now=0.0),
+        ledger.add_join_secret("right", role=Role.NODE, pool="p", expires=100.0, uses=1, now=0.0),  # there is one
         ledger.store_receipts(T, [receipt("1")], now=0.0),
         return_exceptions=True,
     )

@@ -96,6 +96,7 @@ async def test_receipts_count_once_and_acceptance_with_them(ledger: Ledger) -> N
     batch = [receipt("one"), receipt("two"), receipt("stray", jti="unknown")]
     new = await ledger.store_receipts(TARGET, batch, now=NOW)
     assert [(kept.id, pair is not None) for kept, pair in new] == [("one", True), ("two", True), ("stray", False)]
+    await ledger.record_lease(terms("lease"), now=NOW + 300)
     assert await ledger.store_receipts(TARGET, batch, now=NOW) == []
     (figures,) = await ledger.acceptance(now=NOW)
     assert (figures.pair.target, figures.pair.drafter) == ("large", "small")
