@@ -78,7 +78,7 @@ class Ledger(Protocol):
         ...
 
     async def record_lease(self, terms: LeaseTerms, *, now: float) -> None:
-        """When it is given, and again whenever it is renewed."""
+        """When it is given, and again whenever it is renewed: one that nobody uses may be forgotten days later."""
         ...
 
     async def store_receipts(
@@ -89,7 +89,7 @@ class Ledger(Protocol):
         What a receipt says counts for good; the receipt itself may be let go of, and its id forgotten, days later.
 
         A new one counts, for acceptance in the same transaction, if its lease is one that was recorded for this node
-        and this target; the models are None where it does not.
+        and this target, and is not forgotten; the models are None where it does not.
         """
         ...
 

@@ -9,7 +9,9 @@ from urllib.parse import urlsplit
 from wanspec_p2p.errors import ConfigError
 from wanspec_p2p.security.tls import is_loopback
 
-__all__ = ["CoordinatorSettings", "split_address"]
+__all__ = ["MAX_LEASE_SECONDS", "CoordinatorSettings", "split_address"]
+
+MAX_LEASE_SECONDS = 86_400.0
 
 
 def split_address(url: str) -> tuple[bool, str]:
@@ -43,7 +45,7 @@ class CoordinatorSettings:
     lease_seconds: float = 600.0
     offer_seconds: float = 2.0  # how long a node may think about an offered lease
     stall_seconds: float = 300.0  # an answer without a token for this long ends with a timeout
-    receipt_days: float = 90.0  # receipts are kept one by one for so long, and after that as sums by node
+    receipt_days: float = 90.0  # how long receipts are kept one by one, and leases after their end; their sums stay
     trusted_pools: tuple[str, ...] = ()  # whose nodes may see prompts of privacy "trusted"
     advertise: bool = False  # tell the local network where we are (a hint; keys still decide)
     name: str = "coordinator"
@@ -62,7 +64,7 @@ class CoordinatorSettings:
             raise ConfigError(f"port must be between 0 and 65535, not {self.port}")
         for name, low, high in (
             ("heartbeat", 0.2, 60.0),
-            ("lease_seconds", 10.0, 86_400.0),
+            ("lease_seconds", 10.0, MAX_LEASE_SECONDS),
             ("offer_seconds", 0.1, 60.0),
             ("stall_seconds", 1.0, 86_400.0),
         ):

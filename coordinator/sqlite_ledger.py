@@ -38,7 +38,8 @@ class SqliteLedger:
     """Implements `Ledger`.
 
     Args:
-        receipt_days: after which a receipt is kept only as part of its node's sums; None: never.
+        receipt_days: after which a receipt is kept only as part of its node's sums, and a lease that has ended not at
+            all; None: never.
 
     Raises:
         ConfigError: see `open_database`.
@@ -79,7 +80,7 @@ class SqliteLedger:
         return await self._run(lambda database: statements.api_key_name(database, key))
 
     async def record_lease(self, terms: LeaseTerms, *, now: float) -> None:
-        await self._run(lambda database: statements.record_lease(database, terms, now))
+        await self._run(lambda database: self._record(database, terms, now))
 
     async def store_receipts(
         self, target: PeerId, receipts: Sequence[Receipt], *, now: float
@@ -110,6 +111,12 @@ class SqliteLedger:
         return await asyncio.shield(asyncio.wrap_future(call.outcome))
 
     # The writer thread
+
+    def _record(self, database: sqlite3.Connection, terms: LeaseTerms, now: float) -> None:
+        """As below. Old leases cannot go with receipts: there are leases that never have any."""
+        statements.record_lease(database, terms, now)
+        if self._receipt_seconds is not None:
+            statements.forget_leases(database, now - self._receipt_seconds, 2)
 
     def _store(
         self, database: sqlite3.Connection, target: PeerId, receipts: Sequence[Receipt], now: float

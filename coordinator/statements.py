@@ -11,6 +11,7 @@ from coordinator.acceptance import DAYS_KEPT, RECENT_DAYS, Acceptance, ModelPair
 from coordinator.instructions import LeaseTerms
 from coordinator.ledger import MAX_PAIRS, Applicant, Enrolment
 from coordinator.records import Tally
+from coordinator.settings import MAX_LEASE_SECONDS
 from wanspec_p2p.errors import CloseCode, ConfigError, RemoteProtocolError
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.target_to_coordinator import Receipt
@@ -29,6 +30,7 @@ __all__ = [
     "enrolled",
     "enrolments",
     "fold_receipts",
+    "forget_leases",
     "open_join_secrets",
     "record_lease",
     "remove_api_key",
@@ -197,8 +199,25 @@ def record_lease(database: sqlite3.Connection, terms: LeaseTerms, now: float) ->
     (number,) = database.execute(
         "SELECT id FROM model_pairs WHERE (target, target_digest, drafter, drafter_digest) = (?, ?, ?, ?)", pair
     ).fetchone()
-    row = (terms.jti, terms.node, terms.target, terms.pool, terms.model, now, number)
-    database.execute("INSERT INTO leases VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (jti) DO NOTHING", row)
+    row = (terms.jti, terms.node, terms.target, terms.pool, terms.model, now, number, day_of(now))
+    database.execute(
+        "INSERT INTO leases VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT (jti) DO UPDATE SET used = excluded.used WHERE used < excluded.used",
+        row,
+    )
+
+
+def forget_leases(database: sqlite3.Connection, before: float, most: int) -> None:
+    """Of the leases that had ended before then those that were used longest ago, at most so many.
+
+    None goes by which a receipt counts that is kept: its lease was in use on the day it was stored, or later.
+    """
+    (oldest,) = database.execute("SELECT min(stored) FROM receipts").fetchone()
+    day = day_of(before - MAX_LEASE_SECONDS)  # renewed late on its last day, it went on into the next
+    database.execute(
+        "DELETE FROM leases WHERE jti IN (SELECT jti FROM leases WHERE used < ? ORDER BY used LIMIT ?)",
+        (day if oldest is None else min(day, day_of(oldest)), most),
+    )
 
 
 def add_api_key(database: sqlite3.Connection, name: str, key: str, now: float) -> None:
@@ -232,11 +251,15 @@ def store_receipts(
 
 
 def _count_positions(database: sqlite3.Connection, target: PeerId, receipt: Receipt, day: int) -> ModelPair | None:
-    """The models of the receipt's lease; None where no lease of this name was recorded for these two peers."""
+    """The models of the receipt's lease; None where the ledger has no lease of this name for these two peers."""
+    named = (receipt.jti, receipt.node, target)
+    database.execute(
+        "UPDATE leases SET used = ? WHERE jti = ? AND node = ? AND target = ? AND used < ?", (day, *named, day)
+    )
     lease = database.execute(
         "SELECT pair, model_pairs.target, target_digest, drafter, drafter_digest "
         "FROM leases JOIN model_pairs ON id = pair WHERE jti = ? AND node = ? AND leases.target = ?",
-        (receipt.jti, receipt.node, target),
+        named,
     ).fetchone()
     if lease is None:
         return None

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.acceptance import SECONDS_A_DAY as DAY
 from coordinator.schema import migrations, open_database
-from coordinator.statements import acceptance, store_receipts, tallies
+from coordinator.statements import acceptance, fold_receipts, forget_leases, store_receipts, tallies
 from wanspec_p2p.errors import ConfigError
 from wanspec_p2p.protocol.target_to_coordinator import Receipt
 from wanspec_p2p.types import PeerId
@@ -53,6 +54,38 @@ def test_a_ledger_of_before_acceptance_keeps_its_rows(tmp_path: Path) -> None:
     assert store_receipts(database, PeerId("target"), receipts, 2.0) == [(receipts[1], None)]
     assert acceptance(database, 2.0) == [], "nobody knows the models of a lease of before"
     assert tallies(database)[PeerId("node")].drafted == 8
+    database.close()
+
+
+def test_leases_of_a_ledger_that_forgot_none_are_kept_for_as_long_as_newer_ones(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    database = open_database(path, migrations()[:3])
+    for jti, issued in (("held ever since", 1.5), ("later", 20.5)):
+        database.execute("INSERT INTO leases VALUES (?, 'node', 'target', 'pool', 'm', ?, NULL)", (jti, issued * DAY))
+    counts = (4, 3, 2, 1, None, 30.5 * DAY)
+    row = ("id", "target", "node", "held ever since", "session", *counts)
+    database.execute("INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    database.close()
+    database = open_database(path)
+    rows = database.execute("SELECT jti, issued, used FROM leases ORDER BY jti").fetchall()
+    assert rows == [("held ever since", 1.5 * DAY, 30), ("later", 20.5 * DAY, 30)]
+    receipt = Receipt("id 2", PeerId("node"), "held ever since", "session", 4, 3, 2, 1)
+    assert store_receipts(database, PeerId("target"), [receipt], 35.5 * DAY) == [(receipt, None)]
+    fold_receipts(database, 35.0 * DAY, 10)
+    forget_leases(database, 32.0 * DAY - 1, 10)
+    assert database.execute("SELECT count(*) FROM leases").fetchone() == (2,)
+    forget_leases(database, 32.0 * DAY, 10)
+    assert database.execute("SELECT jti, used FROM leases").fetchall() == [("held ever since", 35)]
+    assert tallies(database)[PeerId("node")].drafted == 8
+    database.close()
+
+
+def test_an_empty_ledger_that_forgot_no_leases_is_brought_up(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    open_database(path, migrations()[:3]).close()
+    database = open_database(path)
+    forget_leases(database, 100.0 * DAY, 10)
+    assert database.execute("SELECT count(*) FROM leases").fetchone() == (0,)
     database.close()
 
 

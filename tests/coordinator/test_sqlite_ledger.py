@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import sqlite3
 import sys
@@ -196,6 +197,118 @@ async def test_a_ledger_whose_receipts_age_stops_growing(tmp_path: Path, ledger:
         pages.append((await aging._run(lambda database: database.execute("PRAGMA page_count").fetchone()))[0])
     assert pages[-1] == pages[-2] <= 1.1 * pages[1]
     await aging.close()
+
+
+async def leases_in(ledger: SqliteLedger) -> list[str]:
+    rows = await ledger._run(lambda database: database.execute("SELECT jti FROM leases ORDER BY jti").fetchall())
+    return [jti for (jti,) in rows]
+
+
+@pytest.fixture
+async def aging(tmp_path: Path) -> AsyncIterator[SqliteLedger]:
+    aging = SqliteLedger(tmp_path / "aging.sqlite3", receipt_days=10.0)
+    yield aging
+    await aging.close()
+
+
+async def test_a_lease_is_forgotten_so_many_days_after_its_end(aging: SqliteLedger) -> None:
+    await aging.record_lease(terms("old"), now=0.9 * DAY)  # lasts a day at most, until 1.9
+    await aging.record_lease(terms("1"), now=12.0 * DAY - 1.0)
+    assert await leases_in(aging) == ["1", "old"]
+    await aging.record_lease(terms("2"), now=12.0 * DAY)
+    assert await leases_in(aging) == ["1", "2"]
+    late = receipt("late", jti="old", by_depth=((3, 2),))
+    unknown = receipt("unknown", jti="unknown", by_depth=((3, 2),))
+    assert await aging.store_receipts(T, [late, unknown], now=12.0 * DAY) == [(late, None), (unknown, None)]
+    assert await aging.store_receipts(T, [late, unknown], now=12.0 * DAY) == [], "both are stored"
+    assert (await aging.tallies(), await aging.acceptance(now=12.0 * DAY)) == ({}, [])
+
+
+async def test_a_lease_is_kept_while_it_is_renewed(aging: SqliteLedger) -> None:
+    await aging.record_lease(terms("ended"), now=0.0)
+    for day in range(100):
+        await aging.record_lease(terms("held"), now=day * DAY)
+        await aging.record_lease(terms("held"), now=(day + 0.5) * DAY)
+    assert await leases_in(aging) == ["held"]
+    assert await aging.store_receipts(T, [receipt("1", jti="held")], now=100.0 * DAY) == [
+        (receipt("1", jti="held"), PAIR)
+    ]
+
+
+async def test_a_receipt_keeps_its_lease_for_as_long_as_it_is_kept_itself(aging: SqliteLedger) -> None:
+    await aging.record_lease(terms("edge"), now=0.0)
+    await aging.record_lease(terms("other", "b"), now=0.0)
+    for stray in (receipt("stray 1", "b", "edge"), receipt("stray 2", "a", "other")):
+        await aging.store_receipts(T, [stray], now=11.0 * DAY)  # of somebody else's lease: keeps neither
+    assert await aging.store_receipts(T, [receipt("1", jti="edge")], now=11.9 * DAY) == [
+        (receipt("1", jti="edge"), PAIR)
+    ]
+    await aging.record_lease(terms("new", "c"), now=12.0 * DAY)
+    assert await leases_in(aging) == ["edge", "new"]
+    for day in range(13, 40):
+        await aging.record_lease(terms("new", "c"), now=day * DAY)
+    assert await leases_in(aging) == ["edge", "new"], "no receipt has come, so none was folded"
+    tallies = {PeerId("a" * 32): Tally(4, 3, 2, 1)}
+    assert await aging.tallies() == tallies
+    await aging.store_receipts(T, [receipt("2", "c", "new"), receipt("3", "c", "new")], now=40.0 * DAY)
+    await aging.record_lease(terms("new", "c"), now=40.0 * DAY)
+    assert await leases_in(aging) == ["new"]
+    assert await aging.tallies() == {**tallies, PeerId("c" * 32): Tally(8, 6, 4, 2)}
+
+
+async def test_what_has_counted_goes_on_counting_in_whatever_order_all_comes(aging: SqliteLedger) -> None:
+    rng = random.Random(7)
+    now, counted, forgotten, recorded = 0.0, 0, 0, list[tuple[str, str]]()
+    for step in range(600):
+        now += rng.expovariate(3.0) * DAY
+        if rng.random() < 0.5:
+            recorded.append((str(step), rng.choice("abc")))
+            await aging.record_lease(terms(*recorded[-1]), now=now)
+            continue
+        jti, node = rng.choice(recorded[-60:])  # most of what is forgotten is among these
+        for _, pair in await aging.store_receipts(T, [receipt(str(step), node, jti)], now=now):
+            counted, forgotten = counted + (pair is not None), forgotten + (pair is None)
+        if step % 10 == 0:
+            assert sum(tally.won for tally in (await aging.tallies()).values()) == counted
+    assert min(counted, forgotten) > 50
+    assert len(await leases_in(aging)) < 150
+
+
+async def test_two_old_leases_go_for_each_that_comes(tmp_path: Path, aging: SqliteLedger) -> None:
+    for number in range(5):
+        await aging.record_lease(terms(f"old {number}"), now=number * DAY)
+    await aging.close()
+    unaging = SqliteLedger(tmp_path / "aging.sqlite3")  # as commands beside the coordinator open it
+    await unaging.record_lease(terms("new 0"), now=100.0 * DAY)
+    assert len(await leases_in(unaging)) == 6
+    await unaging.close()
+    again = SqliteLedger(tmp_path / "aging.sqlite3", receipt_days=10.0)
+    await again.record_lease(terms("new 1"), now=100.0 * DAY)
+    assert await leases_in(again) == ["new 0", "new 1", "old 2", "old 3", "old 4"], "the oldest first"
+    await again.record_lease(terms("new 1"), now=100.1 * DAY)
+    await again.record_lease(terms("new 2"), now=100.1 * DAY)
+    assert await leases_in(again) == ["new 0", "new 1", "new 2"]
+    await again.close()
+
+
+async def test_a_ledger_whose_leases_come_and_go_stops_growing(aging: SqliteLedger) -> None:
+    pages = []
+    for day in range(60):
+        await asyncio.gather(*(aging.record_lease(terms(f"{day} {n}"), now=day * DAY) for n in range(200)))
+        pages.append((await aging._run(lambda database: database.execute("PRAGMA page_count").fetchone()))[0])
+    assert max(pages) <= 1.1 * pages[12]
+    assert len(await leases_in(aging)) == 200 * 12
+
+
+async def test_a_lease_that_is_renewed_is_known_again_whatever_the_clock_did(aging: SqliteLedger) -> None:
+    await aging.record_lease(terms("held"), now=100.0 * DAY)
+    await aging.record_lease(terms("ahead", "b"), now=500.0 * DAY)
+    assert await leases_in(aging) == ["ahead"]
+    await aging.record_lease(terms("held"), now=100.1 * DAY)
+    await aging.store_receipts(T, [receipt("1", jti="held")], now=100.1 * DAY)
+    assert await aging.tallies() == {PeerId("a" * 32): Tally(4, 3, 2, 1)}
+    await aging.record_lease(terms("1", "c"), now=110.0 * DAY)
+    assert await leases_in(aging) == ["1", "ahead", "held"]
 
 
 async def test_one_calls_failure_leaves_the_others_of_its_batch_alone(ledger: SqliteLedger) -> None:
