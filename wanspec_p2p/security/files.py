@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wanspec_p2p.errors import UsageError
 
-__all__ = ["create_once", "write_whole"]
+__all__ = ["create_once", "read_private", "write_whole"]
 
 
 def create_once(path: Path, content: bytes, *, what: str) -> bytes:
@@ -28,10 +28,19 @@ def create_once(path: Path, content: bytes, *, what: str) -> bytes:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
             _publish(path, content)
-        _refuse_if_open_to_others(path, what)
-        return path.read_bytes()
+        return _content(path, what)
     except OSError as error:
-        raise UsageError(f"the {what} {path} cannot be used: {error.strerror or error}") from error
+        raise _unusable(path, what, error) from error
+
+
+def read_private(path: Path, *, what: str) -> bytes | None:
+    """What a file that `create_once` made holds; None where there is none. Makes nothing; raises as `create_once`."""
+    try:
+        return _content(path, what)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unusable(path, what, error) from error
 
 
 def write_whole(path: Path, content: bytes, *, private: bool = False) -> None:
@@ -89,6 +98,15 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _content(path: Path, what: str) -> bytes:
+    _refuse_if_open_to_others(path, what)
+    return path.read_bytes()
+
+
+def _unusable(path: Path, what: str, error: OSError) -> UsageError:
+    return UsageError(f"the {what} {path} cannot be used: {error.strerror or error}")
 
 
 def _refuse_if_open_to_others(path: Path, what: str) -> None:

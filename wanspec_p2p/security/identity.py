@@ -11,10 +11,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from wanspec_p2p.errors import CloseCode, RemoteProtocolError, UsageError
-from wanspec_p2p.security.files import create_once, write_whole
+from wanspec_p2p.security.files import create_once, read_private, write_whole
 from wanspec_p2p.types import PeerId
 
 __all__ = ["Identity", "peer_id", "verify"]
+
+_WHAT = "identity key"
 
 
 def peer_id(public_key: bytes) -> PeerId:
@@ -54,7 +56,16 @@ class Identity:
         Raises:
             UsageError: the file is open to others, unreadable, or holds something else.
         """
-        pem = create_once(path, cls.generate()._pem(), what="identity key")
+        return cls._kept(path, create_once(path, cls.generate()._pem(), what=_WHAT))
+
+    @classmethod
+    def load(cls, path: Path) -> Identity | None:
+        """The same where there is one; None, and nothing is made, where there is none. Raises as `load_or_create`."""
+        pem = read_private(path, what=_WHAT)
+        return None if pem is None else cls._kept(path, pem)
+
+    @classmethod
+    def _kept(cls, path: Path, pem: bytes) -> Identity:
         try:
             return cls.from_pem(pem)
         except ValueError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from wanspec_p2p.errors import UsageError
-from wanspec_p2p.security.files import create_once, write_whole
+from wanspec_p2p.security.files import create_once, read_private, write_whole
 
 
 def _mode(path: Path) -> int:
@@ -62,6 +62,19 @@ def test_a_file_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
     path.chmod(mode)
     with pytest.raises(UsageError, match=f"open to others .mode {mode:04o}.: run `chmod 600 "):
         create_once(path, b"y", what="key")
+
+
+def test_to_read_is_to_make_nothing_and_to_mind_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "secret"
+    assert read_private(path, what="key") is None
+    assert not path.parent.exists()
+    create_once(path, b"x", what="key")
+    assert read_private(path, what="key") == b"x"
+    path.chmod(0o640)
+    with pytest.raises(UsageError, match="open to others"):
+        read_private(path, what="key")
+    with pytest.raises(UsageError, match=f"the key {path.parent / 'secret' / 'below'} cannot be used: Not a directory"):
+        read_private(path / "below", what="key")
 
 
 def test_a_directory_in_which_anyone_may_write_is_refused(tmp_path: Path) -> None:

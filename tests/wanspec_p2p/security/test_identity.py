@@ -49,6 +49,16 @@ def test_an_identity_is_kept(tmp_path: Path) -> None:
     assert path.read_bytes().startswith(b"-----BEGIN PRIVATE KEY-----")
 
 
+def test_to_load_makes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "data" / "identity.pem"
+    assert Identity.load(path) is None
+    assert not path.parent.exists()
+    kept = Identity.load_or_create(path)
+    again = Identity.load(path)
+    assert again is not None and again.peer_id == kept.peer_id
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_a_file_that_holds_something_else_is_not_replaced(tmp_path: Path) -> None:
     other = ec.generate_private_key(ec.SECP256R1()).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -59,6 +69,8 @@ def test_a_file_that_holds_something_else_is_not_replaced(tmp_path: Path) -> Non
         path.chmod(0o600)
         with pytest.raises(UsageError, match="does not hold an Ed25519 private key"):
             Identity.load_or_create(path)
+        with pytest.raises(UsageError, match="does not hold an Ed25519 private key"):
+            Identity.load(path)
         assert path.read_bytes() == content
 
 
