@@ -190,7 +190,7 @@ class _Connection:
         log.info("enrolled", peer=peer, role=self._role.value, name=message.name, pool=pool)
         self._outbox.put(Registered(pool, self._executor.settings.heartbeat))
         self._outbox.close(CloseCode.NORMAL, "")
-        return "it comes back when its model is ready"
+        return "it was told that it is enrolled"
 
     def _register(self, message: RegisterNode | RegisterTarget, enrolment: Enrolment) -> None:
         executor = self._executor

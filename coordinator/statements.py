@@ -61,7 +61,8 @@ def admit(database: sqlite3.Connection, applicant: Applicant, now: float) -> Enr
     if row is not None:
         role, pool = row
         if role != applicant.role.value:
-            raise RemoteProtocolError(f"this key is enrolled as a {role}", CloseCode.NOT_ENROLLED)
+            wanted = f"a {applicant.role.value} needs a --data-dir and a join token of its own"
+            raise RemoteProtocolError(f"this key is enrolled as a {role}: {wanted}", CloseCode.NOT_ENROLLED)
         return Enrolment(applicant.peer, applicant.role, pool)
     if not applicant.secret:
         raise RemoteProtocolError("this key is not enrolled here: join with a token first", CloseCode.NOT_ENROLLED)

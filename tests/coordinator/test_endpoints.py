@@ -266,7 +266,7 @@ async def test_who_only_enrols_is_told_that_it_may_come_and_is_nobody_until_it_d
     assert {line["log_level"] for line in logs} == {"info"}
     assert [line["event"] for line in logs] == ["enrolled", "peer left"] * 2
     assert logs[0] | {"peer": identity.peer_id, "role": role.value, "name": "lab-a", "pool": "lab"} == logs[0]
-    assert logs[1]["reason"] == "it comes back when its model is ready"
+    assert logs[1]["reason"] == "it was told that it is enrolled"
     state = (await rig.http.get("/api/state")).json()
     assert (state["nodes"], state["targets"]) == ([], [])
     await rig.peer(registration(), identity=identity)
@@ -278,12 +278,16 @@ async def test_who_only_enrols_is_told_that_it_may_come_and_is_nobody_until_it_d
     assert refusal.code == CloseCode.JOIN_REFUSED and "used already" in refusal.reason
 
 
-async def test_to_ask_whether_it_is_enrolled_does_not_throw_out_the_peer_that_runs(rig: Any) -> None:
-    identity = Identity.generate()
-    running = await rig.node(identity=identity)
-    await rig.peer(node_registration(), identity=identity, features=(ENROLMENT,), first=Enrol("again"))
+@pytest.mark.parametrize("registration", [node_registration, target_registration], ids=["node", "target"])
+async def test_to_ask_whether_it_is_enrolled_does_not_throw_out_the_peer_that_runs(rig: Any, registration: Any) -> None:
+    identity, registry = Identity.generate(), rig.executor.registry
+    running = await (rig.node if registration is node_registration else rig.target)(identity=identity)
+    links = [(record.peer, record.link) for record in (*registry.nodes.values(), *registry.targets.values())]
+    await rig.peer(registration(), identity=identity, features=(ENROLMENT,), first=Enrol("again"))
     await until(lambda: len(rig.serving) == 1)
-    assert running.ended is None and set(rig.executor.registry.nodes) == {identity.peer_id}
+    assert running.ended is None and [peer for peer, _ in links] == [identity.peer_id]
+    now = [(record.peer, record.link) for record in (*registry.nodes.values(), *registry.targets.values())]
+    assert now == links
 
 
 async def test_who_asks_in_the_wrong_role_or_was_revoked_is_told_so(rig: Any) -> None:

@@ -87,7 +87,7 @@ async def test_a_secret_used_up_is_refused(ledger: SqliteLedger) -> None:
 
 async def test_a_key_keeps_the_role_it_enrolled_with(ledger: SqliteLedger) -> None:
     await ledger.admit(applicant("a", "right"), now=1.0)
-    with pytest.raises(RemoteProtocolError, match="enrolled as a node") as refusal:
+    with pytest.raises(RemoteProtocolError, match="enrolled as a node: a target needs a --data-dir") as refusal:
         await ledger.admit(applicant("a", role=Role.TARGET), now=1.0)
     assert refusal.value.code == CloseCode.NOT_ENROLLED
 
