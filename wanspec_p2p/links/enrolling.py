@@ -22,7 +22,7 @@ from wanspec_p2p.protocol.common_messages import ENROLMENT, ControlMessage, Enro
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.types import Role
 
-__all__ = ["Credentials", "ask"]
+__all__ = ["Credentials", "answer", "ask"]
 
 SECONDS = 20.0
 """What asking may take in all, however many addresses a coordinator has: those that do not answer take 10 s each."""
@@ -92,7 +92,10 @@ async def ask(
     try:
         async with asyncio.timeout(SECONDS):
             link = await dial()
-            return await _answer(link, question)
+            told = await answer(link, question)
+        if told is not None:
+            log.info("enrolled", coordinator=link.peer, pool=told.pool)
+        return told is not None  # where it is None, the coordinator says what it has to say when we register
     except PeerRefused as error:
         if error.code in final:
             raise
@@ -112,16 +115,21 @@ async def ask(
     return False
 
 
-async def _answer(link: PeerLink[T], question: Enrol) -> bool:
+async def answer(link: PeerLink[T], question: Enrol) -> Registered | None:
+    """What the coordinator at the other end says to `question`; None where it is of the release before, and not asked.
+
+    Raises:
+        PeerRefused, LinkClosed: it does not want this peer, or has gone.
+        RemoteProtocolError: it says something else. The link is closed.
+    """
     if ENROLMENT not in link.features:
-        return False  # a coordinator of the release before: it says what it has to say when we register
+        return None
     try:
         await link.send(question)
-        answer = await link.receive()
-        if not isinstance(answer, Registered):
-            raise RemoteProtocolError(f"{type(answer).__name__} came before Registered")
+        told = await link.receive()
+        if not isinstance(told, Registered):
+            raise RemoteProtocolError(f"{type(told).__name__} came before Registered")
     except RemoteProtocolError as error:
         await link.close(error.code, error.reason)
         raise
-    log.info("enrolled", coordinator=link.peer, pool=answer.pool)
-    return True
+    return told
