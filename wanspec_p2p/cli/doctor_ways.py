@@ -1,5 +1,5 @@
-"""The part of `wanspec doctor` that leaves this machine: is the coordinator there, is it the right one, what time is it
-there, and will anybody accept the certificates that are shown here."""
+"""The part of `wanspec doctor` that leaves this machine: is the coordinator there, is it the right one, does it know us
+still, what time is it there, and will anybody accept the certificates that are shown here."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wanspec_p2p.cli.findings import Finding, guarded
 from wanspec_p2p.cli.output import short
 from wanspec_p2p.cli.settings import submitter
 from wanspec_p2p.errors import ConfigError
+from wanspec_p2p.types import Role
 
 if TYPE_CHECKING:
     from wanspec_p2p.links.membership import Membership
+    from wanspec_p2p.links.peer import PeerLink
+    from wanspec_p2p.security.identity import Identity
 
 __all__ = ["certificates", "named_coordinator", "remembered_coordinators"]
 
 CLOCK_LEEWAY = 30.0
 """Seconds two clocks may differ before a fresh lease looks expired or not yet issued."""
-ROLES = ("node", "target")
-UNTRIED = "that we are still enrolled there is not tried, but by `run`"
+ROLES = Role.NODE, Role.TARGET
 SOON = 30 * 86_400.0
 """Seconds before its end from which a certificate is worth a word."""
 
@@ -65,12 +67,23 @@ def remembered_coordinators(data: Path) -> Iterator[Finding]:
         file = data / role / "coordinator.json"
         if file.exists():
             check = f"way of the {role}"
-            yield guarded(check, partial(_way, check, file))
+            way = guarded(check, partial(_way, check, role, file))
+            yield way
+            if way.ok:
+                enrolment = f"enrolment of the {role}"
+                yield guarded(enrolment, partial(_enrolment, enrolment, role, file))
             yield guarded(f"{check}, clock", partial(_way_clock, check, file))
 
 
-def _way(check: str, file: Path) -> Finding:
-    return asyncio.run(_knock(check, _load(file)))
+def _way(check: str, role: Role, file: Path) -> Finding:
+    return asyncio.run(_knock(check, role, _load(file)))
+
+
+def _enrolment(check: str, role: Role, file: Path) -> Finding:
+    from wanspec_p2p.cli.doctor_enrolment import check_enrolment
+
+    dial = partial(_dial, _load(file), role)
+    return asyncio.run(check_enrolment(check, role, file.with_name("identity.pem"), dial))
 
 
 def _way_clock(check: str, file: Path) -> Finding:
@@ -88,34 +101,40 @@ def _load(file: Path) -> Membership:
     return home
 
 
-async def _knock(check: str, home: Membership) -> Finding:
-    """All of a link but the registration, as somebody nobody knows: address, TLS, certificate and key. To register with
-    our own key would tell whether it is enrolled, and throw out the daemon that uses it."""
-    from wanspec_p2p.clock import SystemClock
-    from wanspec_p2p.links import websocket
-    from wanspec_p2p.links.peer import connect
-    from wanspec_p2p.protocol.codec import AT_NODE_FROM_COORDINATOR
-    from wanspec_p2p.protocol.common_messages import SUCCESSION
+async def _knock(check: str, role: Role, home: Membership) -> Finding:
+    """All of a link but the registration, as somebody nobody knows: address, TLS, certificate and key."""
     from wanspec_p2p.security.identity import Identity
-    from wanspec_p2p.types import Role
 
-    transport = await websocket.dial(f"{home.url.rstrip('/')}/wanspec/node", certificate=home.certificate)
-    link = await connect(
-        transport,
-        AT_NODE_FROM_COORDINATOR,
-        identity=Identity.generate(),
-        role=Role.NODE,
-        expect=home.peer_id,
-        clock=SystemClock(),
-        features=(SUCCESSION,),
-    )
+    link = await _dial(home, role, Identity.generate())
     await link.close()
     changed = "" if link.peer == home.peer_id else f", whose key has changed to {short(link.peer)} since"
     secured = "plain, on this machine"
-    if transport.certificate is not None:
-        of = "" if transport.certificate == home.certificate else "successor of the "
+    if link.certificate is not None:
+        of = "" if link.certificate == home.certificate else "successor of the "
         secured = f"TLS with the {of}pinned certificate"
-    return Finding(check, True, f"{home.url} is the coordinator that was joined{changed} ({secured}); {UNTRIED}")
+    return Finding(check, True, f"{home.url} is the coordinator that was joined{changed} ({secured})")
+
+
+async def _dial(home: Membership, role: Role, identity: Identity) -> PeerLink[Any]:
+    """As a service does that has one address of its coordinator, and remembers nothing of it."""
+    from wanspec_p2p.clock import SystemClock
+    from wanspec_p2p.links import websocket
+    from wanspec_p2p.links.peer import connect
+    from wanspec_p2p.protocol.codec import AT_NODE_FROM_COORDINATOR, AT_TARGET_FROM_COORDINATOR
+    from wanspec_p2p.protocol.common_messages import ENROLMENT, SUCCESSION
+
+    codec: Any = AT_NODE_FROM_COORDINATOR if role is Role.NODE else AT_TARGET_FROM_COORDINATOR
+    transport = await websocket.dial(f"{home.url.rstrip('/')}/wanspec/{role}", certificate=home.certificate)
+    return await connect(
+        transport,
+        codec,
+        identity=identity,
+        role=role,
+        expect=home.peer_id,
+        clock=SystemClock(),
+        features=(SUCCESSION, ENROLMENT),
+        certificate=transport.certificate,
+    )
 
 
 def certificates(data: Path, now: float) -> Iterator[Finding]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import namedtuple
 from dataclasses import replace
@@ -7,14 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from node import hardware
+from coordinator.admin import issue_join_token, peers, revoke_peer
+from coordinator.settings import CoordinatorSettings
+from node import daemon, hardware
 from node.hardware import Gpu, Hardware
+from node.settings import NodeSettings
 from tests.support.fake_coordinator import FakeCoordinator, serving
+from tests.support.whole_network import coordinator_in_a_thread
 from tests.wanspec_p2p.cli.conftest import Run
 from wanspec_p2p.cli import doctor
 from wanspec_p2p.cli.doctor import check_clock, check_disk, check_driver, check_keys
 from wanspec_p2p.cli.findings import Finding
 from wanspec_p2p.errors import ExitCode
+from wanspec_p2p.locking import locked
+from wanspec_p2p.types import Role
 
 MACHINE = Hardware("Linux", 2, 2**30, 2**30, (), "no NVIDIA driver: not found")
 
@@ -86,6 +93,23 @@ def test_clocks_that_differ_are_found(run: Run, monkeypatch: pytest.MonkeyPatch)
         code, out, _ = run("doctor", "--coordinator", url)
     assert code == ExitCode.FAILURE and "✗ coordinator's clock: our clocks differ by much" in out
     assert "✓ coordinator: " in out
+
+
+def test_a_node_that_is_not_enrolled_any_more_is_found(run: Run, home: Path) -> None:
+    settings, data = CoordinatorSettings(data_dir=home / "there"), home / ".local/share/wanspec/node"
+    with coordinator_in_a_thread(settings):
+        token = issue_join_token(settings, role=Role.NODE).encode()
+        asyncio.run(daemon.enrol(NodeSettings(data_dir=data, cache_dir=home, join=token)))
+        with locked(data / "node.lock", "node"):  # it runs
+            code, out, _ = run("doctor")
+        assert code == 0 and "✓ enrolment of the node: enrolled (pool default) as " in out
+        revoke_peer(settings, peers(settings)[0].peer)
+        code, out, _ = run("doctor")
+        assert code == ExitCode.FAILURE and "✗ enrolment of the node: refused: this key is not enrolled here" in out
+        code, out, _ = run("doctor", "--json")
+        (finding,) = [finding for finding in json.loads(out) if finding["check"] == "enrolment of the node"]
+        assert code == ExitCode.FAILURE and set(finding) == {"check", "ok", "detail"} and finding["ok"] is False
+    assert sorted(path.name for path in data.iterdir()) == ["coordinator.json", "identity.pem", "node.lock"]
 
 
 # The driver and the disk ----------------------------------------------------------------------------------------------

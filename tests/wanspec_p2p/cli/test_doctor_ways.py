@@ -12,7 +12,7 @@ from coordinator.settings import CoordinatorSettings
 from tests.support.certificates import self_made
 from tests.support.whole_network import coordinator_in_a_thread
 from wanspec_p2p.cli import doctor_ways
-from wanspec_p2p.cli.doctor_ways import UNTRIED, certificates, check_certificate, remembered_coordinators
+from wanspec_p2p.cli.doctor_ways import certificates, check_certificate, remembered_coordinators
 from wanspec_p2p.cli.findings import Finding
 from wanspec_p2p.clock import ManualClock, SystemClock
 from wanspec_p2p.links import membership
@@ -29,9 +29,10 @@ def settings(tmp_path: Path) -> CoordinatorSettings:
 
 
 def joined(settings: CoordinatorSettings) -> Path:
-    """The data of somebody whose node joined this coordinator, which runs."""
+    """The data of somebody whose node joined this coordinator, which runs. Its key nobody has enrolled."""
     token = issue_join_token(settings, role=Role.NODE)
     data = settings.data_dir.parents[1] / "mine"
+    Identity.load_or_create(data / "node/identity.pem")
     membership.store(data / "node/coordinator.json", Membership(token.url, token.coordinator, token.certificate))
     return data
 
@@ -43,13 +44,14 @@ def found(data: Path) -> dict[str, Finding]:
 def test_the_way_to_the_coordinator_that_was_joined_is_walked(settings: CoordinatorSettings) -> None:
     with coordinator_in_a_thread(settings):
         data = joined(settings)
-        way, clock = found(data).values()
-        assert way.ok and way.detail.endswith(
-            "is the coordinator that was joined (TLS with the pinned certificate); " + UNTRIED
-        )
+        way, enrolment, clock = found(data).values()
+        assert way.ok and way.detail.endswith("is the coordinator that was joined (TLS with the pinned certificate)")
+        assert enrolment.check == "enrolment of the node"
+        assert not enrolment.ok and enrolment.detail.startswith("refused: this key is not enrolled here")
         assert clock == Finding("way of the node, clock", True, "within 30 s of this one")
-    assert all(not finding.ok for finding in found(data).values())
-    assert "nobody answers" in found(data)["way of the node"].detail
+    way, clock = found(data).values()  # whom nobody answers cannot ask
+    assert not way.ok and "nobody answers" in way.detail
+    assert not clock.ok
 
 
 def test_a_new_key_is_followed_and_another_coordinator_is_not(settings: CoordinatorSettings) -> None:
@@ -78,11 +80,11 @@ def test_a_new_certificate_that_the_old_one_signed_is_followed(settings: Coordin
     assert known is not None
     keys.rotate_certificate(settings)
     with coordinator_in_a_thread(replace(settings, port=int(known.url.rpartition(":")[2]))):
-        way, clock = found(data).values()
+        way, enrolment, clock = found(data).values()
     assert way.ok and way.detail.endswith(
-        "is the coordinator that was joined (TLS with the successor of the pinned certificate); " + UNTRIED
+        "is the coordinator that was joined (TLS with the successor of the pinned certificate)"
     )
-    assert clock.ok
+    assert clock.ok and enrolment.detail.startswith("refused: this key is not enrolled here")
 
 
 @pytest.mark.parametrize(("off", "words"), [(100.0, "s ahead"), (-100.0, "s behind")])
