@@ -25,6 +25,8 @@ __all__ = ["certificates", "named_coordinator", "remembered_coordinators"]
 
 CLOCK_LEEWAY = 30.0
 """Seconds two clocks may differ before a fresh lease looks expired or not yet issued."""
+CLOCK_SECONDS = 10.0
+"""How long a coordinator may be silent that is asked for its clock."""
 ROLES = Role.NODE, Role.TARGET
 SOON = 30 * 86_400.0
 """Seconds before its end from which a certificate is worth a word."""
@@ -48,7 +50,7 @@ def _clock(url: str, fingerprint: str | None, check: str = "coordinator's clock"
     from wanspec_p2p.client import Client
 
     asked = time.time()
-    with Client(url, fingerprint=fingerprint) as client:
+    with Client(url, fingerprint=fingerprint, timeout=CLOCK_SECONDS) as client:
         theirs = client.wall()
     if theirs is None:
         return Finding(check, True, "it does not say what time it has")

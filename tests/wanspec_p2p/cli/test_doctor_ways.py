@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from wanspec_p2p.cli.findings import Finding
 from wanspec_p2p.clock import ManualClock, SystemClock
 from wanspec_p2p.links import membership
 from wanspec_p2p.links.membership import Membership
+from wanspec_p2p.protocol import limits
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.security.self_made import load_or_create_certificate
 from wanspec_p2p.types import Role
@@ -97,6 +99,17 @@ def test_a_clock_that_is_off_is_found_whichever_way(
         monkeypatch.setattr(doctor_ways.time, "time", lambda: real() + off)
         clock = found(data)["way of the node, clock"]
     assert not clock.ok and words in clock.detail and "leases depend on it" in clock.detail
+
+
+def test_a_coordinator_that_is_silent_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "HANDSHAKE_SECONDS", 0.2)
+    monkeypatch.setattr(doctor_ways, "CLOCK_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        home = Membership(f"ws://127.0.0.1:{silent.getsockname()[1]}", Identity.generate().public_key, None)
+        membership.store(tmp_path / "node/coordinator.json", home)
+        way, clock = found(tmp_path).values()
+    assert not way.ok and way.detail.endswith("did not answer within 0.2 s")
+    assert not clock.ok and clock.detail.endswith("in time")
 
 
 def test_who_has_joined_nothing_has_no_way_to_walk(tmp_path: Path) -> None:
