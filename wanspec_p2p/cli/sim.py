@@ -38,7 +38,7 @@ class ReferenceLaw(enum.StrEnum):
     RECORDED = "recorded"
 
 
-SEEDS = 8
+SEEDS = 10
 QUICK_RTT_MS = (0.0, 30.0, 100.0)
 LONGEST_RTT_MS = 10_000.0
 
@@ -50,7 +50,7 @@ def sim() -> None:
 
 @app.command()
 def reference(
-    seeds: Annotated[int | None, typer.Option(help="Answers of each setting; 8 by default.", min=1, max=1000)] = None,
+    seeds: Annotated[int | None, typer.Option(help="Answers of each setting; 10 by default.", min=1, max=1000)] = None,
     tokens: Annotated[
         int | None,
         typer.Option(help="Of an answer; 256 by default. A start counts for less in a long one.", min=8, max=4096),
@@ -153,11 +153,12 @@ def _draw(report: dict[str, Any], figure: Path) -> None:
 def _play(plans: dict[str, Plan], seeds: int, processes: int, *, ideal: bool) -> dict[str, dict[str, Any]]:
     from wanspec_p2p.simulation.experiment import compared
     from wanspec_p2p.simulation.plays import played_as_wanted
-    from wanspec_p2p.simulation.racing import wanted_by_all
+    from wanspec_p2p.simulation.racing import CHALLENGERS, IDEAL_CHALLENGERS, wanted_by_all
 
+    challengers = IDEAL_CHALLENGERS if ideal else CHALLENGERS
     with progress_bars() as progress:
         results = played_as_wanted(
-            functools.partial(wanted_by_all, tuple(plans.values()), seeds),
+            functools.partial(wanted_by_all, tuple(plans.values()), seeds, challengers=challengers),
             processes=processes,
             progress=lambda step, done, of: progress(f"play, step {step}", done, of),
             ideal=ideal,

@@ -12,23 +12,28 @@ from wanspec_p2p.simulation.experiment import NO_LOCAL, NO_RELIANCE, SHIPPED, Pl
 from wanspec_p2p.simulation.plays import Played
 from wanspec_p2p.simulation.reference import Setting, summed
 
-__all__ = ["FEW", "FINALISTS", "wanted", "wanted_by_all"]
+__all__ = ["CHALLENGERS", "FEW", "FINALISTS", "IDEAL_CHALLENGERS", "wanted", "wanted_by_all"]
 
 FEW = 6
 """Seeds that decide whether the others are worth playing."""
 FINALISTS = 3
 """Of a baseline's lengths: neighbours differ by less than a few seeds can tell."""
+CHALLENGERS = (NO_RELIANCE,)
+"""Policies that may be the fastest, beside the default and none at the target."""
+IDEAL_CHALLENGERS = ("price 0.35", "price 0.5", "price 0.7")
+"""The same for ideal drafters: they bring more, and the gate beside them relies on nobody in any case."""
 
 
-def wanted(plan: Plan, seeds: int, results: Played) -> dict[Setting, int]:
+def wanted(plan: Plan, seeds: int, results: Played, challengers: Sequence[str] = CHALLENGERS) -> dict[Setting, int]:
     """What to play next, each with how many seeds; empty when everything is known that `experiment.compared` tells."""
     race = _Race(results, min(FEW, seeds), seeds)
     for alone in (plan.trees, plan.chains):
         race.finalists(tuple(alone.values()))
     for cell in plan.cells:
         race.whole(cell[name] for name in (NO_LOCAL, SHIPPED))
-        if NO_RELIANCE in cell:
-            race.challenger(cell[NO_RELIANCE], [cell[name] for name in (NO_LOCAL, SHIPPED)])
+        for name in challengers:
+            if name in cell:
+                race.challenger(cell[name], [cell[NO_LOCAL], cell[SHIPPED]])
     if race.missing:
         return race.missing
     for alone in (plan.trees, plan.chains):
@@ -39,11 +44,13 @@ def wanted(plan: Plan, seeds: int, results: Played) -> dict[Setting, int]:
     return race.missing
 
 
-def wanted_by_all(plans: Sequence[Plan], seeds: int, results: Played) -> dict[Setting, int]:
+def wanted_by_all(
+    plans: Sequence[Plan], seeds: int, results: Played, challengers: Sequence[str] = CHALLENGERS
+) -> dict[Setting, int]:
     """The same for several that share settings."""
     found: dict[Setting, int] = {}
     for plan in plans:
-        for setting, most in wanted(plan, seeds, results).items():
+        for setting, most in wanted(plan, seeds, results, challengers).items():
             found[setting] = max(most, found.get(setting, 0))
     return found
 

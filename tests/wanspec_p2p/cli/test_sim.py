@@ -60,7 +60,7 @@ def test_the_object_for_machines(run: Run, plays: list[tuple[Setting, int]]) -> 
             assert set(ratios[drafters]) == LISTS
             assert {len(values) for values in ratios[drafters].values()} == {8}
     assert set(report["baselines"]) == {"tree", "chain"}
-    assert report["seeds"] == 8 and {seed for _, seed in plays} == set(range(8))
+    assert report["seeds"] == 10 and {seed for _, seed in plays} == set(range(10))
     assert {setting.tokens for setting, _ in plays} == {256}
     assert len(report["date"]) == 10
 

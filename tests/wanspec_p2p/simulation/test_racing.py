@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from wanspec_p2p.simulation.experiment import NO_LOCAL, NO_RELIANCE, SHIPPED, Plan, Variant, compared
-from wanspec_p2p.simulation.racing import FEW, FINALISTS, wanted, wanted_by_all
+from wanspec_p2p.simulation.racing import FEW, FINALISTS, IDEAL_CHALLENGERS, wanted, wanted_by_all
 from wanspec_p2p.simulation.reference import Figures, Setting
 from wanspec_p2p.simulation.wan import Wan
 
@@ -118,6 +118,15 @@ def test_a_few_seeds_are_all_there_are() -> None:
 def test_policies_that_a_variant_leaves_out_are_not_played() -> None:
     plan = Plan(replace(PLAN.variant, policies=(NO_LOCAL, SHIPPED)), (50.0,), (2,))
     assert counts(raced(law, plan), FAR) == {NO_LOCAL: SEEDS, SHIPPED: SEEDS}
+
+
+def test_who_may_be_the_fastest_can_be_named() -> None:
+    asked = wanted(PLAN, SEEDS, {}, IDEAL_CHALLENGERS)
+    assert {name for cell in PLAN.cells for name in cell if cell[name] in asked} == {
+        NO_LOCAL,
+        SHIPPED,
+        *IDEAL_CHALLENGERS,
+    }
 
 
 def test_plans_that_share_a_setting_have_it_played_once() -> None:
