@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,7 +48,7 @@ POLICIES: Mapping[str, Callable[[LocalDrafting], LocalDrafting] | None] = {
 """What each makes of the target's own drafting; None: there is none."""
 
 
-def dearer(names: Iterable[str]) -> list[str]:
+def dearer(names: Collection[str]) -> list[str]:
     """Of policies, those that hold a pass dearer than the default does, the dearest last."""
     return [name for name in POLICIES if name in names and name not in (NO_LOCAL, SHIPPED, NO_RELIANCE)]
 

@@ -6,7 +6,7 @@ Plays are independent, and what comes out does not depend on how many processes 
 from __future__ import annotations
 
 import contextlib
-import itertools
+import functools
 import multiprocessing
 import signal
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -20,6 +20,9 @@ __all__ = ["Played", "played", "played_as_wanted"]
 
 Played: TypeAlias = Mapping[Setting, Sequence[Figures]]
 """By setting, figures by seed."""
+Task: TypeAlias = tuple[Setting, int]
+Result: TypeAlias = tuple[Setting, int, Figures]
+Players: TypeAlias = Callable[[Sequence[Task]], Generator[Result, None, None]]
 
 
 def played(
@@ -37,11 +40,8 @@ def played(
         progress: told (done, total).
     """
     tasks = [(setting, seed) for setting in settings for seed in range(first, first + seeds)]
-    found: dict[tuple[Setting, int], Figures] = {}
-    with _players(processes, ideal=False) as play, contextlib.closing(play(tasks)) as plays:
-        for setting, seed, figures in plays:
-            found[setting, seed] = figures
-            progress(len(found), len(tasks))
+    with _players(processes, ideal=False) as play:
+        found = _found(play, tasks, progress)
     return {setting: [found[setting, seed] for seed in range(first, first + seeds)] for setting in settings}
 
 
@@ -60,30 +60,31 @@ def played_as_wanted(
         ideal: calculate what ideal drafters would reach instead of playing the shipped code.
     """
     results: dict[Setting, list[Figures]] = {}
+    step = 0
     with _players(processes, ideal) as play:
-        for step in itertools.count(1):
-            asked = wanted(results)
-            tasks = [
-                (setting, seed) for setting, n in asked.items() for seed in range(len(results.get(setting, ())), n)
-            ]
-            if not tasks:
-                return results
-            found: dict[tuple[Setting, int], Figures] = {}
-            with contextlib.closing(play(tasks)) as plays:
-                for setting, seed, figures in plays:
-                    found[setting, seed] = figures
-                    progress(step, len(found), len(tasks))
-            for task in tasks:
-                results.setdefault(task[0], []).append(found[task])
-    raise AssertionError("unreachable")
+        while tasks := _missing(wanted(results), results):
+            step += 1
+            found = _found(play, tasks, functools.partial(progress, step))
+            for setting, seed in tasks:
+                results.setdefault(setting, []).append(found[setting, seed])
+    return results
 
 
-Task: TypeAlias = tuple[Setting, int]
-Result: TypeAlias = tuple[Setting, int, Figures]
+def _missing(asked: Mapping[Setting, int], results: Played) -> list[Task]:
+    return [(setting, seed) for setting, n in asked.items() for seed in range(len(results.get(setting, ())), n)]
+
+
+def _found(play: Players, tasks: Sequence[Task], progress: Callable[[int, int], None]) -> dict[Task, Figures]:
+    found: dict[Task, Figures] = {}
+    with contextlib.closing(play(tasks)) as plays:
+        for setting, seed, figures in plays:
+            found[setting, seed] = figures
+            progress(len(found), len(tasks))
+    return found
 
 
 @contextlib.contextmanager
-def _players(processes: int, ideal: bool) -> Iterator[Callable[[Sequence[Task]], Generator[Result, None, None]]]:
+def _players(processes: int, ideal: bool) -> Iterator[Players]:
     """What plays tasks, and gives their results as they end."""
     if processes == 1:
         yield lambda tasks: (_task(*task, ideal) for task in tasks)
