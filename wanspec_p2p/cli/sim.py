@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import functools
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +25,7 @@ from wanspec_p2p.words import counted
 
 if TYPE_CHECKING:
     from wanspec_p2p.simulation.experiment import Plan
+    from wanspec_p2p.simulation.racing import Rules
 
 __all__ = ["app"]
 
@@ -72,6 +74,9 @@ def reference(
     node_code: Annotated[
         float, typer.Option(help="Milliseconds of our own code for each pass of a node.", min=0.0, max=1000.0)
     ] = 0.0,
+    prices: Annotated[
+        str | None, typer.Option(help="Show what it is like to hold a pass at the target so much dearer, with commas.")
+    ] = None,
     jobs: Annotated[int, typer.Option(help="Processes that play at the same time.", min=1, max=256)] = 2,
     ablate: Annotated[bool, typer.Option("--ablate", help="With one thing changed at a time.")] = False,
     ideal: Annotated[
@@ -82,7 +87,8 @@ def reference(
     json: Json = False,
 ) -> None:
     """Compare remote drafting with a tree and a chain drafted at the target, by distance."""
-    from wanspec_p2p.simulation.experiment import ABLATION_RTT_MS, RTT_MS, Plan, Variant, ablations
+    from wanspec_p2p.simulation.experiment import ABLATION_RTT_MS, RTT_MS, Plan, Variant, ablations, priced
+    from wanspec_p2p.simulation.racing import Rules
     from wanspec_p2p.simulation.reference import Setting
 
     if ideal and ablate:
@@ -100,6 +106,7 @@ def reference(
     usual = ABLATION_RTT_MS if ablate else QUICK_RTT_MS if quick else RTT_MS
     distances = usual if rtt is None else numbers("--rtt", rtt, 0.0, LONGEST_RTT_MS)
     counts = whole("--drafters", drafters, MAX_DRAFTERS)
+    shown = () if prices is None else _prices(prices)
     base = Setting(tokens=64, warm_up=32) if quick else Setting()
     base = base if tokens is None else replace(base, tokens=tokens)
     base = replace(base, law=law.value, temperature=temperature or 0.0)
@@ -107,13 +114,14 @@ def reference(
     variants = ablations(base) if ablate else {"": Variant(base)}
     plans = {name: Plan(variant, distances, counts) for name, variant in variants.items()}
     chosen = seeds or (1 if quick else SEEDS)
-    found = _play(plans, chosen, jobs, ideal=ideal)
+    found = _play(plans, Rules(chosen, tuple(map(priced, shown))), jobs, ideal=ideal)
     flags = {"--ablate": ablate, "--ideal": ideal, "--quick": quick}
     words = ["wanspec sim reference", *(flag for flag, given in flags.items() if given)]
     words += [f"--seeds {chosen}", *([] if tokens is None else [f"--tokens {tokens}"])]
     words += [] if law is ReferenceLaw.IID else [f"--law {law.value}"]
     words += [f"--temperature {temperature:g}"] if temperature else []
     words += [f"{flag} {ms:g}" for flag, ms in code.items() if ms]
+    words += [f"--prices {listed(shown)}"] if shown else []
     words += [f"--rtt {listed(distances)}", f"--drafters {listed(counts)}"]
     report: dict[str, Any] = {"version": __version__, "date": today(), "command": " ".join(words), "seeds": chosen}
     report |= {"ideal": True} if ideal else {}
@@ -123,7 +131,17 @@ def reference(
     if json:
         emit(report)
     else:
-        _show(report, found)
+        _show(report, found, [priced(price) for price in shown])
+
+
+def _prices(wanted: str) -> tuple[float, ...]:
+    from wanspec_p2p.simulation.experiment import PRICES
+
+    found = numbers("--prices", wanted, 0.0, PRICES[-1])
+    for price in found:
+        if price not in PRICES:
+            raise ConfigError(f"--prices: {price:g} is none of {listed(PRICES)}")
+    return found
 
 
 def _check_temperature(temperature: float, law: ReferenceLaw) -> None:
@@ -150,15 +168,16 @@ def _draw(report: dict[str, Any], figure: Path) -> None:
     write_pictures(figure, draw(report))
 
 
-def _play(plans: dict[str, Plan], seeds: int, processes: int, *, ideal: bool) -> dict[str, dict[str, Any]]:
+def _play(plans: dict[str, Plan], rules: Rules, processes: int, *, ideal: bool) -> dict[str, dict[str, Any]]:
     from wanspec_p2p.simulation.experiment import compared
     from wanspec_p2p.simulation.plays import played_as_wanted
-    from wanspec_p2p.simulation.racing import CHALLENGERS, IDEAL_CHALLENGERS, wanted_by_all
+    from wanspec_p2p.simulation.racing import IDEAL_CHALLENGERS, wanted_by_all
 
-    challengers = IDEAL_CHALLENGERS if ideal else CHALLENGERS
+    if ideal:
+        rules = replace(rules, challengers=IDEAL_CHALLENGERS)
     with progress_bars() as progress:
         results = played_as_wanted(
-            functools.partial(wanted_by_all, tuple(plans.values()), seeds, challengers=challengers),
+            functools.partial(wanted_by_all, tuple(plans.values()), rules),
             processes=processes,
             progress=lambda step, done, of: progress(f"play, step {step}", done, of),
             ideal=ideal,
@@ -166,7 +185,7 @@ def _play(plans: dict[str, Plan], seeds: int, processes: int, *, ideal: bool) ->
     return {name: compared(plan, results) for name, plan in plans.items()}
 
 
-def _show(report: dict[str, Any], found: dict[str, dict[str, Any]]) -> None:
+def _show(report: dict[str, Any], found: dict[str, dict[str, Any]], shown: Sequence[str]) -> None:
     how = "calculated for ideal drafters" if report.get("ideal") else "in virtual time"
     say(f"{report['command']}, {report['date']}: {counted(report['seeds'], 'answer')} of each setting, {how}")
     for name, own in found.items():
@@ -178,6 +197,21 @@ def _show(report: dict[str, Any], found: dict[str, dict[str, Any]]) -> None:
             )
         for kind, ratios in (("tree", own), ("chain", own["chain_baseline"])):
             _table(kind, own["rtt_ms"], {key: ratios[key] for key in own["chain_baseline"]})
+        for policy in shown:
+            _show_policy(policy, own)
+
+
+def _show_policy(policy: str, own: dict[str, Any]) -> None:
+    """Against the tree, by distance: latency, and the share of its draft passes that the target is spared."""
+    tree = own["baselines"]["tree"]
+    say(f"{policy}, against the tree: latency (offload) at {listed(own['rtt_ms'])} ms")
+    for drafters, measured in own["measured"].items():
+        cells = [
+            f"{cell['ms_per_token'] / tree['ms_per_token']:.2f}"
+            f" ({1.0 - cell['passes_per_token'] / tree['passes_per_token']:.0%})"
+            for cell in measured.get(policy, ())  # none where the gate is off
+        ]
+        say(f"{drafters:>17}  {'  '.join(cells)}")
 
 
 def _table(baseline: str, rtt_ms: list[float], found: dict[str, dict[str, list[float]]]) -> None:

@@ -38,6 +38,10 @@ LocalDrafter = Annotated[
     str | None,
     typer.Option(help="A drafter of the target's own, used where no node's drafts are and it pays.", metavar="MODEL"),
 ]
+LocalPrice = Annotated[
+    float | None,
+    typer.Option(help="How much dearer than its time a pass of that drafter is held to be: 0.25; more spares passes."),
+]
 Network = Annotated[bool | None, typer.Option("--network/--no-network", help="Whether nodes draft at all.")]
 
 
@@ -57,6 +61,7 @@ def join(
     slots: Slots = None,
     drafters: Drafters = None,
     local_drafter: LocalDrafter = None,
+    local_price: LocalPrice = None,
     network: Network = None,
     threads: Threads = None,
     dtype: DtypeOption = None,

@@ -23,6 +23,7 @@ __all__ = [
     "ABLATION_RTT_MS",
     "NO_LOCAL",
     "NO_RELIANCE",
+    "PRICES",
     "RTT_MS",
     "SHIPPED",
     "Plan",
@@ -30,6 +31,7 @@ __all__ = [
     "ablations",
     "compared",
     "dearer",
+    "priced",
 ]
 
 RTT_MS = (0.0, 10.0, 20.0, 30.0, 50.0, 70.0, 100.0, 150.0)
@@ -39,11 +41,18 @@ SHIPPED = "shipped"
 NO_RELIANCE = "no reliance"
 PRICES = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8, 0.9, 1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0)
 """Above the default's."""
+
+
+def priced(price: float) -> str:
+    """The name of the policy that holds a pass so much dearer than its time."""
+    return f"price {price:g}"
+
+
 POLICIES: Mapping[str, Callable[[LocalDrafting], LocalDrafting] | None] = {
     NO_LOCAL: None,
     SHIPPED: lambda own: own,
     NO_RELIANCE: lambda own: replace(own, reliance=0.0),
-    **{f"price {price:g}": functools.partial(replace, price=price) for price in PRICES},
+    **{priced(price): functools.partial(replace, price=price) for price in PRICES},
 }
 """What each makes of the target's own drafting; None: there is none."""
 

@@ -7,31 +7,46 @@ for by halving. What is compared was played with the same seeds, and what is tol
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from wanspec_p2p.simulation.experiment import NO_LOCAL, NO_RELIANCE, SHIPPED, Plan, dearer
+from wanspec_p2p.simulation.experiment import NO_LOCAL, NO_RELIANCE, SHIPPED, Plan, dearer, priced
 from wanspec_p2p.simulation.plays import Played
 from wanspec_p2p.simulation.reference import Setting, summed
 
-__all__ = ["CHALLENGERS", "FEW", "FINALISTS", "IDEAL_CHALLENGERS", "wanted", "wanted_by_all"]
+__all__ = ["FEW", "FINALISTS", "IDEAL_CHALLENGERS", "Rules", "wanted", "wanted_by_all"]
 
 FEW = 6
 """Seeds that decide whether the others are worth playing."""
 FINALISTS = 3
 """Of a baseline's lengths: neighbours differ by less than a few seeds can tell."""
-CHALLENGERS = (NO_RELIANCE,)
-"""Policies that may be the fastest, beside the default and none at the target."""
-IDEAL_CHALLENGERS = ("price 0.35", "price 0.5", "price 0.7")
-"""The same for ideal drafters: they bring more, and the gate beside them relies on nobody in any case."""
+IDEAL_CHALLENGERS = (priced(0.35), priced(0.5), priced(0.7))
+"""For ideal drafters: they bring more, and the gate beside them relies on nobody in any case."""
 
 
-def wanted(plan: Plan, seeds: int, results: Played, challengers: Sequence[str] = CHALLENGERS) -> dict[Setting, int]:
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Of one race.
+
+    Args:
+        seeds: how many are all.
+        shown: policies that are to be told in any case, beside the default and none at the target.
+        challengers: policies that may be the fastest, too.
+    """
+
+    seeds: int
+    shown: tuple[str, ...] = ()
+    challengers: tuple[str, ...] = (NO_RELIANCE,)
+
+
+def wanted(plan: Plan, rules: Rules, results: Played) -> dict[Setting, int]:
     """What to play next, each with how many seeds; empty when everything is known that `experiment.compared` tells."""
+    seeds = rules.seeds
     race = _Race(results, min(FEW, seeds), seeds)
     for alone in (plan.trees, plan.chains):
         race.finalists(tuple(alone.values()))
     for cell in plan.cells:
-        race.whole(cell[name] for name in (NO_LOCAL, SHIPPED))
-        for name in challengers:
+        race.whole(cell[name] for name in (NO_LOCAL, SHIPPED, *rules.shown) if name in cell)
+        for name in rules.challengers:
             if name in cell:
                 race.challenger(cell[name], [cell[NO_LOCAL], cell[SHIPPED]])
     if race.missing:
@@ -44,13 +59,11 @@ def wanted(plan: Plan, seeds: int, results: Played, challengers: Sequence[str] =
     return race.missing
 
 
-def wanted_by_all(
-    plans: Sequence[Plan], seeds: int, results: Played, challengers: Sequence[str] = CHALLENGERS
-) -> dict[Setting, int]:
+def wanted_by_all(plans: Sequence[Plan], rules: Rules, results: Played) -> dict[Setting, int]:
     """The same for several that share settings."""
     found: dict[Setting, int] = {}
     for plan in plans:
-        for setting, most in wanted(plan, seeds, results, challengers).items():
+        for setting, most in wanted(plan, rules, results).items():
             found[setting] = max(most, found.get(setting, 0))
     return found
 

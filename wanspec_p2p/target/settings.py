@@ -12,10 +12,13 @@ from wanspec_p2p.links.home import check_urls
 from wanspec_p2p.links.membership import Introduction
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.speculation.events import Window
-from wanspec_p2p.speculation.policy import Policy
+from wanspec_p2p.speculation.policy import LocalDrafting, Policy
 from wanspec_p2p.types import Dtype
 
 __all__ = ["TargetSettings"]
+
+MAX_PRICE = 1000
+"""Of a local pass: nothing it could bring is worth so much."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,7 @@ class TargetSettings:
         slots: sessions served at once; `queue` more wait.
         drafters: drafters per session.
         local_drafter: model of the target's own drafter, used where no node's drafts are and it pays; None: none.
+        local_price: how much dearer than its time a pass of it is held to be: more spares passes, in the end for time.
         width: draft tokens verified in one pass.
         positions, tokens: credit of each drafter (beyond the committed length; outstanding).
         network: False decodes everything alone.
@@ -63,6 +67,7 @@ class TargetSettings:
     queue: int = 64
     drafters: int = 2
     local_drafter: str | None = None
+    local_price: float = LocalDrafting().price
     width: int = 63
     positions: int = 64
     tokens: int = 1024
@@ -79,6 +84,7 @@ class TargetSettings:
         check_range(self, "slots", 1, 4096)
         check_range(self, "queue", 0, 65536)
         check_range(self, "drafters", 0, limits.MAX_DRAFTERS)
+        check_range(self, "local_price", 0, MAX_PRICE)
         check_range(self, "width", 1, limits.MAX_TOKENS_PER_ROUND - 1)  # a round settles one more
         check_range(self, "positions", 1, limits.MAX_WINDOW)
         check_range(self, "tokens", 1, limits.MAX_WINDOW)
@@ -101,7 +107,8 @@ class TargetSettings:
 
     @property
     def policy(self) -> Policy:
-        return Policy(width=self.width, window=Window(self.positions, self.tokens))
+        window = Window(self.positions, self.tokens)
+        return Policy(width=self.width, window=window, local=LocalDrafting(price=self.local_price))
 
 
 def _is_dialled(address: str) -> bool:

@@ -77,6 +77,18 @@ def test_the_table_for_people(run: Run, plays: list[tuple[Setting, int]]) -> Non
     assert len(rows) == 4  # against the tree, and against the chain
 
 
+def test_prices_are_shown_where_they_do_not_lead(run: Run, plays: list[tuple[Setting, int]]) -> None:
+    arguments = ("sim", "reference", "--rtt", "0,12.5", "--drafters", "3", "--prices", "2,0.5", "--jobs", "1")
+    code, out, err = run(*arguments, "--seeds", "1")
+    assert (code, err) == (ExitCode.OK, "")
+    assert out.startswith("wanspec sim reference --seeds 1 --prices 2,0.5 --rtt 0,12.5 --drafters 3, ")
+    at = out.splitlines().index("price 2, against the tree: latency (offload) at 0,12.5 ms")
+    assert out.splitlines()[at + 1].split() == ["r3", "1.00", "(0%)", "2.25", "(0%)"]
+    report = json.loads(run(*arguments, "--seeds", "1", "--json")[1])
+    assert None not in report["measured"]["r3"]["price 0.5"]
+    assert run(*arguments, "--seeds", "1", "--ablate")[0] == ExitCode.OK
+
+
 def test_ideal_drafters_are_told_as_such(run: Run) -> None:
     arguments = ("sim", "reference", "--ideal", "--quick", "--rtt", "20", "--drafters", "2", "--jobs", "1")
     report = json.loads(run(*arguments, "--json")[1])
@@ -156,6 +168,12 @@ def test_ablations_are_told_by_name(run: Run, plays: list[tuple[Setting, int]]) 
         ("--drafters", "2,17", "--drafters: '17' is not a number from 1 to 16"),
         ("--drafters", "1.5", "--drafters: '1.5' is not a whole number from 1 to 16"),
         ("--drafters", "2,2", "--drafters: '2' is named twice"),
+        ("--prices", "dear", "--prices: 'dear' is not a number from 0 to 3"),
+        (
+            "--prices",
+            "0.5,0.42",
+            "--prices: 0.42 is none of 0.3,0.35,0.4,0.45,0.5,0.55,0.6,0.65,0.7,0.8,0.9,1,1.2,1.4,1.7,2,2.5,3",
+        ),
     ],
 )
 def test_a_wrong_value_is_named(run: Run, plays: list[tuple[Setting, int]], flag: str, value: str, line: str) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from wanspec_p2p.simulation.experiment import NO_LOCAL, NO_RELIANCE, SHIPPED, Plan, Variant, compared
-from wanspec_p2p.simulation.racing import FEW, FINALISTS, IDEAL_CHALLENGERS, wanted, wanted_by_all
+from wanspec_p2p.simulation.racing import FEW, FINALISTS, IDEAL_CHALLENGERS, Rules, wanted, wanted_by_all
 from wanspec_p2p.simulation.reference import Figures, Setting
 from wanspec_p2p.simulation.wan import Wan
 
@@ -41,7 +41,7 @@ def law(setting: Setting, seed: int) -> Figures:
 def raced(law: Law, plan: Plan = PLAN, seeds: int = SEEDS) -> dict[Setting, list[Figures]]:
     """Plays until nothing more is wanted."""
     results: dict[Setting, list[Figures]] = {}
-    while asked := wanted(plan, seeds, results):
+    while asked := wanted(plan, Rules(seeds), results):
         for setting, most in asked.items():
             assert len(results.get(setting, ())) < most <= seeds, "nothing is asked for twice"
             results[setting] = [law(setting, seed) for seed in range(most)]
@@ -121,7 +121,7 @@ def test_policies_that_a_variant_leaves_out_are_not_played() -> None:
 
 
 def test_who_may_be_the_fastest_can_be_named() -> None:
-    asked = wanted(PLAN, SEEDS, {}, IDEAL_CHALLENGERS)
+    asked = wanted(PLAN, Rules(SEEDS, challengers=IDEAL_CHALLENGERS), {})
     assert {name for cell in PLAN.cells for name in cell if cell[name] in asked} == {
         NO_LOCAL,
         SHIPPED,
@@ -129,8 +129,13 @@ def test_who_may_be_the_fastest_can_be_named() -> None:
     }
 
 
+def test_what_is_to_be_shown_is_played_to_the_end_wherever_it_leads() -> None:
+    asked = wanted(PLAN, Rules(SEEDS, shown=("price 2", "price 0.5")), {})
+    assert [asked[cell[name]] for cell in PLAN.cells for name in ("price 0.5", "price 2")] == [SEEDS] * 4
+
+
 def test_plans_that_share_a_setting_have_it_played_once() -> None:
     jitter = Plan(Variant(replace(PLAN.variant.base, wan=Wan(jitter=0.2))), (50.0,), (2,))
-    asked = wanted_by_all((PLAN, jitter), SEEDS, {})
-    assert asked == wanted(PLAN, SEEDS, {}) | wanted(jitter, SEEDS, {})
+    asked = wanted_by_all((PLAN, jitter), Rules(SEEDS), {})
+    assert asked == wanted(PLAN, Rules(SEEDS), {}) | wanted(jitter, Rules(SEEDS), {})
     assert len(asked) == 2 * 8 + 3 * 3  # both baselines; three policies in three cells

@@ -6,6 +6,7 @@ import pytest
 
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.speculation.events import Window
+from wanspec_p2p.speculation.policy import LocalDrafting, Policy
 from wanspec_p2p.target.settings import TargetSettings
 
 HERE = Path("/nowhere")
@@ -20,6 +21,11 @@ def test_the_defaults_are_safe_and_make_a_policy() -> None:
     assert made.host == "127.0.0.1"
     assert made.policy.width == made.width
     assert made.policy.window == Window(positions=made.positions, tokens=made.tokens)
+    assert made.policy == Policy()
+
+
+def test_what_a_pass_at_the_target_is_worth_is_the_operators_to_say() -> None:
+    assert settings(local_price=0.7).policy.local == LocalDrafting(price=0.7)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +38,8 @@ def test_the_defaults_are_safe_and_make_a_policy() -> None:
         ({"slots": 0}, "slots must be between"),
         ({"queue": -1}, "queue must be between"),
         ({"drafters": limits.MAX_DRAFTERS + 1}, "drafters must be between"),
+        ({"local_price": -0.1}, "local_price must be between 0 and 1000"),
+        ({"local_price": float("nan")}, "local_price must be between 0 and 1000"),
         ({"width": limits.MAX_TOKENS_PER_ROUND}, "width must be between"),
         ({"positions": 0}, "positions must be between"),
         ({"tokens": limits.MAX_WINDOW + 1}, "tokens must be between"),
