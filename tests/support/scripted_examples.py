@@ -21,7 +21,7 @@ def main() -> int:
     modules: tuple[Any, ...] = (wanspec_p2p.cli.node, wanspec_p2p.cli.target)
     for module in modules:
         assert hasattr(module, "prepare_model"), f"{module.__name__} fetches its model in another way now"
-        module.prepare_model = lambda name, cache: None
+        module.prepare_model = lambda name, cache, *, bars: None
     return scripted_services.main()
 
 
