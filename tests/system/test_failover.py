@@ -18,7 +18,7 @@ from wanspec_p2p.clock import SystemClock
 pytestmark = [pytest.mark.system, pytest.mark.model, pytest.mark.timeout(600), pytest.mark.usefixtures("no_orphans")]
 
 PROMPTS = Path(__file__).parents[1] / "data" / "prompts.jsonl"
-POINTS = int(os.environ.get("WANSPEC_TEST_FAILOVER_POINTS", "2"))
+POINTS = int(os.environ.get("WANSPEC_TEST_FAILOVER_POINTS", "1"))
 SEED = 1
 
 
