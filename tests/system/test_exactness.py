@@ -63,7 +63,7 @@ async def test_every_condition_gives_the_tokens_of_the_target_alone(
 async def test_nor_does_a_drafter_at_the_target_beside_such_nodes_change_a_token(
     tmp_path: Path, environment: dict[str, str], model_cache: Path
 ) -> None:
-    conditions = (Condition.HONEST, Condition.KILLED, Condition.LIAR)
+    conditions = (Condition.KILLED, Condition.LIAR)
     by_id = {prompt.id: prompt for prompt in load_prompts(PROMPTS)}
     prompts = [by_id["1"], by_id["14"]]  # a long answer, and one that repeats its prompt: nodes draft that one
     async with running(tmp_path, environment, model_cache, QUICK_DRAFTER) as (cluster, client):
