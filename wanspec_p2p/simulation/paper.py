@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from wanspec_p2p.simulation.experiment import NO_LOCAL, NO_RELIANCE, SHIPPED, Plan, Variant
+from wanspec_p2p.simulation.experiment import NO_LOCAL, NO_RELIANCE, SHIPPED, Plan, Variant, priced
 from wanspec_p2p.simulation.plays import Played
 from wanspec_p2p.simulation.reference import Figures, LawName, Setting, chain_alone, summed
 from wanspec_p2p.speculation.policy import LocalDrafting, Policy
@@ -27,7 +27,7 @@ LAWS: tuple[LawName, ...] = ("iid", "calibrated")
 REFERENCE = Setting()
 LENGTHS = tuple(range(1, 9))
 """Of the co-located chain, the best of which counts."""
-POLICIES = (NO_LOCAL, SHIPPED, NO_RELIANCE, "price 0.5", "price 0.7", "price 1")
+POLICIES = (NO_LOCAL, SHIPPED, NO_RELIANCE, priced(0.5), priced(0.7), priced(1.0))
 FEW_PERCENT = 1.05
 """What we take "a few percent more latency" to be."""
 

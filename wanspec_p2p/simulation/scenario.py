@@ -16,7 +16,7 @@ from wanspec_p2p.protocol.limits import MAX_DRAFTERS
 from wanspec_p2p.simulation.laws import REFERENCE_RANKS, IidLaw, Text
 from wanspec_p2p.simulation.recording import check_shipped
 from wanspec_p2p.simulation.wan import Wan
-from wanspec_p2p.speculation.policy import LocalDrafting
+from wanspec_p2p.speculation.policy import MAX_PRICE, LocalDrafting
 
 __all__ = [
     "MAX_DELAY_MS",
@@ -51,7 +51,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass_ms: PassTime = 30.0
     nodes: Annotated[int, Meta(ge=1, le=4096)] = 64
     local_drafter: bool = True
-    price: Annotated[float, Meta(ge=0, le=1000)] = LocalDrafting().price  # of a local pass, beyond its time
+    price: Annotated[float, Meta(ge=0, le=MAX_PRICE)] = LocalDrafting().price  # of a local pass, beyond its time
 
 
 class Drafter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -19,7 +19,10 @@ from wanspec_p2p.speculation.tree import ROOT, DraftTree
 from wanspec_p2p.speculation.verify import Candidates
 from wanspec_p2p.types import TokenId
 
-__all__ = ["LocalDrafting", "Policy", "places", "select"]
+__all__ = ["MAX_PRICE", "LocalDrafting", "Policy", "places", "select"]
+
+MAX_PRICE = 1000
+"""Of a pass at the target: nothing it could bring is worth so much."""
 
 MIN_POSITIONS = 2
 """Even a drafter that was always wrong gets so much, to show that it is right again."""

@@ -12,13 +12,10 @@ from wanspec_p2p.links.home import check_urls
 from wanspec_p2p.links.membership import Introduction
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.speculation.events import Window
-from wanspec_p2p.speculation.policy import LocalDrafting, Policy
+from wanspec_p2p.speculation.policy import MAX_PRICE, LocalDrafting, Policy
 from wanspec_p2p.types import Dtype
 
 __all__ = ["TargetSettings"]
-
-MAX_PRICE = 1000
-"""Of a local pass: nothing it could bring is worth so much."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
