@@ -109,6 +109,10 @@ def turn_of_one(session: TargetSession, at: float) -> ModelFree:
     return ModelFree(at, share=rows)
 
 
+AMPLE = 1 << 16
+"""Positions of a drafter at the target: more than any answer here has."""
+
+
 class Drive:
     """Runs one answer to its end under a schedule of the caller's choosing.
 
@@ -120,7 +124,7 @@ class Drive:
         self, spec: SessionSpec, rows: Rows, pick: Pick, policy: Policy | None = None, *, local: Rows | None = None
     ) -> None:
         self.spec = spec
-        self.target = TargetSession(spec, policy or SMALL, local=local is not None)
+        self.target = TargetSession(spec, policy or SMALL, local_context=None if local is None else AMPLE)
         self.links: dict[PeerId, Link] = {}
         self.tokens: list[TokenId] = list(spec.committed)
         self.finished: FinishReason | None = None

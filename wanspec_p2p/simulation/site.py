@@ -186,7 +186,7 @@ class Site(Watched):
             EngineError: the model failed.
             TimeoutError: it took longer than `ANSWER_SECONDS`.
         """
-        session = TargetSession(spec, policy, self.knowledge, local=self.engine.drafter is not None)
+        session = TargetSession(spec, policy, self.knowledge, local_context=self.engine.draft_context)
         tokens: list[TokenId] = []
         settled_at: list[float] = []
 

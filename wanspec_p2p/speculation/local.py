@@ -49,10 +49,11 @@ class _Session(Protocol):
 class LocalDrafter:
     """Args:
     session: whose tree it drafts into.
+    context: positions its model has; it never drafts beyond them.
     """
 
-    def __init__(self, session: _Session, drafting: LocalDrafting) -> None:
-        self._session, self._drafting = session, drafting
+    def __init__(self, session: _Session, drafting: LocalDrafting, context: int) -> None:
+        self._session, self._drafting, self._context = session, drafting, context
         self._warm = WarmCache(session.cache, session.tree.committed)
         self._expanded: dict[int, Ranking] = {}  # places it has run
         self._passes = 0  # since the last round
@@ -68,7 +69,9 @@ class LocalDrafter:
         session, drafting = self._session, self._drafting
         self._expanded = {place: ranking for place, ranking in self._expanded.items() if place in session.tree}
         self._offered = []
-        if session.remaining > 1 and (drafting.passes is None or self._passes < drafting.passes):
+        if session.remaining <= 1 or session.tree.committed_len >= self._context:
+            return []
+        if drafting.passes is None or self._passes < drafting.passes:
             self._offered = places(
                 session.tree,
                 session.belief,
@@ -112,4 +115,8 @@ class LocalDrafter:
     def _runnable(self, node: int) -> bool:
         found = self._session.tree[node]
         beyond = found.length - self._session.tree.committed_len
-        return found.token not in self._session.stop_tokens and beyond < self._session.remaining - 1
+        return (
+            found.token not in self._session.stop_tokens
+            and beyond < self._session.remaining - 1
+            and found.length < self._context
+        )

@@ -115,7 +115,7 @@ class TargetSession:
 
     Args:
         knowledge: what the target has learned so far, shared by its sessions.
-        local: whether the target has a drafter of its own.
+        local_context: positions that the target's own drafter has; None where it has none.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class TargetSession:
         policy: Policy | None = None,
         knowledge: Knowledge | None = None,
         *,
-        local: bool = False,
+        local_context: int | None = None,
     ) -> None:
         self.spec = spec
         self.policy = policy or Policy()
@@ -146,7 +146,7 @@ class TargetSession:
         self._cached = 0  # positions in the model's cache that belong to the committed prefix
         self._keep: tuple[int, ...] = ()  # candidates of the last pass to add to them
         self._pending: tuple[TokenId, ...] = (*spec.prompt, *spec.committed)  # committed, not in the cache
-        self._local = LocalDrafter(self, self.policy.local) if local else None
+        self._local = None if local_context is None else LocalDrafter(self, self.policy.local, local_context)
 
     def handle(self, event: TargetEvent) -> list[TargetInstruction]:
         """The one door.

@@ -107,6 +107,11 @@ class Engine:
         return min(self.model.info.context, limits.MAX_PROMPT_TOKENS)
 
     @property
+    def draft_context(self) -> int | None:
+        """Positions that the target's own drafter has; None where it has none."""
+        return None if self.drafter is None else self.drafter.info.context
+
+    @property
     def full(self) -> bool:
         return self._slots.locked()
 

@@ -148,7 +148,6 @@ class SessionRunner:
 
         def begin(turn: Turn) -> Segment | None:
             nonlocal drafting
-            drafting = turn.drafting
             # What is thought about a pass is part of what it takes.
             at = self._clock.monotonic() if thinking_since is None else thinking_since
             if not self._over:
@@ -157,22 +156,28 @@ class SessionRunner:
                         self._say(instruction)
                     else:
                         plan.append(instruction)
-            return next((i.segment for i in plan if isinstance(i, RunPass | RunLocalPass)), None)
+            run = next((i for i in plan if isinstance(i, RunPass | RunLocalPass)), None)
+            drafting = isinstance(run, RunLocalPass)
+            return None if run is None else run.segment
 
         try:
             rows = await self._engine.take_part(begin, lambda: self._prepare(plan), wish)
-        except EngineError as error:
-            self.feed(self._failed(str(error), drafting))
+        except Exception as error:
+            if not drafting and not isinstance(error, EngineError):
+                raise
+            self.feed(self._failed(error, drafting))
             return
         if rows is not None:
             event = LocalDrafted if drafting else Verified
             self.feed(event(list(rows), self._clock.monotonic()))
 
-    def _failed(self, reason: str, drafting: bool) -> TargetEvent:
+    def _failed(self, error: Exception, drafting: bool) -> TargetEvent:
+        """No answer needs the target's own drafter, whatever is wrong with it."""
         if not drafting:
-            return ModelFailed(reason, self._clock.monotonic())
-        log.error("the target's own drafter failed: the session goes on without it", error=reason)
-        return LocalFailed(reason, self._clock.monotonic())
+            return ModelFailed(str(error), self._clock.monotonic())
+        ours = not isinstance(error, EngineError)
+        log.error("the target's own drafter failed: the session goes on without it", error=str(error), exc_info=ours)
+        return LocalFailed(str(error), self._clock.monotonic())
 
     def _prepare(self, instructions: list[TargetInstruction]) -> None:
         for instruction in instructions:

@@ -67,7 +67,7 @@ class StopScanner:
     """Holds back text that may be the beginning of a stop string, and cuts at the first that is whole."""
 
     def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = tuple(stops)
+        self._stops = [_Progress(stop) for stop in stops]
         self._held = ""
         self.stopped = False
 
@@ -75,27 +75,45 @@ class StopScanner:
         """The text that is safe to show; empty once a stop string was met."""
         if self.stopped:
             return ""
-        self._held += text
+        before, self._held = len(self._held), self._held + text
         # The first to *end* counts, the longest of those: it is what a reader of single characters would meet.
-        found = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
-        if found:
-            self.stopped = True
-            shown, self._held = self._held[: min(found)[1]], ""
-            return shown
-        keep = max((self._overlap(stop) for stop in self._stops), default=0)
-        shown, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        for end, character in enumerate(text if self._stops else "", before + 1):
+            met = [stop.length for stop in self._stops if stop.reads(character)]
+            if met:
+                self.stopped = True
+                shown, self._held = self._held[: end - max(met)], ""
+                return shown
+        shows = len(self._held) - max((stop.read for stop in self._stops), default=0)
+        shown, self._held = self._held[:shows], self._held[shows:]
         return shown
 
     def finish(self) -> str:
         held, self._held = self._held, ""
         return held
 
-    def _overlap(self, stop: str) -> int:
-        """Length of the longest proper beginning of `stop` that the held text ends with."""
-        for length in range(min(len(stop) - 1, len(self._held)), 0, -1):
-            if self._held.endswith(stop[:length]):
-                return length
-        return 0
+
+class _Progress:
+    """How much of the beginning of a stop string the text ends with: `read` characters.
+
+    After Knuth, Morris and Pratt (SIAM J. Comput. 6, 1977): a few steps for each character, however long the string and
+    whatever was held, since every token of every answer is looked at on the event loop.
+    """
+
+    def __init__(self, stop: str) -> None:
+        self._stop, self.length, self.read = stop, len(stop), 0
+        self._falls = [0]  # by length, from 1: the longest shorter beginning that a beginning ends with
+        for character in stop[1:]:
+            self._falls.append(self._after(self._falls[-1], character))
+
+    def reads(self, character: str) -> bool:
+        """Whether the string is whole with the next character of the text; then nothing more may be read."""
+        self.read = self._after(self.read, character)
+        return self.read == self.length
+
+    def _after(self, read: int, character: str) -> int:
+        while read and self._stop[read] != character:
+            read = self._falls[read - 1]
+        return read + (self._stop[read] == character)
 
 
 class TextStream:

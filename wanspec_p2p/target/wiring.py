@@ -76,6 +76,13 @@ class Target:
     ) -> None:
         if local is not None and local.info.tokenizer != model.info.tokenizer:
             raise ConfigError(f"{settings.local_drafter} cannot draft for {settings.model}: their tokenizers differ")
+        if local is not None and local.info.context < model.info.context:
+            log.warning(
+                "longer prompts and answers than the target's own drafter has positions for are decoded without it",
+                drafter=local.info.name,
+                positions=local.info.context,
+                model=model.info.context,
+            )
         if tokenizer.fingerprint != model.info.tokenizer:
             raise ConfigError(f"the tokenizer of {settings.model} is not the one its weights were loaded with")
         self._settings, self._identity, self._clock = settings, identity, clock

@@ -61,7 +61,7 @@ class Desk:
         self.cache = "c"
         self.model = PassModel(scripted_rows(3, VOCABULARY))
         self.drafting = drafting or LocalDrafting()
-        self.local = LocalDrafter(self, self.drafting)
+        self.local = LocalDrafter(self, self.drafting, 64)
 
     def belief(self, node: int) -> float:
         confidence = self.tree[node].confidence
@@ -264,9 +264,11 @@ def spec_of(seed: int, *, temperature: float = 0.0, max_tokens: int = 24) -> Ses
     )
 
 
-def answered(spec: SessionSpec, rows: Rows, local: Rows, *, fails_at: int | None = None) -> tuple[Committed, ...]:
+def answered(
+    spec: SessionSpec, rows: Rows, local: Rows, *, fails_at: int | None = None, context: int = 64
+) -> tuple[Committed, ...]:
     """A target with a drafter of its own and nobody else."""
-    session = TargetSession(spec, local=True)
+    session = TargetSession(spec, local_context=context)
     model, own = PassModel(rows), PassModel(local)
     answer: list[Committed] = []
     now = 0.0
@@ -304,6 +306,20 @@ def test_a_token_of_its_own_is_nobody_elses_work(temperature: float) -> None:
     assert [committed.token for committed in answer] == decode_alone(spec, rows)
     assert {committed.origin for committed in answer} == {None}
     assert any(committed.drafted for committed in answer)
+
+
+def test_it_never_runs_beyond_its_positions() -> None:
+    spec, rows, context = spec_of(5), scripted_rows(14, VOCABULARY), len(PROMPT) + 6
+    longest = 0
+
+    def within(prefix: Sequence[TokenId]) -> Row:
+        nonlocal longest
+        longest = max(longest, len(prefix))
+        return rows(prefix)
+
+    answer = answered(spec, rows, within, context=context)
+    assert [committed.token for committed in answer] == decode_alone(spec, rows)
+    assert len(PROMPT) < longest < context
 
 
 def test_a_drafter_that_fails_is_given_up_and_the_answer_goes_on() -> None:

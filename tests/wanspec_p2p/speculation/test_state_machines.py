@@ -60,7 +60,7 @@ Leads: TypeAlias = dict[tuple[enum.Enum, type], set[enum.Enum]]
 
 def target_session(draw: random.Random) -> TargetSession:
     spec = SessionSpec(SESSION, (1, 2), bytes(16), Sampling(), VOCABULARY, 3, stop_tokens=(0,))
-    return TargetSession(spec, local=draw.random() < 0.5)
+    return TargetSession(spec, local_context=64 if draw.random() < 0.5 else None)
 
 
 def target_event(kind: type[TargetEvent], session: TargetSession, rows: int, draw: random.Random) -> TargetEvent:

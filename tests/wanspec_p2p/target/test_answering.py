@@ -9,12 +9,12 @@ from tests.support.desk_bench import NODE, Bench
 from tests.support.scripted_models import ByteTokenizer, ScriptedModel
 from tests.support.target_kit import request, target_alone
 from tests.support.virtual_time import in_virtual_time
-from wanspec_p2p.errors import EngineError
+from wanspec_p2p.errors import EngineError, LocalProtocolError
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.codec import AT_COORDINATOR_FROM_TARGET
 from wanspec_p2p.protocol.target_to_coordinator import Receipts, Tokens
 from wanspec_p2p.target.runner import SessionRunner
-from wanspec_p2p.types import Privacy, Sampling
+from wanspec_p2p.types import Privacy, Sampling, Segment
 
 
 @in_virtual_time
@@ -42,6 +42,25 @@ async def test_draft_passes_at_the_target_are_counted() -> None:
     assert await bench.answer(request(network=False)) == target_alone(bench.model, (1, 2, 3), 12, Sampling())
     usage = (await bench.said.finished()).usage
     assert usage.target_draft_passes == len(local.batches) > 0
+
+
+@in_virtual_time
+async def test_where_the_drafter_at_the_target_has_no_positions_left_the_answer_goes_on_without_it() -> None:
+    local = ScriptedModel(seed=1, context=8)
+    bench = Bench(local=local)
+    assert await bench.answer(request(network=False)) == target_alone(bench.model, (1, 2, 3), 12, Sampling())
+    assert len(local.batches) > 0
+
+
+@in_virtual_time
+async def test_whatever_goes_wrong_at_the_targets_own_drafter_costs_no_answer() -> None:
+    async def fails(batch: Sequence[Segment]) -> None:
+        raise LocalProtocolError("a bug")
+
+    local = ScriptedModel(seed=1, context=64, before_forward=fails)
+    bench = Bench(local=local)
+    assert await bench.answer(request(network=False)) == target_alone(bench.model, (1, 2, 3), 12, Sampling())
+    assert (await bench.said.finished()).usage.target_draft_passes == 0
 
 
 @pytest.mark.parametrize("network", [False, True])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import SupportsIndex
 
 import pytest
 from hypothesis import given
@@ -155,6 +156,21 @@ def test_overlapping_stop_strings(text: str, stops: list[str], shown: str) -> No
     assert scanner.add(text) + scanner.finish() == shown
     scanner = StopScanner(stops)
     assert "".join(map(scanner.add, text)) + scanner.finish() == shown
+
+
+def test_a_long_stop_string_that_is_nearly_met_costs_a_few_steps_a_character() -> None:
+    looks = 0
+
+    class Counting(str):
+        def __getitem__(self, at: SupportsIndex | slice) -> str:
+            nonlocal looks
+            looks += 1
+            return super().__getitem__(at)
+
+    scanner = StopScanner([Counting("a" * 1023 + "!")])
+    text = "a" * 4000
+    assert "".join(map(scanner.add, text)) + scanner.finish() == text
+    assert looks <= 4 * (1024 + len(text))
 
 
 few = st.sampled_from(["a", "b", "é", "✓", "😀", "\ufffd"])
