@@ -56,7 +56,7 @@ def create_app(
     keys = ApiKeys(executor.ledger, optional=not executor.settings.exposed)
     endpoints = Endpoints(executor)
     guard = [Middleware(LoopbackGuard, names=host_names)] if loopback else []
-    return Starlette(
+    app = Starlette(
         routes=[
             *OpenAiRoutes(executor, keys, random_seed=random_seed).routes(),
             *_operations(executor, keys),
@@ -72,6 +72,8 @@ def create_app(
             Exception: _on_our_fault,
         },
     )
+    app.router.redirect_slashes = False  # behind a proxy that ends TLS it would lead to plain HTTP
+    return app
 
 
 def _peers(endpoints: Endpoints, path: str, role: Role, channel_binding: bytes) -> WebSocketRoute:
@@ -161,11 +163,19 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     body = {"message": error.detail, "type": "invalid_request_error", "param": None, "code": "not_found"}
     if error.status_code == 404:
-        where = request.url.path[:MAX_PATH_SHOWN]
-        body["message"] = f"there is nothing at {where}: the OpenAI API is under /v1 (a base URL ends with it)"
+        body["message"] = f"there is nothing at {request.url.path[:MAX_PATH_SHOWN]}: {_instead(request.url.path)}"
     else:
         body["code"] = "method_not_allowed" if error.status_code == 405 else "invalid_request"
     return json_response({"error": body}, error.status_code, dict(error.headers or {}))
+
+
+def _instead(path: str) -> str:
+    """What to do about a path where nothing is."""
+    if path.startswith("/v1/v1/"):
+        return "the base URL has /v1 twice"
+    if path.startswith("/v1/"):
+        return "of the OpenAI API there are /v1/models, /v1/chat/completions and /v1/completions"
+    return "the OpenAI API is under /v1 (a base URL ends with it)"
 
 
 async def _on_our_fault(request: Request, error: Exception) -> Response:

@@ -72,6 +72,19 @@ async def test_a_base_url_without_v1_is_told_so(rig: Any) -> None:
     assert len((await rig.http.get("/" + "x" * 4000)).json()["error"]["message"]) < 300
 
 
+async def test_what_there_is_instead_is_told(rig: Any) -> None:
+    twice = (await rig.http.get("/v1/v1/models")).json()["error"]["message"]
+    assert twice == "there is nothing at /v1/v1/models: the base URL has /v1 twice"
+    absent = (await rig.http.post("/v1/embeddings", json={})).json()["error"]["message"]
+    assert "/v1/chat/completions" in absent and "base URL" not in absent
+
+
+async def test_nobody_is_led_elsewhere_by_a_slash(rig: Any) -> None:
+    """Behind a proxy that ends TLS the coordinator would name itself with plain HTTP."""
+    for path in ("/v1/chat/completions/", "/v1/models/", "/health/"):
+        assert (await rig.http.request("POST" if "chat" in path else "GET", path)).status_code == 404
+
+
 async def test_state_shows_who_is_here_and_why_nobody_matches(rig: Any) -> None:
     node = await rig.node(models=(drafter(tokenizer="b" * 64),), owner="us")
     target = await rig.target()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import re
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,9 +29,13 @@ from wanspec_p2p.errors import (
 
 __all__ = ["DEFAULT_TIMEOUT", "Endpoint", "only_model", "translated"]
 
-DEFAULT_TIMEOUT = 120.0
-"""Seconds without a byte from the coordinator after which a request has failed; a queue may be in front of a target."""
+DEFAULT_TIMEOUT = 330.0
+"""Seconds without a byte from the coordinator after which a request has failed. There may be a queue in front of a
+target, and a long prompt to read: the coordinator itself gives an answer up after five minutes without a token."""
 CONNECT_TIMEOUT = 10.0
+API_PATH = "/v1"
+"""Under it is the OpenAI API: other clients want it in their base URL, so it may be in ours."""
+KEY = re.compile("[!-~]*")
 NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"})
 """What OpenSSL's releases call an answer that is no TLS at all, such as plain HTTP's."""
 
@@ -47,8 +52,13 @@ class HttpOptions(TypedDict):
 class Endpoint:
     """A coordinator's address and how to trust it.
 
+    Args:
+        url: with or without the path of the OpenAI API.
+        api_key: blanks around it do not count, as at the end of a file; if it is empty none is sent.
+
     Raises:
-        ConfigError: the address is not http(s), or is plain http to another machine, or pins what has no certificate.
+        ConfigError: the address is not http(s), or is plain http to another machine, or pins what has no certificate;
+            the key cannot be one.
     """
 
     url: str
@@ -56,6 +66,8 @@ class Endpoint:
     fingerprint: str | None
 
     def __post_init__(self) -> None:
+        if not KEY.fullmatch(self._key):
+            raise ConfigError("the API key holds a blank, a line break or a character that is not ASCII")
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"{self.url!r} is not a coordinator's address; it looks like https://host:port")
@@ -73,11 +85,20 @@ class Endpoint:
             return host == "localhost" or host.endswith(".localhost")
 
     @property
+    def base(self) -> str:
+        """What paths of the coordinator's come after."""
+        return self.url.rstrip("/").removesuffix(API_PATH)
+
+    @property
     def headers(self) -> Mapping[str, str]:
         headers = {"User-Agent": f"wanspec-p2p/{__version__}"}
-        if self.api_key is not None:
-            headers["Authorization"] = f"Bearer {self.api_key}"
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
         return headers
+
+    @property
+    def _key(self) -> str:
+        return (self.api_key or "").strip()
 
     @property
     def verify(self) -> ssl.SSLContext | bool:
@@ -91,7 +112,7 @@ class Endpoint:
     def http_options(self, timeout: float) -> HttpOptions:
         """What either kind of HTTP client is made with."""
         return {
-            "base_url": self.url,
+            "base_url": self.base,
             "headers": self.headers,
             "verify": self.verify,
             "timeout": httpx2.Timeout(timeout, connect=min(CONNECT_TIMEOUT, timeout)),

@@ -35,7 +35,22 @@ def test_addresses_that_are_not(url: str, fingerprint: str | None, says: str) ->
 
 def test_the_key_travels_as_a_bearer_token_and_only_if_there_is_one() -> None:
     assert Endpoint("https://c", "k", None).headers["Authorization"] == "Bearer k"
-    assert "Authorization" not in Endpoint("https://c", None, None).headers
+    assert Endpoint("https://c", "k\n", None).headers["Authorization"] == "Bearer k"
+    for none in (None, "", "\n"):
+        assert "Authorization" not in Endpoint("https://c", none, None).headers
+
+
+@pytest.mark.parametrize("key", ["wsk-\u2026", "one two", "one\ntwo", "k\0"])
+def test_what_cannot_be_a_key_is_told_without_showing_it(key: str) -> None:
+    with pytest.raises(ConfigError, match="the API key holds") as told:
+        Endpoint("https://c", key, None)
+    assert key not in str(told.value)
+
+
+@pytest.mark.parametrize("url", ["https://c", "https://c/", "https://c/v1", "https://c/v1/"])
+def test_an_address_may_be_the_base_url_that_other_clients_want(url: str) -> None:
+    with httpx2.Client(**Endpoint(url, None, None).http_options(1.0)) as client:
+        assert str(client.build_request("GET", "/v1/models").url) == "https://c/v1/models"
 
 
 def test_proxies_are_for_other_machines_only() -> None:
