@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 
 import msgspec
@@ -17,12 +18,22 @@ __all__ = ["ChatFields", "CompletionFields", "Fields", "Message", "invalid", "re
 MAX_PROMPTS = 32
 """Prompts of one text completion; each takes a place in the queue of a target."""
 IGNORED = frozenset(
-    {"metadata", "parallel_tool_calls", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user"}
+    {
+        "metadata",
+        "parallel_tool_calls",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "user",
+    }
 )
 """Fields that clients send and that cannot change a token."""
 HARMLESS: dict[str, tuple[object, ...]] = {
     "best_of": (1,),
     "echo": (False,),
+    "function_call": ("none", "auto"),  # there are no functions to choose from
     "functions": ([],),
     "modalities": (["text"],),
     "n": (1,),
@@ -36,15 +47,19 @@ SEVERAL = ("best_of", "n")
 """Fields that ask for more than one answer."""
 FOREIGN_ROLES = ("tool", "function")
 """Roles that belong to tools, which we do not have."""
+IGNORED_IN_MESSAGES = frozenset({"cache_control"})
+"""As IGNORED, in a message or a part of its content."""
 
 TopLogprobs: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=limits.MAX_TOP_LOGPROBS)]
-MaxTokens: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=limits.MAX_PROMPT_TOKENS)]
+MaxTokens: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]  # what no context holds is cut in `openai_schema`
 Stop: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.MAX_STOP_TEXT)]
 Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=limits.MAX_TEXT)]
 Ids: TypeAlias = Annotated[list[Token], msgspec.Meta(min_length=1, max_length=limits.MAX_PROMPT_TOKENS)]
 ChatRole: TypeAlias = Literal["system", "developer", "user", "assistant"]
 ALLOWED: dict[str, tuple[str, ...]] = {"privacy": tuple(Privacy), "role": get_args(ChatRole)}
 """Words a field may have, by its name; msgspec does not list them."""
+OBJECTS = ("stream_options", "wanspec")
+"""Fields that have fields of their own, all of them optional."""
 ModelName: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.MAX_NAME)]
 
 
@@ -153,12 +168,16 @@ def _supported(fields: dict[str, Any], kind: type[R]) -> dict[str, Any]:
         if value is None or name in IGNORED:
             continue
         if name in known:
-            kept[name] = value
+            kept[name] = _without_nulls(value) if name in OBJECTS else value
         elif name not in HARMLESS or value not in HARMLESS[name]:
             raise _unsupported(name[:64], value)
     if isinstance(kept.get("messages"), list):
         kept["messages"] = [_message(number, message) for number, message in enumerate(kept["messages"])]
     return kept
+
+
+def _without_nulls(value: object) -> object:
+    return {name: inner for name, inner in value.items() if inner is not None} if isinstance(value, dict) else value
 
 
 def _unsupported(name: str, value: object) -> UnsupportedParameter:
@@ -176,13 +195,39 @@ def _message(number: int, message: object) -> object:
             f"messages of role {message['role']} are not supported: there are no tools",
             param=f"messages[{number}].role",
         )
-    content = message.get("content")
-    for place, part in enumerate(content if isinstance(content, list) else ()):
-        kind = part.get("type") if isinstance(part, dict) else None
-        if isinstance(kind, str) and kind != "text":
-            at = f"messages[{number}].content[{place}].type"
-            raise UnsupportedParameter(f"content of type {kind[:64]!r} is not supported: text alone is", param=at)
-    return {name: value for name, value in message.items() if name == "content" or value not in (None, [])}
+    kept = _meant(message, ("content",))
+    for name in kept:  # before the content is looked at: beside tool calls it is null
+        if name not in Message.__struct_fields__:
+            raise _unsupported(f"messages[{number}].{name[:64]}", None)
+    if "content" in kept:
+        kept["content"] = _content(f"messages[{number}].content", kept["content"])
+    return kept
+
+
+def _meant(fields: dict[str, Any], required: Collection[str]) -> dict[str, Any]:
+    """Without what asks for nothing; a required field stays whatever it holds, so that the refusal names it."""
+    return {
+        name: value
+        for name, value in fields.items()
+        if name in required or (value not in (None, []) and name not in IGNORED_IN_MESSAGES)
+    }
+
+
+def _content(at: str, content: object) -> object:
+    if content is None:
+        raise InvalidRequest(f"{at} is null: a message needs a text, which may be empty", param=at)
+    if not isinstance(content, list):
+        return content
+    return [_part(f"{at}[{place}]", part) for place, part in enumerate(content)]
+
+
+def _part(at: str, part: object) -> object:
+    if not isinstance(part, dict):
+        return part
+    kind = part.get("type")
+    if isinstance(kind, str) and kind != "text":
+        raise UnsupportedParameter(f"content of type {kind[:64]!r} is not supported: text alone is", param=f"{at}.type")
+    return _meant(part, Part.__struct_fields__)
 
 
 def invalid(message: str) -> InvalidRequest:

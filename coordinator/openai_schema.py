@@ -49,7 +49,7 @@ def parse_chat(body: bytes, *, request: str, random_seed: Callable[[], bytes]) -
         ContextTooLong: more than a control link carries.
     """
     fields = read(body, ChatFields)
-    if fields.top_logprobs is not None and not fields.logprobs:
+    if fields.top_logprobs and not fields.logprobs:
         raise InvalidRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
     wanted, name = fields.max_completion_tokens, "max_completion_tokens"
     if wanted is None:
@@ -60,7 +60,7 @@ def parse_chat(body: bytes, *, request: str, random_seed: Callable[[], bytes]) -
         request=request,
         seed=_seed(fields, random_seed),
         sampling=_sampling(fields),
-        max_tokens=wanted,
+        max_tokens=None if wanted is None else _held(wanted),
         messages=tuple(_chat_message(message) for message in fields.messages),
         top_logprobs=(fields.top_logprobs or 0) if fields.logprobs else None,
         **_common(fields),
@@ -84,7 +84,7 @@ def parse_completion(body: bytes, *, request: str, random_seed: Callable[[], byt
                 request=f"{request}-{number}" if number else request,
                 seed=seed,
                 sampling=_sampling(fields),
-                max_tokens=DEFAULT_COMPLETION_TOKENS if fields.max_tokens is None else fields.max_tokens,
+                max_tokens=DEFAULT_COMPLETION_TOKENS if fields.max_tokens is None else _held(fields.max_tokens),
                 prompt=prompt if isinstance(prompt, str) else None,
                 prompt_ids=() if isinstance(prompt, str) else tuple(prompt),
                 top_logprobs=fields.logprobs,
@@ -107,6 +107,11 @@ def _check_together(fields: CompletionFields, prompts: int) -> None:
         raise UnsupportedParameter("a stream of several prompts is not supported: one prompt a stream", param="stream")
     if prompts > 1 and fields.wanspec.committed:
         raise InvalidRequest("an answer that goes on has one prompt", param="wanspec.committed")
+
+
+def _held(max_tokens: int) -> int:
+    """No context holds more, so it asks for the same; the target cuts to what its own leaves."""
+    return min(max_tokens, limits.MAX_PROMPT_TOKENS)
 
 
 def _seed(fields: Fields, random_seed: Callable[[], bytes]) -> bytes:

@@ -94,6 +94,20 @@ def test_content_may_come_in_parts_and_roles_have_synonyms() -> None:
     )
 
 
+def test_how_a_prompt_is_cached_elsewhere_changes_nothing() -> None:
+    part = {"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}, "annotations": None}
+    message = {"role": "user", "content": [part], "cache_control": {"type": "ephemeral"}}
+    assert chat(messages=[message]).generate.messages == (ChatMessage("user", "a"),)
+
+
+@pytest.mark.parametrize("wanted", [131_073, 200_000, 2**31 - 1, 2**63 - 1, 10**30])
+def test_who_asks_for_more_than_any_context_holds_asks_for_all_there_is(wanted: int) -> None:
+    most = limits.MAX_PROMPT_TOKENS
+    assert chat(max_tokens=wanted).generate.max_tokens == most
+    assert chat(max_completion_tokens=wanted).generate.max_tokens == most
+    assert text(max_tokens=wanted).generate.max_tokens == most
+
+
 @pytest.mark.parametrize(
     ("prompt", "expected"),
     [
@@ -117,6 +131,11 @@ def test_prompts(prompt: Any, expected: tuple[str | None, tuple[int, ...]]) -> N
         {"tools": None, "n": None, "seed": None, "stop": None, "temperature": None, "logprobs": None},
         {"top_k": -1},
         {"stream_options": {"continuous_usage_stats": True}},
+        {"stream_options": {"include_usage": None}},
+        {"wanspec": dict.fromkeys(("privacy", "network", "seed", "committed", "fingerprint"))},
+        {"function_call": "none", "functions": [], "prompt_cache_retention": "24h", "prompt_cache_key": "a"},
+        {"logprobs": False, "top_logprobs": 0},
+        {"top_logprobs": 0},
     ],
 )
 def test_what_changes_nothing_is_accepted(fields: dict[str, Any]) -> None:
@@ -135,7 +154,10 @@ def test_what_changes_nothing_is_accepted(fields: dict[str, Any]) -> None:
         ({"messages": [{"role": "user", "content": "x", "audio": {}}]}, "messages[0].audio"),
         ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "a"}]}, "messages[0].role"),
         ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "assistant", "content": None, "function_call": {}}]}, "messages[0].function_call"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
+        ({"function_call": {"name": "f"}}, "function_call"),
         ({"suffix": "x"}, "suffix"),
         ({"best_of": 2}, "best_of"),
         ({"tool_choice": "required"}, "tool_choice"),
@@ -158,6 +180,7 @@ def test_what_cannot_be_done_is_refused_by_name(fields: dict[str, Any], param: s
         ({"logit_bias": {"x": 1}}, "logit_bias"),
         ({"logit_bias": {"-1": 1}}, "logit_bias"),
         ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens"),
         ({"seed": 2**63}, "seed"),
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
@@ -187,6 +210,7 @@ def test_values_out_of_range_name_their_field(fields: dict[str, Any], param: str
         ({"n": 2}, "n is not supported above 1: send several requests"),
         ({"best_of": 3}, "best_of is not supported above 1: send several requests"),
         ({"n": 0}, "n is not supported"),
+        ({"messages": [{"role": "assistant", "content": None}]}, "is null: a message needs a text, which may be empty"),
     ],
 )
 def test_what_would_be_allowed_is_said(fields: dict[str, Any], says: str) -> None:
