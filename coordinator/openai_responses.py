@@ -218,4 +218,6 @@ def _by_text(entry: TokenLogprob) -> dict[str, float] | None:
 
 
 def _named(text: str, logprob: float | None) -> Body:
-    return {"token": text, "logprob": logprob, "bytes": list(text.encode(errors="replace"))}
+    """Clients join `bytes` to characters. Of a token that is a part of one its text, U+FFFD, does not tell them."""
+    known = "\N{REPLACEMENT CHARACTER}" not in text
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode(errors="replace")) if known else None}

@@ -104,6 +104,13 @@ def test_of_tokens_that_look_alike_the_likeliest_stands_for_all() -> None:
     assert columns["top_logprobs"] == [{"\ufffd": -0.5, "c": -1.0}]
 
 
+def test_bytes_of_a_part_of_a_character_are_not_made_up() -> None:
+    part = TokenLogprob(8, "\ufffd", -2.0, ((7, "\ufffd", -0.5), (9, "é", -1.0)))
+    (entry,) = reply(top_logprobs=2).chunk(tokens(0, "", part))["choices"][0]["logprobs"]["content"]
+    assert entry["bytes"] is None
+    assert [other["bytes"] for other in entry["top_logprobs"]] == [None, [0xC3, 0xA9]]
+
+
 def test_several_answers_are_choices_of_one_response() -> None:
     replies = [reply(chat=False), reply(chat=False)]
     body = several(replies, [[tokens(0, "a")], [tokens(0, "b")]], [DONE, DONE])
