@@ -5,15 +5,17 @@ Nothing here imports torch before a model has to be made (docs/decisions/0002-mo
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
-from wanspec_p2p.errors import DigestMismatch, ModelError
+from wanspec_p2p.errors import ConfigError, DigestMismatch, ModelError
 from wanspec_p2p.models.digests import Manifest, sha256_file
 from wanspec_p2p.models.directories import check_directory, directory_manifest
 from wanspec_p2p.models.hub import download_snapshot
@@ -73,17 +75,21 @@ class Catalog:
     def __init__(self, cache_dir: Path, progress: Progress | None = None, *, wheel: Path | None = None) -> None:
         named = os.environ.get(WHEELS_VARIABLE)
         self._progress: Progress = progress or (lambda label, done, total: None)
+        self._cache = cache_dir
         self._store = ModelStore(cache_dir / "models", self._progress)
         self._wheel = wheel or (Path(named) if named else None)
 
     def entries(self) -> list[Entry]:
-        return [
-            Entry(name, summary, "Apache-2.0", size, self._store.ready(name, source))
-            for name, source, summary, size in (
-                (TARGET, SMOLLM2.requirement, "SmolLM2-135M-Instruct, from its Q4_1 file", 542_000_000),
-                (DRAFTER, _drafter_source(), "a drafter of 4 layers for smollm2-135m", 88_000_000),
-            )
-        ]
+        """Raises ConfigError where the cache cannot be read."""
+        known = (
+            (TARGET, SMOLLM2.requirement, "SmolLM2-135M-Instruct, from its Q4_1 file", 542_000_000),
+            (DRAFTER, _drafter_source(), "a drafter of 4 layers for smollm2-135m", 88_000_000),
+        )
+        with self._explained():
+            return [
+                Entry(name, summary, "Apache-2.0", size, self._store.ready(name, source))
+                for name, source, summary, size in known
+            ]
 
     def path(self, name: str) -> Path:
         """A directory that transformers' `from_pretrained` loads; fetched and converted first where it must be.
@@ -94,24 +100,42 @@ class Catalog:
         Raises:
             ModelError: one line for the person who asked.
             DigestMismatch: a file is not what it was, or not what was published.
+            ConfigError: the cache cannot be used.
         """
-        return self._resolve(name)[0]
+        with self._explained():
+            return self._resolve(name)[0]
 
     def digest(self, name: str) -> str:
         """SHA-256 over the weights of `name`, as its peers know it."""
-        return self._resolve(name)[1].digest
+        with self._explained():
+            return self._resolve(name)[1].digest
 
     def verify(self, name: str) -> Manifest:
         """Take every digest again and return what was confirmed.
 
         Raises:
-            DigestMismatch, ModelError: as `path`.
+            DigestMismatch, ModelError, ConfigError: as `path`.
         """
-        directory, manifest = self._resolve(name)
-        for done, file in enumerate(manifest.files):
-            self._progress(f"verify {file}", done, len(manifest.files))
-            manifest.verify(directory, [file])
-        return manifest
+        with self._explained():
+            directory, manifest = self._resolve(name)
+            for done, file in enumerate(manifest.files):
+                self._progress(f"verify {file}", done, len(manifest.files))
+                manifest.verify(directory, [file])
+            return manifest
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """The system's errors as one line: of the cache, of what it would lie in, or of a model that is not ours."""
+        try:
+            yield
+        except OSError as error:
+            where = None if error.filename is None else Path(os.fsdecode(error.filename))
+            if where is None or where.is_relative_to(self._cache) or self._cache.is_relative_to(where):
+                raise ConfigError(
+                    f"the cache {self._cache} cannot be used ({error.strerror or error}): name a directory that can be "
+                    "written in WANSPEC_CACHE_DIR"
+                ) from error
+            raise ModelError(f"{where} cannot be read: {error.strerror or error}") from error
 
     def _resolve(self, name: str) -> tuple[Path, Manifest]:
         if name == TARGET:

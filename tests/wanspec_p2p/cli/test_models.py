@@ -50,6 +50,18 @@ def test_a_damaged_file_is_one_line(run: Run, directory: Path) -> None:
     assert "the file is damaged" in err and err.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", [("list",), ("pull", "smollm2-135m"), ("path", "smollm2-135m")])
+def test_a_cache_that_is_a_file_is_one_line(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    cache = tmp_path / "file"
+    cache.write_bytes(b"")
+    monkeypatch.setenv("WANSPEC_CACHE_DIR", str(cache))
+    code, out, err = run("models", *command)
+    assert (code, out, err.count("\n")) == (ExitCode.USAGE, "", 1)
+    assert err.startswith(f"wanspec: the cache {cache} cannot be used (Not a directory): name a directory")
+
+
 def test_an_unknown_model_is_one_line(run: Run) -> None:
     code, out, err = run("models", "path", "gpt-9")
     assert (code, out) == (ExitCode.MODEL, "")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from wanspec_p2p.errors import DigestMismatch, ModelError
+from wanspec_p2p.errors import ConfigError, DigestMismatch, ModelError
 from wanspec_p2p.models import catalog as catalog_module
+from wanspec_p2p.models import directories
 from wanspec_p2p.models.catalog import DRAFTER, DRAFTER_FILES, DRAFTER_LAYERS, SMOLLM2, TARGET, Catalog
 from wanspec_p2p.models.copying import read_weights
 from wanspec_p2p.models.digests import sha256_file
@@ -38,6 +39,42 @@ def test_damage_is_found_by_verify_even_if_size_and_time_are_kept(tiny_directory
     os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     with pytest.raises(DigestMismatch):
         catalog.verify(str(directory))
+
+
+@pytest.mark.parametrize("name", [TARGET, "the directory"])
+@pytest.mark.parametrize("below", ["", "deep/below"])
+def test_a_cache_that_cannot_be_one_is_one_line_that_names_it(
+    tiny_directory: Path, tmp_path: Path, name: str, below: str
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    cache = tmp_path / "file" / below
+    named = str(tiny_directory) if name == "the directory" else name
+    catalog = Catalog(cache)
+    for ask in (catalog.entries, lambda: catalog.path(named), lambda: catalog.digest(named)):
+        with pytest.raises(ConfigError) as error:
+            ask()
+        assert str(error.value).startswith(f"the cache {cache} cannot be used (Not a directory): name a directory that")
+        assert "WANSPEC_CACHE_DIR" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_full_disk_under_the_cache_is_one_line(
+    tiny_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(directory: Path, manifest: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(directories, "save_manifest", full)
+    with pytest.raises(ConfigError, match=r"cannot be used \(No space left on device\)"):
+        Catalog(tmp_path).path(str(tiny_directory))
+
+
+def test_a_model_of_the_users_own_that_cannot_be_read_is_not_the_caches_fault(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    directory = Path(shutil.copytree(tiny_directory, tmp_path / "model"))
+    (directory / "loop.json").symlink_to("loop.json")
+    with pytest.raises(ModelError, match=r"model/loop.json cannot be read: Too many levels"):
+        Catalog(tmp_path / "cache").path(str(directory))
 
 
 @pytest.mark.parametrize("name", ["smollm3", "", "a/b/c", "https://example.org/model"])
