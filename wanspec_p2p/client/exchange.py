@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypedDict
@@ -70,7 +71,8 @@ def request_body(prompt: str | Messages, model: str, options: Options, *, raw: b
         raw: the prompt is text to be continued as it stands, not a message to be answered.
 
     Raises:
-        InvalidRequest: a conversation where text is needed, or a message without role and content.
+        InvalidRequest: a conversation where text is needed, a message without role and content, or what JSON has no
+            form for: half of a surrogate pair, or a number that is none.
     """
     body: dict[str, object] = {"model": model, "stream": True, "stream_options": {"include_usage": True}}
     extension: dict[str, object] = {}
@@ -84,9 +86,25 @@ def request_body(prompt: str | Messages, model: str, options: Options, *, raw: b
     if raw:
         if not isinstance(prompt, str):
             raise InvalidRequest("raw completion takes text, not a list of messages", param="prompt")
-        return "/v1/completions", body | {"prompt": prompt}
-    messages = [("user", prompt)] if isinstance(prompt, str) else [_message(message) for message in prompt]
-    return "/v1/chat/completions", body | {"messages": [{"role": role, "content": text} for role, text in messages]}
+        path, body["prompt"] = "/v1/completions", prompt
+    else:
+        messages = [("user", prompt)] if isinstance(prompt, str) else [_message(message) for message in prompt]
+        path, body["messages"] = "/v1/chat/completions", [{"role": role, "content": text} for role, text in messages]
+    _check_json(extension | body)  # a field of ours under its own name, and not as `wanspec`
+    return path, body
+
+
+def _check_json(fields: Mapping[str, object]) -> None:
+    """Raises InvalidRequest with the first field that JSON has no form for."""
+    for name, value in fields.items():
+        try:
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequest(
+                f"{name} is not valid Unicode: it holds half of a surrogate pair", param=name
+            ) from error
+        except (ValueError, TypeError) as error:  # a number that is none; an object of another library
+            raise InvalidRequest(f"{name} cannot be sent as JSON: {error}", param=name) from error
 
 
 def _message(message: Mapping[str, str] | tuple[str, str]) -> tuple[str, str]:

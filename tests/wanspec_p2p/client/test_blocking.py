@@ -77,6 +77,14 @@ def test_a_raw_completion(client: Client, fake: FakeCoordinator) -> None:
     assert fake.requests[0]["prompt"] == "Once"
 
 
+def test_what_cannot_be_sent_is_an_invalid_request(client: Client, fake: FakeCoordinator) -> None:
+    with pytest.raises(InvalidRequest, match="temperature cannot be sent as JSON"):
+        client.generate("hi", temperature=float("nan"))
+    with pytest.raises(InvalidRequest, match="half of a surrogate pair"):
+        client.generate("\ud800")
+    assert fake.requests == []
+
+
 def test_models_and_state(client: Client) -> None:
     assert [model.name for model in client.models()] == ["smollm2-135m"]
     assert [node["name"] for node in client.state()["nodes"]] == ["lab-a", "lab-b"]

@@ -85,6 +85,29 @@ def test_raw_completion_of_a_conversation_is_refused_here() -> None:
         request_body([("user", "Why?")], "m", Options(), raw=True)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "options", "param"),
+    [
+        ("Why?", Options(temperature=float("nan")), "temperature"),
+        ("Why?", Options(top_p=float("inf")), "top_p"),
+        ("Why?", Options(logit_bias={3: float("nan")}), "logit_bias"),
+        ("Why?", Options(stop=["\ud800"]), "stop"),
+        ("Why?", Options(privacy="\ud800"), "privacy"),
+        ("Why?", Options(seed=b"0"), "seed"),  # type: ignore[typeddict-item]  # what is tested
+        ("\ud800", Options(), "messages"),
+    ],
+)
+def test_what_json_has_no_form_for_is_refused_by_name(prompt: str, options: Options, param: str) -> None:
+    with pytest.raises(InvalidRequest) as error:
+        request_body(prompt, "m", options, raw=False)
+    assert error.value.param == param and error.value.message.startswith(param)
+
+
+def test_raw_text_that_is_no_unicode_is_refused_by_name() -> None:
+    with pytest.raises(InvalidRequest, match="prompt is not valid Unicode: it holds half of a surrogate pair"):
+        request_body("\ud800", "m", Options(), raw=True)
+
+
 def test_an_answer_is_built_from_its_events() -> None:
     builder = AnswerBuilder()
     first = builder.feed(tokens(0, [1, 2], "The sky", [None, NODE]))
