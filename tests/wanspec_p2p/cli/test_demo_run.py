@@ -119,6 +119,16 @@ def test_a_difference_has_an_exit_code_of_its_own(run: Run, stage: Stage, fake: 
     assert out.splitlines()[-1].startswith("identical to the target alone: NO, they part at token 4")
 
 
+@pytest.mark.parametrize(
+    "wrong", [("--prompt", ""), ("--prompt", "\udcff"), ("--temperature", "nan"), ("--temperature", "101")]
+)
+def test_nothing_is_started_for_what_cannot_be_asked(run: Run, stage: Stage, wrong: tuple[str, str]) -> None:
+    code, out, err = run("demo", *wrong)
+    assert (code, out, err.count("\n")) == (ExitCode.USAGE, "", 1)
+    assert wrong[0].removeprefix("--") in err or "messages" in err
+    assert stage.commands == []
+
+
 @pytest.mark.parametrize("dies", ["coordinator", "target", "edsger"])
 def test_a_part_that_dies_is_named_with_its_last_words(run: Run, stage: Stage, dies: str) -> None:
     stage.dies = dies
