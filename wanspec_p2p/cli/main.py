@@ -107,6 +107,10 @@ def main(args: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.FAILURE
     except Exception as error:
+        odd = next(filter(_is_no_text, sys.argv[1:] if args is None else args), None)
+        if isinstance(error, UnicodeEncodeError) and odd is not None:
+            shown = odd.encode(errors="backslashreplace").decode()
+            return _failed(f"the argument {shown} is not UTF-8: give it in UTF-8", ExitCode.USAGE)
         return _failed(
             f"this should not have happened: {type(error).__name__}: {_one_line(str(error))} "
             "(run it again with WANSPEC_DEBUG=1 for the traceback, and report it)",
@@ -129,6 +133,11 @@ def _sigterm_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _is_no_text(argument: str) -> bool:
+    """Python takes a byte that is no UTF-8 for half of a surrogate pair, which file names may hold and nothing else."""
+    return any("\ud800" <= character <= "\udfff" for character in argument)
 
 
 def _failed(line: str, code: ExitCode) -> int:

@@ -56,7 +56,7 @@ def prompt(
         "network": network,
     }
     options: Options = {name: value for name, value in asked.items() if value is not None}  # type: ignore[assignment]  # names of Options, from the signature
-    message = sys.stdin.read() if text == "-" else text
+    message = _from_stdin() if text == "-" else text
     if not (message if raw else message.strip()):
         raise InvalidRequest("the prompt is empty: give a text, or - and a text on stdin", param="prompt")
     with submitter(coordinator, api_key, fingerprint).client() as client:
@@ -64,6 +64,21 @@ def prompt(
             emit(_as_json(client.generate(message, model=model, raw=raw, **options)))
         else:
             _show(client, message, model, raw, options)
+
+
+def _from_stdin() -> str:
+    """Raises InvalidRequest where it cannot be read, or holds no text."""
+    if sys.stdin is None:
+        raise InvalidRequest("stdin is closed: give the text itself, or - and a text on stdin", param="prompt")
+    try:
+        return sys.stdin.buffer.read().decode()
+    except OSError as error:
+        raise InvalidRequest(f"stdin cannot be read ({error.strerror or error}): give the text itself") from error
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(
+            f"the text on stdin is not UTF-8 (byte {error.start + 1}): convert it, as `iconv -t UTF-8` does",
+            param="prompt",
+        ) from error
 
 
 def _show(client: Client, message: str, model: str | None, raw: bool, options: Options) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -53,6 +54,21 @@ def test_a_bug_is_one_line_that_says_how_to_see_more(run: Run, broken: dict[str,
     assert (code, out) == (ExitCode.FAILURE, "")
     assert err.startswith("wanspec: this should not have happened: ZeroDivisionError: division by zero (run it again")
     assert err.count("\n") == 1 and "Traceback" not in err
+
+
+def test_an_argument_that_is_no_text_is_its_givers_mistake(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says = "wanspec: the argument k\\udcff is not UTF-8: give it in UTF-8\n"
+    assert run("coordinator", "key", "k\udcff") == (ExitCode.USAGE, "", says)
+    assert run("coordinator", "token", "--pool", "k\udcff", "--url", "wss://a")[0] == ExitCode.USAGE
+    assert run("coordinator", "key", "k")[0] == 0, "nothing was kept of the other"
+
+
+def test_half_a_surrogate_pair_that_nobody_gave_is_a_bug(run: Run, broken: dict[str, BaseException]) -> None:
+    broken["error"] = UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
+    code, _, err = run("one")
+    assert code == ExitCode.FAILURE and err.startswith("wanspec: this should not have happened: UnicodeEncodeError")
 
 
 def test_with_wanspec_debug_the_traceback_comes_too(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,10 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCoordinator]:
     with serving(fake) as url:
         monkeypatch.setenv("WANSPEC_COORDINATOR", url)
         yield fake
+
+
+def stdin(content: bytes) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(content))
 
 
 def test_piped_it_is_the_text_and_nothing_else(run: Run, fake: FakeCoordinator) -> None:
@@ -72,9 +77,35 @@ def test_json_is_one_object_with_the_origin_of_every_token(run: Run, fake: FakeC
 
 
 def test_the_message_may_come_from_stdin(run: Run, fake: FakeCoordinator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("from a file"))
+    monkeypatch.setattr("sys.stdin", stdin("from a file\r\n…".encode()))
     run("prompt", "-", "--raw")
-    assert fake.requests[0]["prompt"] == "from a file"
+    assert fake.requests[0]["prompt"] == "from a file\r\n…"
+
+
+def test_stdin_that_holds_no_text_is_one_line(
+    run: Run, fake: FakeCoordinator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sys.stdin", stdin("Größe".encode("latin-1")))
+    says = "the text on stdin is not UTF-8 (byte 3): convert it, as `iconv -t UTF-8` does"
+    assert run("prompt", "-") == (ExitCode.USAGE, "", f"wanspec: {says}\n")
+    monkeypatch.setattr("sys.stdin", None)  # as Python has it where stdin is closed
+    says = "stdin is closed: give the text itself, or - and a text on stdin"
+    assert run("prompt", "-") == (ExitCode.USAGE, "", f"wanspec: {says}\n")
+    with (
+        (tmp_path / "written").open("wb", buffering=0) as written,
+        os.fdopen(written.fileno(), closefd=False) as closed,
+    ):
+        monkeypatch.setattr("sys.stdin", closed)
+        says = "stdin cannot be read (Bad file descriptor): give the text itself"
+        assert run("prompt", "-") == (ExitCode.USAGE, "", f"wanspec: {says}\n")
+    assert fake.requests == []
+
+
+@pytest.mark.parametrize("arguments", [("\udcff",), ("Why?", "--temperature", "nan")])
+def test_what_cannot_be_sent_is_one_line(run: Run, fake: FakeCoordinator, arguments: tuple[str, ...]) -> None:
+    code, out, err = run("prompt", *arguments)
+    assert (code, out, err.count("\n")) == (ExitCode.USAGE, "", 1)
+    assert "should not have happened" not in err and fake.requests == []
 
 
 @pytest.mark.parametrize("wrong", [("--top-p", "0"), ("--top-p", "nan"), ("--top-p", "1.1"), ("--temperature", "101")])
@@ -92,7 +123,7 @@ def test_what_no_coordinator_would_take_is_refused_before_anybody_is_asked(
 def test_an_empty_prompt_is_refused_before_anybody_is_asked(
     run: Run, fake: FakeCoordinator, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], given: str
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(given))
+    monkeypatch.setattr("sys.stdin", stdin(given.encode()))
     code, out, err = run("prompt", *arguments)
     assert (code, out) == (ExitCode.USAGE, "")
     assert err == "wanspec: the prompt is empty: give a text, or - and a text on stdin\n"
