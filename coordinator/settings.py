@@ -74,7 +74,10 @@ class CoordinatorSettings:
             raise ConfigError(f"receipt_days must be between 1 and 36500, not {self.receipt_days:g}")
 
     def _check_public_url(self, url: str) -> None:
-        secure, host = split_address(url)
+        try:
+            secure, host = split_address(url)
+        except ConfigError as error:
+            raise ConfigError(f"public_url: {error}") from error
         if not secure and not is_loopback(host):
             raise ConfigError(f"public_url {url} is neither loopback nor encrypted: use https://")
         if secure and not self.tls and self.proxy_cert is None:

@@ -6,9 +6,11 @@ Nobody below the command line reads `os.environ`; services are handed settings t
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import re
 import tomllib
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,6 +31,8 @@ __all__ = [
 ]
 
 CONFIG_FILE = "wanspec.toml"
+SECTIONS = ("coordinator", "node", "submitter", "target")
+"""The tables of `CONFIG_FILE`; nothing else stands at its top."""
 
 Settings = TypeVar("Settings")
 
@@ -84,7 +88,8 @@ def read_section(file: Path, section: str) -> dict[str, Any]:
     """One table of a TOML file; empty where the file or the table is missing.
 
     Raises:
-        ConfigError: the file cannot be read or is not TOML, or the section is not a table.
+        ConfigError: the file cannot be read or is not TOML, something but the tables of `SECTIONS` stands at its top,
+            or one of those is not a table.
     """
     try:
         document = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -94,10 +99,33 @@ def read_section(file: Path, section: str) -> dict[str, Any]:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not valid TOML: {error}") from error
-    table = document.get(section, {})
-    if not isinstance(table, dict):
-        raise ConfigError(f"[{section}] in {file} must be a table")
+    for name, value in document.items():
+        _check_top(name, value, {*SECTIONS, section}, file)
+    table: dict[str, Any] = document.get(section, {})
     return table
+
+
+def _check_top(name: str, value: object, known: Iterable[str], file: Path) -> None:
+    if name in known:
+        if not isinstance(value, dict):
+            raise ConfigError(f"[{name}] in {file} must be a table")
+        return
+    tables = {table: f"[{table}]" for table in sorted(known)}
+    if not isinstance(value, dict):
+        where = ", ".join(tables.values())
+        raise ConfigError(f"{name} in {file} stands outside all tables: put it below the one it belongs to, of {where}")
+    raise ConfigError(f"[{name}] in {file} is not a table of settings{_meant(name, tables)}")
+
+
+def _meant(name: str, known: Mapping[str, str]) -> str:
+    """Which known name a misspelt one is nearest to, if to any, and which there are.
+
+    Args:
+        known: in small letters, and as they are written.
+    """
+    near = difflib.get_close_matches(name.lower(), known, n=1)
+    suggestion = f" (did you mean {known[near[0]]}?)" if near else ""
+    return f"{suggestion}; known are {', '.join(sorted(known.values()))}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +147,8 @@ def load_settings(
 ) -> Settings:
     """A frozen dataclass from `defaults`, `[section]` of `file`, `WANSPEC_<SECTION>_<FIELD>` and flags; later ones win.
 
+    A variable that is empty counts as one that is not set.
+
     Args:
         kind: a dataclass; its fields are the allowed keys and their types the checks.
         flags: what the command line gave; None means the flag was not given.
@@ -126,8 +156,8 @@ def load_settings(
             dataclass's own defaults come last.
 
     Raises:
-        ConfigError: an unknown key, a value of the wrong type, or a field that nobody set. The message names the key
-            and where its value came from.
+        ConfigError: an unknown key or variable, a value that will not do, or a field that nobody set. The message names
+            the key and where its value came from.
     """
     return load_sourced(kind, section, file=file, environ=environ, flags=flags, defaults=defaults)[0]
 
@@ -154,16 +184,25 @@ def load_sourced(
             raise ConfigError(f"{section}.{name} is not set: give --{name.replace('_', '-')} or put it in {file}")
     try:
         settings = kind(**{name: sourced.value for name, sourced in given.items()})
-    except ValueError as error:
-        raise ConfigError(f"[{section}]: {error}") from error
+    except (ConfigError, ValueError) as error:
+        raise ConfigError(f"[{section}]: {error}{_origin(str(error), given)}") from error
     return settings, {name: given.get(name) or Sourced(getattr(settings, name), "default") for name in fields}
+
+
+def _origin(complaint: str, given: Mapping[str, Sourced]) -> str:
+    """Where a value came from that a dataclass will not have; what it says of it begins with the field."""
+    field = re.match(r"\w*", complaint)
+    sourced = given.get(field[0]) if field else None
+    return "" if sourced is None or sourced.origin == "default" else f" ({sourced.origin})"
 
 
 def _from_file(file: Path, section: str, hints: Mapping[str, Any]) -> dict[str, Sourced]:
     found = {}
     for key, value in read_section(file, section).items():
         if key not in hints:
-            raise ConfigError(f"{section}.{key} in {file} is not a setting; known are {', '.join(sorted(hints))}")
+            raise ConfigError(
+                f"{section}.{key} in {file} is not a setting{_meant(key, {name: name for name in hints})}"
+            )
         converted = _converted(value, hints[key], f"{section}.{key} in {file}", strict=True)
         found[key] = Sourced(converted, f"file {file}")
     return found
@@ -173,13 +212,26 @@ def _from_outside(
     environ: Mapping[str, str], flags: Mapping[str, object], section: str, hints: Mapping[str, Any]
 ) -> dict[str, Sourced]:
     found = {}
+    _check_variables(environ, section, hints)
     for key, hint in hints.items():
-        variable, flag = f"WANSPEC_{section}_{key}".upper(), f"--{key.replace('_', '-')}"
-        if variable in environ:
+        variable, flag = _variable(section, key), f"--{key.replace('_', '-')}"
+        if environ.get(variable):
             found[key] = Sourced(_converted(environ[variable], hint, variable, strict=False), f"variable {variable}")
         if flags.get(key) is not None:
             found[key] = Sourced(_converted(flags[key], hint, flag, strict=False), "command line")
     return found
+
+
+def _variable(section: str, key: str) -> str:
+    return f"WANSPEC_{section}_{key}".upper()
+
+
+def _check_variables(environ: Mapping[str, str], section: str, keys: Iterable[str]) -> None:
+    """Those that begin with a section's name are its own; `WANSPEC_COORDINATOR` and `WANSPEC_API_KEY` do not."""
+    prefix, known = _variable(section, ""), {key: _variable(section, key) for key in keys}
+    for name in sorted(environ):
+        if name.startswith(prefix) and environ[name] and name not in known.values():
+            raise ConfigError(f"variable {name} is not a setting{_meant(name.removeprefix(prefix), known)}")
 
 
 def check_length(settings: object, field: str, longest: int) -> None:
@@ -203,6 +255,8 @@ def _converted(value: object, hint: Any, source: str, *, strict: bool) -> object
     try:
         return msgspec.convert(value, hint, strict=strict, dec_hook=_decode_path)
     except msgspec.ValidationError as error:
+        if hint is bool:
+            raise ConfigError(f"{source} must be true or false, not {value!r}") from error
         raise ConfigError(f"{source}: {error}") from error
 
 

@@ -19,7 +19,7 @@ HERE = Path("data")
         ({"heartbeat": 0.0}, "heartbeat"),
         ({"lease_seconds": 1.0}, "lease_seconds"),
         ({"receipt_days": 0.5}, "receipt_days must be between 1 and 36500, not 0.5"),
-        ({"public_url": "llm.example"}, "not a coordinator's address"),
+        ({"public_url": "llm.example"}, "^public_url: 'llm.example' is not a coordinator's address"),
         ({"public_url": "https://llm.example:99999"}, "not a coordinator's address"),
         ({"public_url": "http://llm.example"}, "neither loopback nor encrypted"),
         ({"public_url": "https://llm.example"}, "name the proxy's certificate"),

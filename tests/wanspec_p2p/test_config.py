@@ -24,6 +24,9 @@ class Example:
             raise ValueError("port must be 0 or more")
 
 
+DEFAULTS: dict[str, object] = {"data_dir": Path("/d"), "port": -1}
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "wanspec.toml"
@@ -84,7 +87,7 @@ def test_a_relative_override_is_refused() -> None:
 
 def test_flags_win_over_variables_over_the_file_over_defaults(file: Path) -> None:
     assert load(file) == Example(data_dir=file.parent)
-    file.write_text('[example]\nport = 1\ndtype = "float32"\naddresses = ["ws://a"]\n[other]\nport = 9\n')
+    file.write_text('[example]\nport = 1\ndtype = "float32"\naddresses = ["ws://a"]\n[target]\nport = 9\n')
     assert load(file) == Example(data_dir=file.parent, port=1, dtype=Dtype.FLOAT32, addresses=("ws://a",))
     environ = {"WANSPEC_EXAMPLE_PORT": "2", "WANSPEC_EXAMPLE_ADVERTISE": "true"}
     assert load(file, environ).port == 2
@@ -105,11 +108,28 @@ def test_paths_come_from_text_and_expand_the_home_directory(file: Path, monkeypa
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[example]\nprot = 1\n", r"example\.prot in .*wanspec\.toml is not a setting; known are addresses, advertise"),
+        (
+            "[example]\nprot = 1\n",
+            r"^example\.prot in .*wanspec\.toml is not a setting \(did you mean port\?\); known are addresses, ",
+        ),
+        ("[example]\nx = 1\n", r"^example\.x in .*wanspec\.toml is not a setting; known are addresses, advertise"),
         ('[example]\nport = "1"\n', r"example\.port in .*: Expected `int`, got `str`"),
+        ('[example]\nadvertise = "yes"\n', r"^example\.advertise in .*toml must be true or false, not 'yes'$"),
         ("example = 1\n", r"\[example\] in .* must be a table"),
         ("[example\n", r"is not valid TOML"),
-        ("[example]\nport = -1\n", r"\[example\]: port must be 0 or more"),
+        ("[example]\nport = -1\n", r"^\[example\]: port must be 0 or more \(file .*wanspec\.toml\)$"),
+        (
+            "port = 8080\n",
+            r"^port in .*wanspec\.toml stands outside all tables: put it below .*, of \[coordinator\], ",
+        ),
+        (
+            "[Example]\nport = 1\n",
+            r"^\[Example\] in .*wanspec\.toml is not a table of settings \(did you mean \[example\]\?\); known are "
+            r"\[coordinator\], \[example\], \[node\], \[submitter\], \[target\]$",
+        ),
+        ("[nodes]\nslots = 9\n", r"\(did you mean \[node\]\?\)"),
+        ("[x]\n", r"^\[x\] in .*wanspec\.toml is not a table of settings; known are \[coordinator\], "),
+        ("[[node]]\nslots = 9\n", r"^\[node\] in .* must be a table$"),
     ],
 )
 def test_a_bad_file_is_one_line_that_names_the_key(file: Path, text: str, says: str) -> None:
@@ -124,6 +144,44 @@ def test_a_bad_variable_and_a_bad_flag_are_named(file: Path) -> None:
         load(file, {"WANSPEC_EXAMPLE_PORT": "eighty"})
     with pytest.raises(ConfigError, match="--dtype: Invalid enum value 'int8'"):
         load(file, dtype="int8")
+    with pytest.raises(ConfigError, match="^WANSPEC_EXAMPLE_ADVERTISE must be true or false, not 'yes'$"):
+        load(file, {"WANSPEC_EXAMPLE_ADVERTISE": "yes"})
+
+
+def test_a_value_that_will_not_do_is_said_with_where_it_came_from(file: Path) -> None:
+    file.write_text("[example]\nport = 1\n")
+    with pytest.raises(ConfigError, match=r"^\[example\]: port must be 0 or more \(variable WANSPEC_EXAMPLE_PORT\)$"):
+        load(file, {"WANSPEC_EXAMPLE_PORT": "-1"})
+    with pytest.raises(ConfigError, match=r"^\[example\]: port must be 0 or more \(command line\)$"):
+        load(file, port=-1)
+    with pytest.raises(ConfigError, match=r"^\[example\]: port must be 0 or more$"):
+        load_settings(Example, "example", file=file.parent / "none", environ={}, flags={}, defaults=DEFAULTS)
+
+
+@pytest.mark.parametrize(
+    ("variable", "says"),
+    [
+        ("WANSPEC_EXAMPLE_PROT", r" \(did you mean WANSPEC_EXAMPLE_PORT\?\); known are WANSPEC_EXAMPLE_ADDRESSES, "),
+        ("WANSPEC_EXAMPLE_ADDRESS", r" \(did you mean WANSPEC_EXAMPLE_ADDRESSES\?\); known are "),
+        ("WANSPEC_EXAMPLE_X", "; known are WANSPEC_EXAMPLE_ADDRESSES, "),
+    ],
+)
+def test_a_misspelt_variable_of_the_section_is_named(file: Path, variable: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=f"^variable {variable} is not a setting{says}") as caught:
+        load(file, {variable: "s3cret"})
+    assert "s3cret" not in str(caught.value)
+
+
+def test_variables_of_others_are_left_alone(file: Path) -> None:
+    others = ("WANSPEC_EXAMPLE", "WANSPEC_EXAMPLES_PORT", "WANSPEC_NODE_SLOT", "WANSPEC_API_KEY", "WANSPEC_TEST_POINTS")
+    assert load(file, dict.fromkeys(others, "9")) == Example(data_dir=file.parent)
+
+
+def test_a_variable_that_is_empty_is_not_set(file: Path) -> None:
+    file.write_text('[example]\nport = 1\naddresses = ["ws://a"]\n')
+    names = ("PORT", "ADDRESSES", "ADVERTISE", "DTYPE", "NO_SUCH")
+    loaded = load(file, {f"WANSPEC_EXAMPLE_{name}": "" for name in names})
+    assert loaded == Example(data_dir=file.parent, port=1, addresses=("ws://a",))
 
 
 def test_a_field_that_nobody_set_says_how_to_set_it(file: Path) -> None:
