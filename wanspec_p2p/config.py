@@ -118,14 +118,13 @@ def _check_top(name: str, value: object, known: Iterable[str], file: Path) -> No
 
 
 def _meant(name: str, known: Mapping[str, str]) -> str:
-    """Which known name a misspelt one is nearest to, if to any, and which there are.
+    """Which known name a misspelt one is nearest to; where none is near, which there are.
 
     Args:
         known: in small letters, and as they are written.
     """
     near = difflib.get_close_matches(name.lower(), known, n=1)
-    suggestion = f" (did you mean {known[near[0]]}?)" if near else ""
-    return f"{suggestion}; known are {', '.join(sorted(known.values()))}"
+    return f": did you mean {known[near[0]]}?" if near else f"; known are {', '.join(sorted(known.values()))}"
 
 
 @dataclass(frozen=True, slots=True)
