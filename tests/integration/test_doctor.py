@@ -33,7 +33,7 @@ def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WholeNetwork:
 
 
 async def found(data: Path) -> dict[str, Finding]:
-    findings = await asyncio.to_thread(lambda: list(remembered_coordinators(data)))
+    findings = await asyncio.to_thread(lambda: list(remembered_coordinators({role: data / role for role in Role})))
     return {finding.check: finding for finding in findings}
 
 

@@ -10,17 +10,19 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from wanspec_p2p.cli import doctor_ways
+from wanspec_p2p.cli.doctor_settings import read_settings
 from wanspec_p2p.cli.findings import Finding, guarded
 from wanspec_p2p.cli.output import Json, console, emit, printable
-from wanspec_p2p.cli.settings import ApiKey, CoordinatorUrl, Fingerprint, model_cache
+from wanspec_p2p.cli.settings import ApiKey, CoordinatorUrl, Fingerprint
 from wanspec_p2p.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -57,17 +59,20 @@ def doctor(
 
 
 def _findings(paths: Paths) -> Iterator[Finding]:
+    places, settings = read_settings(paths)
     yield _python()
     yield _machine()
     yield from _torch()
     yield check_driver(Path("/sys/bus/pci/devices"))
-    yield guarded("model cache", lambda: _model_cache(paths.cache))
-    yield guarded("disk", lambda: check_disk(paths.data, paths.cache))
+    yield from settings
+    for cache in places.caches:
+        yield guarded("model cache", partial(_model_cache, cache))
+    yield guarded("disk", lambda: check_disk(places.data, places.caches))
     yield check_clock(time.time())
     yield _loopback()
-    yield check_keys(paths.data)
-    yield from doctor_ways.certificates(paths.data, time.time())
-    yield from doctor_ways.remembered_coordinators(paths.data)
+    yield guarded("keys", lambda: check_keys(*places.data))
+    yield from doctor_ways.certificates(time.time(), *places.data)
+    yield from doctor_ways.remembered_coordinators(places.homes)
 
 
 def _python() -> Finding:
@@ -101,9 +106,12 @@ def _device() -> Finding:
 
 
 def _model_cache(cache: Path) -> Finding:
+    from wanspec_p2p.models.catalog import Catalog
+
     if not os.access(_existing(cache), os.W_OK):
-        return Finding("model cache", False, f"{cache} cannot be written: set WANSPEC_CACHE_DIR to a folder that can")
-    entries = (f"{entry.name} {'ready' if entry.ready else 'not yet pulled'}" for entry in model_cache().entries())
+        remedy = "set WANSPEC_CACHE_DIR (or cache_dir of the service) to a folder that can"
+        return Finding("model cache", False, f"{cache} cannot be written: {remedy}")
+    entries = (f"{entry.name} {'ready' if entry.ready else 'not yet pulled'}" for entry in Catalog(cache).entries())
     return Finding("model cache", True, f"{cache}: {', '.join(entries)}")
 
 
@@ -134,11 +142,12 @@ def _is_nvidia_gpu(device: Path) -> bool:
     return vendor.strip() == NVIDIA and kind.startswith("0x03")  # PCI base class 03: display controllers
 
 
-def check_disk(data: Path, cache: Path) -> Finding:
+def check_disk(data: Sequence[Path], caches: Sequence[Path]) -> Finding:
     """A full disk stops a coordinator from taking receipts, and a node from fetching its model."""
     rooms = [
         (path, shutil.disk_usage(_existing(path)).free, ROOM[what])
-        for what, path in (("data", data), ("models", cache))
+        for what, places in (("data", data), ("models", caches))
+        for path in places
     ]
     said = "; ".join(f"{free / 2**30:.1f} GiB free for {path}" for path, free, _ in rooms)
     short = [f"{needed / 2**30:.1f} GiB for {path}" for path, free, needed in rooms if free < needed]
@@ -172,11 +181,17 @@ def _loopback() -> Finding:
     return Finding("loopback", True, "a port can be opened and reached")
 
 
-def check_keys(data: Path) -> Finding:
-    """A key that others can read is no identity any more."""
-    keys = sorted(data.glob("*/identity.pem"))
+def check_keys(data: Path, *elsewhere: Path) -> Finding:
+    """A key that others can read is no identity any more.
+
+    Args:
+        data: holds data directories.
+        elsewhere: other data directories.
+    """
+    keys = sorted([*data.glob("*/identity.pem"), *(key for home in elsewhere for key in home.glob("identity.pem"))])
+    where = ", ".join(map(str, (data, *elsewhere)))
     if open_keys := [str(key) for key in keys if key.stat().st_mode & 0o077]:
         return Finding("keys", False, f"others can read {', '.join(open_keys)}: chmod 600, or delete and join again")
     return Finding(
-        "keys", True, f"{len(keys)} under {data}, readable by you alone" if keys else f"none yet under {data}"
+        "keys", True, f"{len(keys)} under {where}, readable by you alone" if keys else f"none yet under {where}"
     )

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wanspec_p2p.cli.findings import Finding, guarded
 from wanspec_p2p.cli.output import short
-from wanspec_p2p.cli.settings import submitter
+from wanspec_p2p.cli.settings import Submitter, submitter
 from wanspec_p2p.errors import ConfigError
 from wanspec_p2p.types import Role
 
@@ -33,17 +33,22 @@ SOON = 30 * 86_400.0
 
 
 def named_coordinator(url: str, api_key: str | None, fingerprint: str | None) -> Iterator[Finding]:
-    """The coordinator a submitter was told of."""
-    yield guarded("coordinator", lambda: _serves(url, api_key, fingerprint))
-    yield guarded("coordinator's clock", lambda: _clock(url, fingerprint))
+    """The coordinator a submitter was told of; what flags and variables do not say is in `[submitter]`."""
+    try:
+        told = submitter(url, api_key, fingerprint)
+    except ConfigError as error:
+        yield Finding("coordinator", False, str(error))
+        return
+    yield guarded("coordinator", lambda: _serves(told))
+    yield guarded("coordinator's clock", lambda: _clock(told.url, told.fingerprint))
 
 
-def _serves(url: str, api_key: str | None, fingerprint: str | None) -> Finding:
-    with submitter(url, api_key, fingerprint).client() as client:
+def _serves(told: Submitter) -> Finding:
+    with told.client() as client:
         models = ", ".join(model.name for model in client.models())
     if not models:
-        return Finding("coordinator", True, f"{url} answers, and serves no model yet: a target has to join it")
-    return Finding("coordinator", True, f"{url} serves {models}")
+        return Finding("coordinator", True, f"{told.url} answers, and serves no model yet: a target has to join it")
+    return Finding("coordinator", True, f"{told.url} serves {models}")
 
 
 def _clock(url: str, fingerprint: str | None, check: str = "coordinator's clock") -> Finding:
@@ -63,12 +68,16 @@ def _clock(url: str, fingerprint: str | None, check: str = "coordinator's clock"
     return Finding(check, True, f"within {CLOCK_LEEWAY:g} s of this one")
 
 
-def remembered_coordinators(data: Path) -> Iterator[Finding]:
-    """Those that nodes and targets of this user have joined."""
+def remembered_coordinators(homes: Mapping[Role, Path]) -> Iterator[Finding]:
+    """Those that the node and the target have joined whose data directories these are."""
     for role in ROLES:
-        file = data / role / "coordinator.json"
-        if file.exists():
-            check = f"way of the {role}"
+        file, check = homes[role] / "coordinator.json", f"way of the {role}"
+        try:
+            joined = file.exists()
+        except OSError as error:  # somebody else's directory, say
+            yield Finding(check, False, f"{file} cannot be read: {error.strerror}")
+            continue
+        if joined:
             way = guarded(check, partial(_way, check, role, file))
             yield way
             if way.ok:
@@ -139,9 +148,16 @@ async def _dial(home: Membership, role: Role, identity: Identity) -> PeerLink[An
     )
 
 
-def certificates(data: Path, now: float) -> Iterator[Finding]:
-    """Those that services made here. Peers pin them and never look at the date; HTTP clients do."""
-    for pem in sorted([*data.glob("*/tls-certificate.pem"), *data.glob("*/tls/tls-certificate.pem")]):
+def certificates(now: float, data: Path, *elsewhere: Path) -> Iterator[Finding]:
+    """Those that services made here. Peers pin them and never look at the date; HTTP clients do.
+
+    Args:
+        data: holds data directories.
+        elsewhere: other data directories.
+    """
+    names = ("tls-certificate.pem", "tls/tls-certificate.pem")
+    ours = (pem for name in names for pem in data.glob(f"*/{name}"))
+    for pem in sorted([*ours, *(pem for home in elsewhere for name in names for pem in home.glob(name))]):
         yield guarded("certificate", partial(check_certificate, pem, now))
 
 

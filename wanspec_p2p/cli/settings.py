@@ -138,13 +138,13 @@ def submitter(coordinator: str | None, api_key: str | None, fingerprint: str | N
     flags: dict[str, object] = {"coordinator": coordinator, "api_key": api_key, "fingerprint": fingerprint}
     # typer has read the variables already.
     found = load_settings(Submitter, "submitter", file=paths.config / CONFIG_FILE, environ={}, flags=flags)
-    return found if found.coordinator is not None else dataclasses.replace(found, coordinator=_local(paths.data))
+    return found if found.coordinator is not None else dataclasses.replace(found, coordinator=_local())
 
 
-def _local(data: Path) -> str | None:
-    """Where the coordinator of this user is, or was last, reached."""
+def _local() -> str | None:
+    """Where the coordinator of this user is, or was last, reached; its data directory is that of its own settings."""
     from coordinator import addresses
     from coordinator.settings import CoordinatorSettings
 
-    known = addresses.load(CoordinatorSettings(data_dir=data / "coordinator"))
+    known = addresses.load(service_settings(CoordinatorSettings, "coordinator", {}))
     return None if known is None else known.http

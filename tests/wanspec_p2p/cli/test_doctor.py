@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.admin import issue_join_token, peers, revoke_peer
+from coordinator import addresses
+from coordinator.admin import create_api_key, issue_join_token, peers, revoke_peer
 from coordinator.settings import CoordinatorSettings
 from node import daemon, hardware
 from node.hardware import Gpu, Hardware
 from node.settings import NodeSettings
+from tests.support.certificates import self_made
 from tests.support.fake_coordinator import FakeCoordinator, serving
 from tests.support.whole_network import coordinator_in_a_thread
 from tests.wanspec_p2p.cli.conftest import Run
@@ -44,8 +46,8 @@ def test_a_machine_in_order(run: Run) -> None:
     assert (code, err) == (0, "")
     checks = [line.split(":")[0] for line in out.splitlines()]
     assert checks == [
-        "✓ python", "✓ machine", "✓ torch", "✓ device", "✓ driver", "✓ model cache", "✓ disk", "✓ clock", "✓ loopback",
-        "✓ keys",
+        "✓ python", "✓ machine", "✓ torch", "✓ device", "✓ driver", "✓ settings", "✓ model cache", "✓ disk", "✓ clock",
+        "✓ loopback", "✓ keys",
     ]  # fmt: skip
 
 
@@ -76,7 +78,8 @@ def test_a_key_others_can_read_is_found(run: Run, home: Path) -> None:
 def test_a_cache_that_cannot_be_written_is_found(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda path, mode: False)
     code, out, _ = run("doctor")
-    assert code == ExitCode.FAILURE and "set WANSPEC_CACHE_DIR to a folder that can" in out
+    assert code == ExitCode.FAILURE
+    assert "cannot be written: set WANSPEC_CACHE_DIR (or cache_dir of the service) to a folder that can" in out
 
 
 def test_the_way_to_a_coordinator_is_tried(run: Run) -> None:
@@ -85,6 +88,65 @@ def test_the_way_to_a_coordinator_is_tried(run: Run) -> None:
         assert code == 0 and f"✓ coordinator: {url} serves smollm2-135m" in out
     code, out, _ = run("doctor", "--coordinator", url)
     assert code == ExitCode.FAILURE and f"✗ coordinator: nobody answers at {url}" in out
+
+
+def write_settings(home: Path, text: str) -> Path:
+    file = home / ".config/wanspec/wanspec.toml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+def test_the_way_to_a_coordinator_is_tried_with_what_the_file_says_of_it(run: Run, home: Path) -> None:
+    certificate, key, fingerprint = self_made(home)
+    settings = CoordinatorSettings(data_dir=home / "there", tls_cert=certificate, tls_key=key)
+    with coordinator_in_a_thread(settings):
+        known = addresses.load(settings)
+        assert known is not None
+        secret = create_api_key(settings, "us")
+        write_settings(home, f'[submitter]\napi_key = "{secret}"\nfingerprint = "{fingerprint}"\n')
+        code, out, _ = run("doctor", "--coordinator", known.http)
+    assert code == 0 and f"✓ coordinator: {known.http} answers" in out
+    assert "✓ coordinator's clock: within 30 s of this one" in out
+
+
+def test_settings_that_no_command_would_take_are_found(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_settings(home, "[coordinator\n")
+    code, out, err = run("doctor", "--coordinator", "http://127.0.0.1:9")
+    assert (code, err) == (ExitCode.FAILURE, "")
+    assert out.count(f"✗ settings: {file} is not valid TOML: ") == 1, "once, and not once for each service"
+    assert f"✗ coordinator: {file} is not valid TOML: " in out
+    write_settings(home, "[coordinator]\nprot = 1\n[target]\nslots = 0\n[submitter]\nkey = 1\n")
+    monkeypatch.setenv("WANSPEC_NODE_SLOT", "9")
+    findings = json.loads(run("doctor", "--json")[1])
+    assert [finding["detail"] for finding in findings if finding["check"] == "settings"] == [
+        f"coordinator.prot in {file} is not a setting: did you mean port?",
+        "variable WANSPEC_NODE_SLOT is not a setting: did you mean WANSPEC_NODE_SLOTS?",
+        f"[target]: slots must be between 1 and 4096, not 0 (file {file})",
+        f"submitter.key in {file} is not a setting: did you mean api_key?",
+    ]
+
+
+def test_services_are_looked_at_where_settings_say_they_are(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("n", "t", "c"):
+        (home / name).mkdir()
+        (home / name / "identity.pem").touch(mode=0o600)
+    (home / "n/coordinator.json").write_text("{}")
+    (home / "t/coordinator.json").write_text("{}")
+    (home / "c/tls").mkdir()
+    (home / "c/tls/tls-certificate.pem").write_text("junk")
+    write_settings(home, f'[node]\ndata_dir = "{home}/n"\ncache_dir = "{home}/m"\n[coordinator]\ndata_dir = "~/c"\n')
+    monkeypatch.setenv("WANSPEC_TARGET_DATA_DIR", str(home / "t"))
+    code, out, _ = run("doctor")
+    assert code == ExitCode.FAILURE
+    usual = home / ".local/share/wanspec"
+    assert f"✓ keys: 3 under {usual}, {home}/n, {home}/t, {home}/c, readable by you alone" in out
+    for role, place in (("node", "n"), ("target", "t")):
+        assert f"✗ way of the {role}: {home / place / 'coordinator.json'} " in out
+    assert f"✗ certificate: {home}/c/tls/tls-certificate.pem is damaged" in out
+    assert f"✓ model cache: {home}/m: " in out and f"GiB free for {home}/m" in out and f"GiB free for {home}/n" in out
 
 
 def test_clocks_that_differ_are_found(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,8 +204,8 @@ def test_a_disk_that_is_nearly_full_is_found(tmp_path: Path, monkeypatch: pytest
     rooms = {tmp_path / "data": 2**40, tmp_path: 2**30}
     (tmp_path / "data").mkdir()
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(rooms[path]))
-    finding = check_disk(tmp_path / "data", tmp_path / "not yet" / "cache")
+    finding = check_disk([tmp_path / "data"], [tmp_path / "not yet" / "cache"])
     assert not finding.ok
     assert finding.detail.endswith(f"make room for at least 2.0 GiB for {tmp_path / 'not yet' / 'cache'}")
     rooms[tmp_path] = 2**40
-    assert check_disk(tmp_path / "data", tmp_path / "cache").ok
+    assert check_disk([tmp_path / "data"], [tmp_path / "cache"]).ok

@@ -39,8 +39,12 @@ def joined(settings: CoordinatorSettings) -> Path:
     return data
 
 
+def homes(data: Path) -> dict[Role, Path]:
+    return {role: data / role for role in Role}
+
+
 def found(data: Path) -> dict[str, Finding]:
-    return {finding.check: finding for finding in remembered_coordinators(data)}
+    return {finding.check: finding for finding in remembered_coordinators(homes(data))}
 
 
 def test_the_way_to_the_coordinator_that_was_joined_is_walked(settings: CoordinatorSettings) -> None:
@@ -113,20 +117,28 @@ def test_a_coordinator_that_is_silent_is_not_waited_for(tmp_path: Path, monkeypa
 
 
 def test_who_has_joined_nothing_has_no_way_to_walk(tmp_path: Path) -> None:
-    assert list(remembered_coordinators(tmp_path)) == []
+    assert list(remembered_coordinators(homes(tmp_path))) == []
 
 
 def test_a_damaged_membership_is_a_finding(tmp_path: Path) -> None:
     (tmp_path / "target").mkdir()
     (tmp_path / "target/coordinator.json").write_text("{}")
-    assert all(not finding.ok and "join again" in finding.detail for finding in remembered_coordinators(tmp_path))
+    findings = list(remembered_coordinators(homes(tmp_path)))
+    assert findings and all(not finding.ok and "join again" in finding.detail for finding in findings)
+
+
+def test_a_directory_that_cannot_be_looked_into_is_a_finding(tmp_path: Path) -> None:
+    home = tmp_path / ("x" * 300)  # longer than a name may be
+    (way,) = remembered_coordinators({**homes(tmp_path), Role.NODE: home})
+    assert way == Finding("way of the node", False, f"{home / 'coordinator.json'} cannot be read: File name too long")
 
 
 def test_certificates_are_looked_at_before_they_end(tmp_path: Path) -> None:
     clock = ManualClock()
     pem, _ = load_or_create_certificate(tmp_path / "coordinator/tls", "localhost", clock=clock)
     of_target, _ = load_or_create_certificate(tmp_path / "target", "localhost", clock=clock)
-    assert [finding.ok for finding in certificates(tmp_path, clock.wall())] == [True, True]
+    assert [finding.ok for finding in certificates(clock.wall(), tmp_path)] == [True, True]
+    assert len(list(certificates(clock.wall(), tmp_path / "none", pem.parents[1], of_target.parent))) == 2
     years = 365 * 86_400.0
     assert check_certificate(pem, clock.wall() + 9 * years).ok
     end = clock.wall() + 10 * years - 86_400.0

@@ -53,6 +53,19 @@ def test_a_submitter_finds_the_coordinator_of_this_machine(home: Path) -> None:
     assert submitter(None, None, None).url == "http://127.0.0.1:5"
 
 
+@pytest.mark.parametrize("how", ["file", "variable"])
+def test_a_submitter_finds_the_coordinator_of_this_machine_where_its_settings_say(
+    home: Path, file: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    (home / "c").mkdir()
+    (home / "c/coordinator.json").write_text('{"http": "http://127.0.0.1:5", "peers": "ws://127.0.0.1:5"}')
+    if how == "file":
+        file.write_text(f'[coordinator]\ndata_dir = "{home}/c"\n')
+    else:
+        monkeypatch.setenv("WANSPEC_COORDINATOR_DATA_DIR", str(home / "c"))
+    assert submitter(None, None, None).url == "http://127.0.0.1:5"
+
+
 def test_a_submitter_without_a_coordinator_is_told_what_to_do() -> None:
     with pytest.raises(ConfigError, match="none has run here: give --coordinator URL or set WANSPEC_COORDINATOR"):
         _ = submitter(None, None, None).url
