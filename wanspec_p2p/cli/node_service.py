@@ -22,10 +22,12 @@ __all__ = ["app"]
 
 app = typer.Typer(help="Start the node with this machine; needs no root.", no_args_is_help=True)
 
-KEPT = (
-    *("WANSPEC_DATA_DIR", "WANSPEC_CACHE_DIR", "WANSPEC_WHEELS"),
-    *("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "CUDA_VISIBLE_DEVICES"),
+PLACES = (
+    *("WANSPEC_DATA_DIR", "WANSPEC_NODE_DATA_DIR"),
+    *("WANSPEC_CACHE_DIR", "WANSPEC_NODE_CACHE_DIR", "WANSPEC_WHEELS"),
 )
+"""Directories; what is relative means one below where the command is run, and a service is run elsewhere."""
+KEPT = (*PLACES, "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "CUDA_VISIBLE_DEVICES")
 """Variables that go into the service's file. Others, tokens above all, do not: settings belong into wanspec.toml."""
 SECONDS = 30.0
 
@@ -72,8 +74,12 @@ def uninstall(dry_run: DryRun = False, json: Json = False) -> None:
     """Stop the service and remove its file. Key and membership stay."""
     manager = _manager(None)
     if dry_run:
-        for command in manager.stop:
-            say(" ".join(command))
+        commands = [" ".join(command) for command in manager.stop]
+        if json:
+            emit({"file": str(manager.file), "commands": commands})
+            return
+        for command in commands:
+            say(command)
         return
     there = manager.file.exists()
     failed = _carry_out(manager.stop) if there else None
@@ -101,13 +107,14 @@ def status(json: Json = False) -> None:
 
 
 def _joined(data_dir: Path | None) -> Path | None:
-    """The data directory that was named, if any; a node has to have joined there, since a service has nobody to ask."""
+    """The data directory where the service has to be told of it; a node has to have joined there, since a service has
+    nobody to ask."""
     from node.settings import NodeSettings
 
     place = service_settings(NodeSettings, "node", {"data_dir": data_dir}).data_dir
     if not (place / "coordinator.json").exists():
         raise ConfigError(f"no node has joined with {place} yet: first run `wanspec node join TOKEN` and stop it again")
-    return None if data_dir is None else place.absolute()
+    return None if data_dir is None and place.is_absolute() else place.absolute()
 
 
 def _manager(data_dir: Path | None) -> Manager:
@@ -140,7 +147,8 @@ def _manager(data_dir: Path | None) -> Manager:
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:
     """A service starts without what a shell has set; where it changes the directories, the service needs it too."""
-    return {name: environ[name] for name in KEPT if environ.get(name)}
+    kept = {name: environ[name] for name in KEPT if environ.get(name)}
+    return {name: str(Path(value).expanduser().absolute()) if name in PLACES else value for name, value in kept.items()}
 
 
 def _show(manager: Manager, *, json: bool) -> None:

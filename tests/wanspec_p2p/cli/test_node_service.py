@@ -5,9 +5,11 @@ import plistlib
 import stat
 import sys
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
+from node.settings import NodeSettings
 from tests.wanspec_p2p.cli.conftest import Run
 from wanspec_p2p.cli import node_service
 from wanspec_p2p.errors import ExitCode
@@ -64,6 +66,42 @@ def test_only_variables_that_say_where_things_are_go_into_the_unit(
     assert "secret" not in unit.read_text()
 
 
+def test_directories_of_the_node_go_into_the_unit_in_full(
+    run: Run, home: Path, unit: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "mine").mkdir()
+    (home / "mine/coordinator.json").touch()
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("WANSPEC_NODE_DATA_DIR", "mine")
+    monkeypatch.setenv("WANSPEC_NODE_CACHE_DIR", "~/models")
+    monkeypatch.setenv("WANSPEC_WHEELS", "wheels")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert run("node", "service", "install")[0] == 0
+    variables = [line for line in unit.read_text().splitlines() if line.startswith("Environment=")]
+    assert variables == [
+        'Environment="CUDA_VISIBLE_DEVICES=0"',
+        f'Environment="WANSPEC_NODE_CACHE_DIR={home}/models"',
+        f'Environment="WANSPEC_NODE_DATA_DIR={home}/mine"',
+        f'Environment="WANSPEC_WHEELS={home}/wheels"',
+    ]
+
+
+def test_every_directory_a_node_reads_from_a_variable_goes_into_the_unit() -> None:
+    read = {f"WANSPEC_NODE_{name}".upper() for name, kind in get_type_hints(NodeSettings).items() if kind is Path}
+    assert read <= set(node_service.KEPT)
+
+
+def test_a_relative_data_directory_of_the_file_is_named_in_full(
+    run: Run, joined: Path, home: Path, unit: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = home / ".config/wanspec/wanspec.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text('[node]\ndata_dir = "node"\n')
+    monkeypatch.chdir(joined.parent)
+    assert run("node", "service", "install")[0] == 0
+    assert f'"--data-dir" "{joined}"' in unit.read_text()
+
+
 def test_dry_run_prints_and_changes_nothing(run: Run, joined: Path, unit: Path, asked: list[str]) -> None:
     code, out, _ = run("node", "service", "install", "--dry-run")
     assert code == 0 and "[Service]" in out and "# then: systemctl --user enable --now wanspec-node.service" in out
@@ -71,6 +109,11 @@ def test_dry_run_prints_and_changes_nothing(run: Run, joined: Path, unit: Path, 
     assert json.loads(out)["file"] == str(unit) and "[Service]" in json.loads(out)["content"]
     _, out, _ = run("node", "service", "uninstall", "--dry-run")
     assert out == "systemctl --user disable --now wanspec-node.service\n"
+    _, out, _ = run("node", "service", "uninstall", "--dry-run", "--json")
+    assert json.loads(out) == {
+        "file": str(unit),
+        "commands": ["systemctl --user disable --now wanspec-node.service"],
+    }
     assert not unit.exists() and asked == []
 
 
