@@ -14,6 +14,7 @@ import typer
 
 from coordinator.settings import CoordinatorSettings
 from node.settings import NodeSettings
+from wanspec_p2p.cli.coordinator_keeping import settings_of
 from wanspec_p2p.cli.main import app
 
 ROOT = Path(__file__).parents[1]
@@ -107,6 +108,15 @@ def test_the_coordinator_is_healthy_at_the_port_it_serves() -> None:
     check = json.loads(only(file, "HEALTHCHECK").partition("CMD ")[2])
     assert check[:2] == ["python", "-c"] and f"https://127.0.0.1:{port}/health" in check[2]
     ast.parse(check[2])
+
+
+def test_beside_a_running_coordinator_its_public_url_is_one_that_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`docker exec` hands the variables on, and none of the flags."""
+    for name, value in variables(ROOT / "containers" / "coordinator.Dockerfile").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WANSPEC_COORDINATOR_PUBLIC_URL", "https://coordinator.example:8443")
+    settings = settings_of({})
+    assert (settings.host, settings.data_dir) == ("0.0.0.0", Path("/data/coordinator"))
 
 
 def test_a_node_exposes_nothing() -> None:
