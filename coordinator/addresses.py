@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -14,7 +15,7 @@ from coordinator.settings import CoordinatorSettings, split_address
 from wanspec_p2p.clock import Clock
 from wanspec_p2p.errors import ConfigError
 from wanspec_p2p.security.files import write_whole
-from wanspec_p2p.security.self_made import load_or_create_certificate
+from wanspec_p2p.security.self_made import load_or_create_certificate, names_host
 from wanspec_p2p.security.tls import fingerprint
 
 __all__ = [
@@ -24,11 +25,13 @@ __all__ = [
     "certificate_files",
     "certificate_pem",
     "certificate_shown",
-    "certified_host",
+    "certified_hosts",
     "dialable",
     "fingerprint_of",
     "fingerprint_shown",
+    "host_left_out",
     "load",
+    "names_of",
     "of_settings",
     "of_url",
     "pem_of",
@@ -83,12 +86,25 @@ def certificate_files(settings: CoordinatorSettings, clock: Clock) -> TlsFiles |
         return None
     if settings.tls_cert is not None and settings.tls_key is not None:
         return TlsFiles(settings.tls_cert, settings.tls_key)
-    return TlsFiles(*load_or_create_certificate(settings.certificate_dir, certified_host(settings), clock=clock))
+    return TlsFiles(*load_or_create_certificate(settings.certificate_dir, *certified_hosts(settings), clock=clock))
 
 
-def certified_host(settings: CoordinatorSettings) -> str:
-    """For which name or address a certificate of our own is made."""
-    return urlsplit(settings.public_url or "").hostname or settings.host
+def certified_hosts(settings: CoordinatorSettings) -> tuple[str, ...]:
+    """For which names and addresses a certificate of our own is made; the first is what others are told."""
+    return names_of(urlsplit(settings.public_url or "").hostname or settings.host, settings.host)
+
+
+def names_of(*hosts: str) -> tuple[str, ...]:
+    """The same, each once; every address of this machine goes by the names that are known without asking anybody."""
+    own = socket.gethostname()
+    here = ("localhost", "127.0.0.1", "::1", *([own] if own and own.isascii() else []))
+    return tuple(dict.fromkeys(name for host in hosts for name in (here if host in WILDCARDS else (host,))))
+
+
+def host_left_out(settings: CoordinatorSettings, certificate: Path) -> str | None:
+    """The host others are told, where a certificate we made before does not name it; one we were given is not asked."""
+    host = certified_hosts(settings)[0]
+    return None if settings.tls_cert is not None or names_host(certificate, host) else host
 
 
 def certificate_shown(settings: CoordinatorSettings, clock: Clock) -> Path | None:

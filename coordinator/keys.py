@@ -15,7 +15,7 @@ from wanspec_p2p.locking import locked
 from wanspec_p2p.security.certificate_succession import leads_to
 from wanspec_p2p.security.files import write_whole
 from wanspec_p2p.security.identity import Identity
-from wanspec_p2p.security.self_made import CERTIFICATE, replace_certificate
+from wanspec_p2p.security.self_made import CERTIFICATE, names_host, replace_certificate
 from wanspec_p2p.security.succession import MAX_SUCCESSIONS, Succession, hand_on, leading_to
 from wanspec_p2p.security.tls import fingerprint
 
@@ -72,7 +72,8 @@ def rotate(settings: CoordinatorSettings, *, clock: Clock | None = None) -> tupl
 def rotate_certificate(settings: CoordinatorSettings, *, clock: Clock | None = None) -> tuple[str, str]:
     """Give the coordinator another certificate of its own, that its old one signs. Returns the fingerprints (old, new).
 
-    It is made for the host at which the coordinator was last reached.
+    It is made for the host at which the coordinator was last reached, and for this machine's own names where the old
+    one is.
 
     Raises:
         ConfigError: the coordinator runs (stop it first), shows no certificate of its own making, or cannot write.
@@ -93,11 +94,16 @@ def rotate_certificate(settings: CoordinatorSettings, *, clock: Clock | None = N
                 "--proxy-cert), or none: replace that one"
             )
         host = urlsplit(reached.peers).hostname if reached is not None else None
-        host = host or addresses.certified_host(settings)
-        old, new = replace_certificate(settings.certificate_dir, host, clock=clock or SystemClock())
+        hosts = addresses.certified_hosts(settings) if host is None else addresses.names_of(host, *_everywhere(own))
+        old, new = replace_certificate(settings.certificate_dir, *hosts, clock=clock or SystemClock())
         if reached is not None:
             addresses.store(settings, msgspec.structs.replace(reached, certificate=addresses.pem_of(new)))
     return fingerprint(old), fingerprint(new)
+
+
+def _everywhere(own: Path) -> tuple[str, ...]:
+    """0.0.0.0 if the coordinator listened on every address when it made this one, which nothing else remembers."""
+    return ("0.0.0.0",) if any(names_host(own, host) for host in ("localhost", "0.0.0.0", "::")) else ()
 
 
 def _shown(reached: addresses.Addresses, own: Path) -> bool:

@@ -75,6 +75,7 @@ async def _serve(
     clock = SystemClock()
     identity = Identity.load_or_create(settings.identity_file)
     tls = _tls(settings, clock)
+    _warn_of_its_names(settings, clock)
     reached = addresses.of_settings(settings, listening.getsockname()[1])
     ledger = SqliteLedger(settings.ledger_file, receipt_days=settings.receipt_days)
     try:
@@ -166,6 +167,15 @@ def _config(app: Callable[..., Any], tls: ssl.SSLContext | None) -> uvicorn.Conf
 def _tls(settings: CoordinatorSettings, clock: Clock) -> ssl.SSLContext | None:
     files = addresses.certificate_files(settings, clock)
     return None if files is None else listener_context(files.certificate, files.key)
+
+
+def _warn_of_its_names(settings: CoordinatorSettings, clock: Clock) -> None:
+    """A certificate made for another host stays, since peers have pinned it; clients that look at names refuse it."""
+    files = addresses.certificate_files(settings, clock)
+    host = None if files is None else addresses.host_left_out(settings, files.certificate)
+    if host is not None:
+        do = "stop the coordinator, run `wanspec coordinator rotate-cert` and start it again"
+        log.warning("the certificate does not name the host where the coordinator is reached", host=host, do=do)
 
 
 def _shown(settings: CoordinatorSettings, clock: Clock) -> str | None:

@@ -7,6 +7,7 @@ import pytest
 from coordinator import addresses
 from coordinator.addresses import Addresses
 from coordinator.settings import CoordinatorSettings
+from tests.support.certificates import self_made
 from wanspec_p2p.clock import ManualClock
 from wanspec_p2p.errors import ConfigError
 from wanspec_p2p.security.self_made import load_or_create_certificate
@@ -67,6 +68,43 @@ def test_which_certificate_is_shown(tmp_path: Path) -> None:
     (tmp_path / "junk").write_text("junk")
     with pytest.raises(ConfigError, match="does not hold a certificate"):
         addresses.certificate_der(tmp_path / "junk")
+
+
+def test_a_certificate_of_our_own_is_made_for_every_name_that_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hosts(**settings: str) -> tuple[str, ...]:
+        return addresses.certified_hosts(CoordinatorSettings(data_dir=tmp_path, **settings))  # type: ignore[arg-type]
+
+    here = ("localhost", "127.0.0.1", "::1")
+    for name, known in (("box", (*here, "box")), ("localhost", here), ("zürich", here), ("", here)):
+        monkeypatch.setattr("socket.gethostname", lambda name=name: name)
+        assert hosts(host="0.0.0.0") == hosts(host="::") == known
+        assert hosts(host="0.0.0.0", public_url="https://llm.example:8443") == ("llm.example", *known)
+    assert hosts(host="10.0.0.1") == ("10.0.0.1",)
+    assert hosts(host="0.0.0.0", public_url="https://zürich.example")[0] == "zürich.example", "which is then refused"
+    assert hosts(host="10.0.0.1", public_url="https://llm.example") == ("llm.example", "10.0.0.1")
+
+
+def test_a_host_that_our_certificate_was_not_made_for_is_found(tmp_path: Path) -> None:
+    def left_out(**settings: object) -> str | None:
+        ours = CoordinatorSettings(data_dir=tmp_path, **settings)  # type: ignore[arg-type]
+        files = addresses.certificate_files(ours, ManualClock())
+        assert files is not None
+        return addresses.host_left_out(ours, files.certificate)
+
+    everywhere = {"host": "0.0.0.0"}
+    assert left_out(**everywhere) is None
+    assert left_out(**everywhere, public_url="https://127.0.0.1:8443") is None
+    assert left_out(**everywhere, public_url="https://llm.example:8443") == "llm.example"
+    given, key, _ = self_made(tmp_path)
+    assert left_out(**everywhere, public_url="https://llm.example", tls_cert=given, tls_key=key) is None
+
+
+def test_one_that_an_earlier_release_made_for_every_address_names_none(tmp_path: Path) -> None:
+    ours = CoordinatorSettings(data_dir=tmp_path, host="0.0.0.0")
+    certificate, _ = load_or_create_certificate(ours.certificate_dir, "0.0.0.0", clock=ManualClock())
+    assert addresses.host_left_out(ours, certificate) == "localhost"
 
 
 def test_beside_a_running_coordinator_the_certificate_is_the_one_it_shows(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from wanspec_p2p.errors import ConfigError
 from wanspec_p2p.locking import locked
 from wanspec_p2p.security.certificate_succession import leads_to
 from wanspec_p2p.security.identity import Identity
-from wanspec_p2p.security.self_made import CERTIFICATE, load_or_create_certificate, replace_certificate
+from wanspec_p2p.security.self_made import CERTIFICATE, load_or_create_certificate, names_host, replace_certificate
 from wanspec_p2p.security.succession import MAX_SUCCESSIONS, follow
 from wanspec_p2p.security.tls import fingerprint
 
@@ -123,6 +123,22 @@ def test_the_old_certificate_leads_to_the_new_one(settings: CoordinatorSettings,
     assert name == x509.DNSName("llm.example"), "the host it was reached at"
     _, third = rotate_certificate(settings, clock=ManualClock())
     assert third != new
+
+
+@pytest.mark.parametrize("before", ["0.0.0.0", "localhost"])
+def test_a_new_one_names_this_machine_where_the_coordinator_listens_everywhere(
+    settings: CoordinatorSettings, before: str
+) -> None:
+    """Which its first certificate alone remembers; that of an earlier release named 0.0.0.0, and nothing else."""
+    certificate, _ = load_or_create_certificate(settings.certificate_dir, before, clock=ManualClock())
+    pem = addresses.pem_of(addresses.certificate_der(certificate))
+    for reached in ("wss://0.0.0.0:1", "wss://llm.example:1"):
+        addresses.store(settings, addresses.Addresses("https://…", reached, pem))
+        rotate_certificate(settings, clock=ManualClock())
+        assert all(names_host(certificate, host) for host in ("localhost", "127.0.0.1", "::1"))
+        assert not names_host(certificate, "0.0.0.0")
+        pem = addresses.pem_of(addresses.certificate_der(certificate))
+    assert names_host(certificate, "llm.example")
 
 
 def test_after_a_crash_before_its_address_was_written_it_can_be_changed_again(

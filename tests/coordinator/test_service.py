@@ -9,11 +9,13 @@ import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from structlog.testing import capture_logs
 from websockets.asyncio.client import connect as websocket_connect
 from websockets.exceptions import InvalidStatus
 
@@ -197,6 +199,23 @@ async def test_reached_from_elsewhere_there_is_tls_and_a_key_is_needed(tmp_path:
             assert (await http.get("/health", headers={"host": "llm.example"})).status_code == 200
             assert (await http.get("/health", headers={"host": "evil.example"})).status_code == 403
         await node.close()
+
+
+async def test_a_certificate_that_was_made_for_another_host_stays_and_is_warned_of_once(tmp_path: Path) -> None:
+    settings = CoordinatorSettings(data_dir=tmp_path / "data", host="127.1")  # not taken for this machine
+    certificate, _ = load_or_create_certificate(settings.certificate_dir, "llm.example", clock=SystemClock())
+    before = certificate.read_bytes()
+
+    async def warnings(url: str) -> list[str]:
+        with capture_logs() as lines:
+            async with running(replace(settings, public_url=url)):
+                pass
+        return [f"{line['host']}: {line['do']}" for line in lines if "does not name the host" in line["event"]]
+
+    assert await warnings("https://llm.example") == []
+    (warning,) = await warnings("https://127.0.0.1")
+    assert warning.startswith("127.0.0.1: ") and "`wanspec coordinator rotate-cert`" in warning
+    assert certificate.read_bytes() == before, "peers have pinned it"
 
 
 async def test_a_port_in_use_is_found_before_anything_is_written(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import ipaddress
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
@@ -19,7 +20,7 @@ from wanspec_p2p.errors import ConfigError
 from wanspec_p2p.security.certificate_succession import predecessor
 from wanspec_p2p.security.files import create_once, write_whole
 
-__all__ = ["CERTIFICATE", "KEY", "NEXT", "load_or_create_certificate", "replace_certificate"]
+__all__ = ["CERTIFICATE", "KEY", "NEXT", "load_or_create_certificate", "names_host", "replace_certificate"]
 
 CERTIFICATE, KEY, NEXT = "tls-certificate.pem", "tls-key.pem", "tls-certificate-next.pem"
 """Names of the files. The last is there for a moment only, or after a crash in it."""
@@ -28,12 +29,12 @@ MAX_CERTIFICATE_BYTES = 16_384
 _YEARS = 10
 
 
-def load_or_create_certificate(directory: Path, host: str, *, clock: Clock) -> tuple[Path, Path]:
+def load_or_create_certificate(directory: Path, *hosts: str, clock: Clock) -> tuple[Path, Path]:
     """The paths (certificate, key) of a self-made ECDSA P-256 certificate, made on first use, valid for ten years.
 
     Args:
-        host: name or address put into it for the sake of HTTP clients; peers look at the fingerprint alone, so an
-            existing certificate stays when the host changes.
+        hosts: names and addresses put into it for the sake of HTTP clients; peers look at the fingerprint alone, so an
+            existing certificate stays when they change.
 
     Raises:
         UsageError: a file is open to others, or cannot be read or written.
@@ -42,11 +43,20 @@ def load_or_create_certificate(directory: Path, host: str, *, clock: Clock) -> t
     certificate, key = directory / CERTIFICATE, directory / KEY
     private = _key(key, create_once(key, _pem(ec.generate_private_key(ec.SECP256R1())), what="TLS key"))
     _put_next_in_place(directory, private)
-    create_once(certificate, _self_signed(private, host, clock), what="TLS certificate")
+    create_once(certificate, _self_signed(private, hosts, clock), what="TLS certificate")
     return certificate, key
 
 
-def replace_certificate(directory: Path, host: str, *, clock: Clock) -> tuple[bytes, bytes]:
+def names_host(certificate: Path, host: str) -> bool:
+    """Whether HTTP clients that trust this certificate find this name or address in it."""
+    try:
+        names = _certificate(certificate).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return False
+    return _alternative_name(host) in names
+
+
+def replace_certificate(directory: Path, *hosts: str, clock: Clock) -> tuple[bytes, bytes]:
     """Make a new certificate that the old one's key signs; that key is gone afterwards. Returns (old, new), DER.
 
     The key is what decides: until it is replaced the old certificate holds, and from then on the new one, which whoever
@@ -56,7 +66,7 @@ def replace_certificate(directory: Path, host: str, *, clock: Clock) -> tuple[by
         UsageError, ConfigError: as `load_or_create_certificate`; or it was replaced too often; or the directory cannot
             be written, and nothing has changed.
     """
-    certificate, key = load_or_create_certificate(directory, host, clock=clock)
+    certificate, key = load_or_create_certificate(directory, *hosts, clock=clock)
     private = _key(key, key.read_bytes())
     old = _certificate(certificate)
     if _spki(old.public_key()) != _spki(private.public_key()):
@@ -68,7 +78,7 @@ def replace_certificate(directory: Path, host: str, *, clock: Clock) -> tuple[by
             "begin anew; peers then have to join again"
         )
     fresh = ec.generate_private_key(ec.SECP256R1())
-    pem = _self_signed(fresh, host, clock, predecessor(der, private, fresh.public_key()))
+    pem = _self_signed(fresh, hosts, clock, predecessor(der, private, fresh.public_key()))
     try:
         write_whole(directory / NEXT, pem, private=True)
         write_whole(key, _pem(fresh), private=True)
@@ -118,7 +128,10 @@ def _spki(key: object) -> bytes:
 
 
 def _self_signed(
-    key: ec.EllipticCurvePrivateKey, host: str, clock: Clock, before: x509.UnrecognizedExtension | None = None
+    key: ec.EllipticCurvePrivateKey,
+    hosts: Sequence[str],
+    clock: Clock,
+    before: x509.UnrecognizedExtension | None = None,
 ) -> bytes:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "wanspec-p2p")])
     now = datetime.datetime.fromtimestamp(clock.wall(), datetime.UTC)
@@ -141,7 +154,7 @@ def _self_signed(
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=1))  # clocks differ
         .not_valid_after(now + datetime.timedelta(days=365 * _YEARS))
-        .add_extension(x509.SubjectAlternativeName([_alternative_name(host)]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([_alternative_name(host) for host in hosts]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(usage, critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)

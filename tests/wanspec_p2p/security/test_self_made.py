@@ -12,11 +12,19 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
+from tests.support.certificates import self_made as bare
 from wanspec_p2p.clock import ManualClock, SystemClock
 from wanspec_p2p.errors import ConfigError, UsageError
 from wanspec_p2p.security import self_made
 from wanspec_p2p.security.certificate_succession import leads_to
-from wanspec_p2p.security.self_made import CERTIFICATE, KEY, NEXT, load_or_create_certificate, replace_certificate
+from wanspec_p2p.security.self_made import (
+    CERTIFICATE,
+    KEY,
+    NEXT,
+    load_or_create_certificate,
+    names_host,
+    replace_certificate,
+)
 from wanspec_p2p.security.tls import certificate_fingerprint, fingerprint, listener_context
 
 
@@ -50,6 +58,10 @@ def test_what_it_says(tmp_path: Path, host: str, name: x509.GeneralName) -> None
     assert isinstance(certificate.signature_hash_algorithm, hashes.SHA256)
 
 
+def test_a_certificate_without_names_names_nobody(tmp_path: Path) -> None:
+    assert not names_host(bare(tmp_path)[0], "localhost")
+
+
 def test_files_that_hold_no_key_of_ours_are_named(tmp_path: Path) -> None:
     clock = ManualClock()
     _, key = load_or_create_certificate(tmp_path, "localhost", clock=clock)
@@ -79,11 +91,12 @@ def test_a_host_that_no_certificate_can_name_is_a_users_mistake(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("strict", [False, True], ids=["as Python 3.11", "as Python 3.13"])
-def test_who_trusts_a_self_made_certificate_as_an_authority_reaches_its_host_and_no_other(
+def test_who_trusts_a_self_made_certificate_as_an_authority_reaches_its_hosts_and_no_other(
     tmp_path: Path, strict: bool
 ) -> None:
     """What `wanspec coordinator ca` prints, for clients that can name a file of authorities (SSL_CERT_FILE)."""
-    certificate, key = load_or_create_certificate(tmp_path, "coordinator.example", clock=SystemClock())
+    hosts = ("coordinator.example", "localhost", "127.0.0.1")
+    certificate, key = load_or_create_certificate(tmp_path, *hosts, clock=SystemClock())
     trusting = ssl.create_default_context(cafile=certificate)
     if strict:
         trusting.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
@@ -98,7 +111,10 @@ def test_who_trusts_a_self_made_certificate_as_an_authority_reaches_its_host_and
                     side.do_handshake()
         assert client.version() is not None
 
-    handshake("coordinator.example")
+    for host in hosts:
+        assert names_host(certificate, host)
+        handshake(host)
+    assert not names_host(certificate, "elsewhere.example")
     with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
         handshake("elsewhere.example")
 
