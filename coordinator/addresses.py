@@ -16,7 +16,7 @@ from wanspec_p2p.clock import Clock
 from wanspec_p2p.errors import ConfigError
 from wanspec_p2p.security.files import write_whole
 from wanspec_p2p.security.self_made import load_or_create_certificate, names_host
-from wanspec_p2p.security.tls import fingerprint
+from wanspec_p2p.security.tls import fingerprint, is_loopback
 
 __all__ = [
     "Addresses",
@@ -36,6 +36,8 @@ __all__ = [
     "of_url",
     "pem_of",
     "store",
+    "to_dial",
+    "to_pin",
 ]
 
 WILDCARDS = frozenset({"0.0.0.0", "::", ""})
@@ -159,6 +161,50 @@ def load(settings: CoordinatorSettings) -> Addresses | None:
         return None
     except (OSError, msgspec.DecodeError) as error:
         raise ConfigError(f"{settings.address_file} cannot be read ({error}): start the coordinator again") from error
+
+
+def to_dial(settings: CoordinatorSettings, url: str | None) -> Addresses:
+    """Where peers are to dial: at `url`, or where the settings say, or where the coordinator was last reached.
+
+    Raises:
+        ConfigError: nobody knows, or peers cannot or will not dial it; one line says what to give.
+    """
+    given = url if url is not None else settings.public_url
+    known = of_url(given) if given is not None else load(settings)
+    if known is None and settings.port:
+        known = of_settings(settings, settings.port)
+    if known is None:
+        raise ConfigError(
+            f"no coordinator has been started in {settings.data_dir}, so its address is unknown: start it, or give its "
+            "--url, or another --data-dir"
+        )
+    if not dialable(known):
+        raise ConfigError(
+            f"the coordinator listens on every address ({known.peers}): give the --url that peers can dial"
+        )
+    secure, host = split_address(known.peers)
+    if not secure and not is_loopback(host):
+        raise ConfigError(
+            f"{known.http} is neither loopback nor encrypted, so no peer dials it: give an https:// --url"
+        )
+    return known
+
+
+def to_pin(settings: CoordinatorSettings, dialled: Addresses, clock: Clock) -> str | None:
+    """The fingerprint of what peers are shown there; None without TLS. An authority's word counts for nothing on links.
+
+    Raises:
+        ConfigError: it is not known.
+    """
+    if not dialled.peers.startswith("wss:"):
+        return None
+    pem = certificate_pem(settings, clock)
+    if pem is None:
+        raise ConfigError(
+            f"no certificate is known for {dialled.http}, and peers have to pin it: run the coordinator with "
+            f"--public-url {dialled.http}, and with --proxy-cert where a proxy ends TLS"
+        )
+    return fingerprint_of(pem)
 
 
 def store(settings: CoordinatorSettings, addresses: Addresses) -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "Peer",
     "api_keys",
     "create_api_key",
+    "has_run",
     "issue_join_token",
     "keys_are_needed",
     "open_join_tokens",
@@ -40,6 +41,13 @@ __all__ = [
 
 API_KEY_PREFIX = "wsk-"
 """So that people, and scanners of repositories, see what leaked."""
+
+
+def has_run(settings: CoordinatorSettings) -> bool:
+    """Whether this data directory is that of a coordinator: one has run in it or was restored there, or will run, and a
+    token of it was made before.
+    """
+    return settings.ledger_file.exists()
 
 
 def issue_join_token(
@@ -55,12 +63,16 @@ def issue_join_token(
 ) -> JoinToken:
     """A token that admits `uses` peers of one role to one pool.
 
+    It may be made before the first start where the settings say at which port or URL the coordinator will be reached;
+    elsewhere a directory without a ledger is somebody's mistake.
+
     Args:
         ttl: seconds until it expires.
         url: where peers dial, if it is not where the coordinator of this data directory was last reached.
 
     Raises:
-        ConfigError: the role, the pool or the numbers make no sense, or nobody knows where peers should dial.
+        ConfigError: the role, the pool or the numbers make no sense, no coordinator has run here, or peers could not
+            dial what they would be given.
         UsageError: the data directory cannot be used.
     """
     if role is Role.COORDINATOR:
@@ -71,10 +83,11 @@ def issue_join_token(
         raise ConfigError("a join token must live longer than 0 seconds, and at most ten years")
     if not 1 <= uses <= 100_000:
         raise ConfigError("a join token admits between 1 and 100000 peers")
+    if settings.public_url is None and not settings.port:
+        _known(settings)
     clock = clock or SystemClock()
-    reached = _reached(settings, url)
-    pem = addresses.certificate_pem(settings, clock) if reached.peers.startswith("wss:") else None
-    certificate = None if pem is None else addresses.fingerprint_of(pem)
+    reached = addresses.to_dial(settings, url)
+    certificate = addresses.to_pin(settings, reached, clock)
     identity = Identity.load_or_create(settings.identity_file)
     now = clock.wall()
     expires, secret = int(now + ttl), new_secret(24)
@@ -101,19 +114,26 @@ def create_api_key(
     """A new API key; it is shown once and only its hash is kept. From the first one on, every request needs one.
 
     Raises:
-        ConfigError: there is a key of this name.
+        ConfigError: there is a key of this name, or no coordinator has run here.
     """
     if not 1 <= len(name) <= limits.MAX_NAME:
         raise ConfigError(f"an API key's name has between 1 and {limits.MAX_NAME} characters")
     key = API_KEY_PREFIX + new_secret(32)
-    with _transaction(settings) as database:
+    with _transaction(_known(settings)) as database:
         statements.add_api_key(database, name, key, (clock or SystemClock()).wall())
     return key
 
 
 def keys_are_needed(settings: CoordinatorSettings) -> bool:
-    """Whether requests need an API key wherever the coordinator is reached: it has made one before, or is exposed."""
-    if settings.exposed:
+    """Whether requests need an API key even of local users: one was made before, or the coordinator is exposed.
+
+    Whether it is, it has decided by flags that nobody else is given; whoever is answered in plain HTTP is local.
+
+    Raises:
+        ConfigError: no coordinator has run here.
+    """
+    reached = addresses.load(_known(settings))
+    if settings.exposed or (reached is not None and not reached.http.startswith("http:")):
         return True
     with _transaction(settings) as database:
         return statements.api_keys_exist(database)
@@ -151,7 +171,7 @@ def peers(settings: CoordinatorSettings) -> Sequence[Peer]:
     """Whoever is enrolled, here at the moment or not.
 
     Raises:
-        ConfigError: there is no ledger.
+        ConfigError: no coordinator has run here.
     """
     with _transaction(_known(settings)) as database:
         return [_peer(row) for row in statements.enrolments(database)]
@@ -161,7 +181,7 @@ def api_keys(settings: CoordinatorSettings) -> Sequence[ApiKey]:
     """Those that are accepted.
 
     Raises:
-        ConfigError: there is no ledger.
+        ConfigError: no coordinator has run here.
     """
     with _transaction(_known(settings)) as database:
         return [ApiKey(*row) for row in statements.api_keys(database)]
@@ -171,7 +191,7 @@ def open_join_tokens(settings: CoordinatorSettings, *, clock: Clock | None = Non
     """Those that are neither used up nor expired, the next to expire first.
 
     Raises:
-        ConfigError: there is no ledger.
+        ConfigError: no coordinator has run here.
     """
     now = (clock or SystemClock()).wall()
     with _transaction(_known(settings)) as database:
@@ -190,7 +210,7 @@ def revoke_api_key(settings: CoordinatorSettings, key: str) -> str:
     Keys are needed after the last one too: a coordinator on loopback asks for none only until the first is made.
 
     Raises:
-        ConfigError: there is none, or no ledger.
+        ConfigError: there is none, or no coordinator has run here.
     """
     with _transaction(_known(settings)) as database:
         name = statements.remove_api_key(database, key)
@@ -204,7 +224,7 @@ def revoke_peer(settings: CoordinatorSettings, peer: str) -> Peer:
     it is not enrolled.
 
     Raises:
-        ConfigError: there is none, or there are several, or no ledger.
+        ConfigError: there is none, or there are several, or no coordinator has run here.
     """
     with _transaction(_known(settings)) as database:
         found = statements.enrolled(database, peer)
@@ -224,7 +244,7 @@ def revoke_join_token(settings: CoordinatorSettings, token: JoinToken) -> None:
     """Let nobody in by it any more; whoever came by it stays.
 
     Raises:
-        ConfigError: it is not one of this coordinator's, or there is no ledger.
+        ConfigError: it is not one of this coordinator's, or none has run here.
     """
     with _transaction(_known(settings)) as database:
         known = statements.spend_join_secret(database, token.secret)
@@ -236,7 +256,7 @@ def revoke_all_join_tokens(settings: CoordinatorSettings, *, clock: Clock | None
     """Let nobody in by any token given out so far; how many there were that still would have.
 
     Raises:
-        ConfigError: there is no ledger.
+        ConfigError: no coordinator has run here.
     """
     now = (clock or SystemClock()).wall()
     with _transaction(_known(settings)) as database:
@@ -244,25 +264,10 @@ def revoke_all_join_tokens(settings: CoordinatorSettings, *, clock: Clock | None
 
 
 def _known(settings: CoordinatorSettings) -> CoordinatorSettings:
-    """Opening a ledger makes one; there is nothing to take back in a new one."""
-    if not settings.ledger_file.exists():
-        raise ConfigError(f"there is no ledger in {settings.data_dir}: name the coordinator's --data-dir")
+    """Opening a ledger makes one, and nobody would know of it."""
+    if not has_run(settings):
+        raise ConfigError(f"no coordinator has run in {settings.data_dir}: name its --data-dir")
     return settings
-
-
-def _reached(settings: CoordinatorSettings, url: str | None) -> addresses.Addresses:
-    if url is not None:
-        return addresses.of_url(url)
-    if settings.public_url is not None:
-        return addresses.of_url(settings.public_url)
-    known = addresses.load(settings)
-    if known is None and settings.port:
-        known = addresses.of_settings(settings, settings.port)
-    if known is None:
-        raise ConfigError("the coordinator has never run here, so its address is unknown: start it, or give the URL")
-    if not addresses.dialable(known):
-        raise ConfigError(f"the coordinator listens on every address ({known.peers}): give the URL that peers can dial")
-    return known
 
 
 @contextlib.contextmanager

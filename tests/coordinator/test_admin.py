@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from coordinator.admin import (
     api_keys,
     create_api_key,
     issue_join_token,
+    keys_are_needed,
     open_join_tokens,
     peers,
     revoke_all_join_tokens,
@@ -24,6 +26,8 @@ from coordinator.admin import (
 from coordinator.ledger import Applicant
 from coordinator.settings import CoordinatorSettings
 from coordinator.sqlite_ledger import SqliteLedger
+from tests.support.certificates import self_made
+from tests.support.past_coordinators import once_run
 from wanspec_p2p.clock import ManualClock
 from wanspec_p2p.errors import CloseCode, ConfigError, RemoteProtocolError
 from wanspec_p2p.security.identity import Identity
@@ -35,6 +39,7 @@ URL = "ws://127.0.0.1:9000"
 
 def test_a_token_says_where_who_and_what(settings: CoordinatorSettings) -> None:
     clock = ManualClock(1000.0)
+    once_run(settings.data_dir)
     token = issue_join_token(settings, role=Role.NODE, pool="lab", ttl=60, url=URL, clock=clock)
     assert JoinToken.decode(token.encode()) == token
     assert (token.url, token.role, token.pool, token.expires) == (URL, Role.NODE, "lab", 1060)
@@ -53,19 +58,44 @@ async def test_keys_and_tokens_are_made_while_a_ledger_is_open(settings: Coordin
 
 
 def test_the_address_is_the_given_one_or_the_public_one_or_the_last_one(tmp_path: Path) -> None:
-    settings = CoordinatorSettings(data_dir=tmp_path / "a")
-    with pytest.raises(ConfigError, match="has never run here"):
+    settings = once_run(tmp_path / "a")
+    with pytest.raises(ConfigError, match=r"address is unknown: start it, or give its --url, or another --data-dir"):
         issue_join_token(settings, role=Role.NODE)
     issue_join_token(settings, role=Role.NODE, url=URL)
     addresses.store(settings, addresses.of_url("http://127.0.0.1:1234"))
     assert issue_join_token(settings, role=Role.NODE).url == "ws://127.0.0.1:1234"
     addresses.store(settings, addresses.of_url("https://0.0.0.0:1234"))
-    with pytest.raises(ConfigError, match="every address"):
+    with pytest.raises(ConfigError, match="every address .* give the --url"):
         issue_join_token(settings, role=Role.NODE)
     public = CoordinatorSettings(data_dir=tmp_path / "b", host="0.0.0.0", public_url="https://llm.example:8443/")
     token = issue_join_token(public, role=Role.TARGET)
     assert token.url == "wss://llm.example:8443"
     assert token.certificate == addresses.fingerprint_shown(public, ManualClock())
+
+
+@pytest.mark.parametrize("url", ["ws://llm.example", "http://192.0.2.1:80"])
+def test_a_token_for_a_link_without_tls_off_loopback_is_refused(settings: CoordinatorSettings, url: str) -> None:
+    once_run(settings.data_dir)
+    with pytest.raises(
+        ConfigError, match="neither loopback nor encrypted, so no peer dials it: give an https:// --url"
+    ):
+        issue_join_token(settings, role=Role.NODE, url=url)
+    assert open_join_tokens(settings) == []
+
+
+def test_a_token_for_a_certificate_that_nobody_knows_is_refused(settings: CoordinatorSettings, tmp_path: Path) -> None:
+    """Links pin it, and ask no authority."""
+    once_run(settings.data_dir)
+    addresses.store(
+        settings, addresses.of_url("http://127.0.0.1:1234")
+    )  # a proxy is in front, which it was not told of
+    with pytest.raises(
+        ConfigError, match=r"no certificate is known .* --public-url https://llm\.example, .*--proxy-cert"
+    ):
+        issue_join_token(settings, role=Role.NODE, url="https://llm.example")
+    certificate, _, fingerprint = self_made(tmp_path)
+    told = replace(settings, public_url="https://llm.example", proxy_cert=certificate)
+    assert issue_join_token(told, role=Role.NODE).certificate == fingerprint
 
 
 @pytest.mark.parametrize(
@@ -83,6 +113,7 @@ def test_the_address_is_the_given_one_or_the_public_one_or_the_last_one(tmp_path
 )
 def test_what_makes_no_sense_is_one_line(settings: CoordinatorSettings, options: dict[str, Any]) -> None:
     arguments: dict[str, Any] = {"role": Role.NODE, "url": URL} | options
+    once_run(settings.data_dir)
     with pytest.raises(ConfigError) as error:
         issue_join_token(settings, **arguments)
     assert "\n" not in str(error.value)
@@ -161,7 +192,7 @@ async def test_a_peer_is_revoked_by_a_name_that_is_one_peers(settings: Coordinat
 
 async def test_who_is_enrolled_and_what_would_let_somebody_in_is_listed(settings: CoordinatorSettings) -> None:
     for empty in (peers, api_keys, open_join_tokens):
-        with pytest.raises(ConfigError, match="there is no ledger"):
+        with pytest.raises(ConfigError, match="no coordinator has run in"):
             empty(settings)
     clock = ManualClock(1000.0)
     ledger = SqliteLedger(settings.ledger_file)  # as a coordinator that runs
@@ -184,6 +215,7 @@ async def test_who_is_enrolled_and_what_would_let_somebody_in_is_listed(settings
 
 async def test_nobody_is_let_in_by_a_revoked_token(settings: CoordinatorSettings) -> None:
     clock = ManualClock(1000.0)
+    once_run(settings.data_dir)
     first, second, third = (
         issue_join_token(settings, role=Role.NODE, url=URL, uses=2, ttl=60, clock=clock) for _ in range(3)
     )
@@ -205,10 +237,41 @@ async def test_nobody_is_let_in_by_a_revoked_token(settings: CoordinatorSettings
     await ledger.close()
 
 
-def test_where_no_coordinator_was_nothing_is_revoked_and_nothing_made(settings: CoordinatorSettings) -> None:
-    for revoke in (revoke_api_key, revoke_peer):
-        with pytest.raises(ConfigError, match="there is no ledger in"):
-            revoke(settings, "x")
-    with pytest.raises(ConfigError, match="there is no ledger in"):
-        revoke_all_join_tokens(settings)
-    assert not settings.ledger_file.exists()
+# Where nobody was -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda settings: issue_join_token(settings, role=Role.NODE, url=URL),
+        lambda settings: create_api_key(settings, "x"),
+        keys_are_needed,
+        lambda settings: revoke_api_key(settings, "x"),
+        lambda settings: revoke_peer(settings, "x"),
+        revoke_all_join_tokens,
+    ],
+)
+def test_where_no_coordinator_was_nothing_is_given_or_taken_and_nothing_made(
+    settings: CoordinatorSettings, ask: Callable[[CoordinatorSettings], object]
+) -> None:
+    with pytest.raises(ConfigError, match=f"no coordinator has run in {settings.data_dir}: name its --data-dir"):
+        ask(settings)
+    assert not settings.data_dir.exists()
+
+
+# Whether keys are needed ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "needed"), [(None, False), ("http://127.0.0.1:1", False), ("https://llm.example", True)], ids=str
+)
+def test_the_first_key_changes_something_where_the_coordinator_is_on_loopback(
+    settings: CoordinatorSettings, url: str | None, needed: bool
+) -> None:
+    """As it was run, whatever flags it was given then."""
+    once_run(settings.data_dir)
+    if url is not None:
+        addresses.store(settings, addresses.of_url(url))
+    assert keys_are_needed(settings) is needed
+    create_api_key(settings, "mine")
+    assert keys_are_needed(settings)

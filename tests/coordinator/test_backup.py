@@ -19,6 +19,7 @@ from coordinator.backup import INDEX, back_up, restore
 from coordinator.keys import rotate, succession
 from coordinator.settings import CoordinatorSettings
 from coordinator.sqlite_ledger import SqliteLedger
+from tests.support.past_coordinators import once_run
 from wanspec_p2p.clock import ManualClock
 from wanspec_p2p.errors import ConfigError
 from wanspec_p2p.locking import locked
@@ -31,7 +32,7 @@ NOW = 1_800_000_000.0
 @pytest.fixture
 def whole(settings: CoordinatorSettings) -> CoordinatorSettings:
     """A coordinator that has run, off loopback, and has had its key changed."""
-    Identity.load_or_create(settings.identity_file)
+    once_run(settings.data_dir)
     create_api_key(settings, "ada")
     rotate(settings)
     load_or_create_certificate(settings.certificate_dir, "localhost", clock=ManualClock())

@@ -62,15 +62,18 @@ def token(
     json: Json = False,
 ) -> None:
     """Print a join token: one string that admits a node or a target."""
-    from coordinator.admin import issue_join_token
+    from coordinator.admin import has_run, issue_join_token
     from wanspec_p2p.types import Role
 
     settings = settings_of({"data_dir": data_dir})
+    begun = has_run(settings)
     issued = issue_join_token(settings, role=Role(role.value), pool=pool, ttl=ttl, url=url, uses=uses)
     if json:
         emit({"token": issued.encode(), "url": issued.url, "role": role.value, "pool": pool, "expires": issued.expires})
     else:
         say(issued.encode())
+    if not begun:
+        typer.echo(f"no coordinator has run in {settings.data_dir} yet: the token is for the one that will", err=True)
 
 
 @app.command()

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.settings import CoordinatorSettings
 from tests.support.certificates import self_made
+from tests.support.past_coordinators import once_run
 from tests.wanspec_p2p.cli.conftest import Run
 from wanspec_p2p.clock import SystemClock
 from wanspec_p2p.errors import ExitCode
@@ -16,12 +16,9 @@ from wanspec_p2p.security.tls import certificate_fingerprint
 
 
 @pytest.fixture
-def place(run: Run, home: Path) -> Path:
+def place(home: Path) -> Path:
     """The data directory of a coordinator that has run."""
-    place = home / ".local/share/wanspec/coordinator"
-    Identity.load_or_create(CoordinatorSettings(data_dir=place).identity_file)
-    assert run("coordinator", "key", "ada")[0] == 0
-    return place
+    return once_run(home / ".local/share/wanspec/coordinator").data_dir
 
 
 def key(place: Path) -> str:

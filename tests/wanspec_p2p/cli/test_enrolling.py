@@ -16,6 +16,7 @@ import pytest
 from coordinator.admin import issue_join_token, peers, revoke_peer
 from coordinator.settings import CoordinatorSettings
 from node import daemon
+from tests.support.past_coordinators import once_run
 from tests.support.whole_network import coordinator_in_a_thread
 from tests.wanspec_p2p.cli.conftest import Run
 from wanspec_p2p.errors import ExitCode
@@ -32,7 +33,7 @@ MODELS = {"node": "smollm2-draft", "target": "smollm2-135m"}
 
 @pytest.fixture
 def settings(tmp_path: Path) -> CoordinatorSettings:
-    return CoordinatorSettings(data_dir=tmp_path / "there")
+    return once_run(tmp_path / "there")
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from coordinator import addresses
+from tests.support.past_coordinators import once_run
 from tests.wanspec_p2p.cli.conftest import Run
 from wanspec_p2p.cli import coordinator, node, target
 from wanspec_p2p.errors import ExitCode
@@ -118,9 +120,15 @@ def test_contradictions_are_one_line(run: Run, served: list[Any]) -> None:
     assert served == []
 
 
-def test_a_token_admits_one_peer_of_one_role(run: Run, home: Path) -> None:
-    code, out, _ = run("coordinator", "token", "--role", "target", "--url", "http://127.0.0.1:9", "--json")
-    assert code == 0
+@pytest.fixture
+def place(home: Path) -> Path:
+    """The data directory of a coordinator that has run."""
+    return once_run(home / ".local/share/wanspec/coordinator").data_dir
+
+
+def test_a_token_admits_one_peer_of_one_role(run: Run, place: Path) -> None:
+    code, out, err = run("coordinator", "token", "--role", "target", "--url", "http://127.0.0.1:9", "--json")
+    assert (code, err) == (0, "")
     printed = json.loads(out)
     token = JoinToken.decode(printed["token"])
     assert (token.role, token.url, token.pool) == (Role.TARGET, "ws://127.0.0.1:9", "default")
@@ -129,12 +137,37 @@ def test_a_token_admits_one_peer_of_one_role(run: Run, home: Path) -> None:
     assert JoinToken.decode(plain).role is Role.NODE
 
 
-def test_a_token_needs_an_address(run: Run) -> None:
+def test_a_token_needs_an_address(run: Run, place: Path) -> None:
     code, out, err = run("coordinator", "token")
     assert (code, out) == (ExitCode.USAGE, "") and "address is unknown" in err and err.count("\n") == 1
 
 
-def test_an_api_key_is_printed_once(run: Run) -> None:
+@pytest.mark.parametrize("command", [("key", "ada"), ("token", "--url", "http://127.0.0.1:9")], ids=" ".join)
+def test_where_no_coordinator_has_run_nothing_is_given_and_nothing_made(
+    run: Run, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    code, out, err = run("coordinator", *command, "--data-dir", str(tmp_path / "typo"))
+    assert (code, out) == (ExitCode.USAGE, "")
+    assert err == f"wanspec: no coordinator has run in {tmp_path / 'typo'}: name its --data-dir\n"
+    assert not (tmp_path / "typo").exists()
+
+
+def test_a_token_may_be_made_before_the_first_start_of_what_has_settings(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANSPEC_COORDINATOR_PORT", "9")
+    code, out, err = run("coordinator", "token")
+    assert (code, JoinToken.decode(out).url) == (0, "ws://127.0.0.1:9")
+    assert f"no coordinator has run in {home / '.local/share/wanspec/coordinator'} yet" in err and err.count("\n") == 1
+    assert run("coordinator", "token")[2] == ""
+
+
+def test_the_first_key_of_a_coordinator_that_others_reach_changes_nothing(run: Run, place: Path) -> None:
+    addresses.store(once_run(place), addresses.of_url("https://llm.example"))
+    assert run("coordinator", "key", "ada")[2] == ""
+
+
+def test_an_api_key_is_printed_once(run: Run, place: Path) -> None:
     code, out, err = run("coordinator", "key", "ada", "--json")
     assert code == 0 and json.loads(out)["api_key"].startswith("wsk-")
     assert "from now on commands and programs on this machine need a key too" in err and err.count("\n") == 1
@@ -143,8 +176,7 @@ def test_an_api_key_is_printed_once(run: Run) -> None:
     assert (code, out) == (ExitCode.USAGE, "") and err.count("\n") == 1
 
 
-def test_what_let_somebody_in_is_taken_back(run: Run, home: Path) -> None:
-    assert run("coordinator", "revoke", "key", "ada")[0] == ExitCode.USAGE  # there is no ledger yet
+def test_what_let_somebody_in_is_taken_back(run: Run, place: Path) -> None:
     for _ in range(2):
         run("coordinator", "key", "ada")
         code, out, err = run("coordinator", "revoke", "key", "ada")
@@ -162,13 +194,12 @@ def test_what_let_somebody_in_is_taken_back(run: Run, home: Path) -> None:
         assert code in (ExitCode.USAGE, ExitCode.REFUSED) and out == "" and err.count("\n") == 1
 
 
-def test_a_peer_is_forgotten(run: Run, home: Path) -> None:
+def test_a_peer_is_forgotten(run: Run, place: Path) -> None:
     from coordinator import statements
     from coordinator.ledger import Applicant
     from coordinator.schema import open_database
 
-    run("coordinator", "key", "ada")
-    database = open_database(home / ".local/share/wanspec/coordinator/ledger.sqlite3")
+    database = open_database(place / "ledger.sqlite3")
     statements.add_join_secret(database, "s", role=Role.NODE, pool="lab", expires=9.0, uses=2, now=0.0)
     for name in "ab":
         who = Applicant(PeerId(name * 32), b"k" * 32, Role.NODE, f"lab-{name}", "o", "s", "s")
