@@ -16,6 +16,8 @@ __all__ = [
     "Event",
     "LandmarkTimed",
     "LeaseAnswered",
+    "LeaseInForce",
+    "LeasesRead",
     "LinkId",
     "NodeBeat",
     "NodeDraining",
@@ -144,6 +146,25 @@ class Disenrolled:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseInForce:
+    """What the ledger knows of a lease that has not ended: of which drafter's weights, and for how many seconds yet."""
+
+    jti: str
+    node: PeerId
+    target: PeerId
+    digest: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LeasesRead:
+    """The coordinator was started again: leases that were given before, and what they are for, are in the ledger."""
+
+    at: float
+    leases: Sequence[LeaseInForce]
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed and nothing else happened."""
 
@@ -164,4 +185,4 @@ PeerEvent: TypeAlias = (
     | TargetLost
     | ReceiptsKept
 )
-Event: TypeAlias = PeerEvent | Disenrolled | Tick
+Event: TypeAlias = PeerEvent | Disenrolled | LeasesRead | Tick

@@ -13,7 +13,7 @@ import structlog
 
 from coordinator.acceptance import Acceptance
 from coordinator.answers import Answers
-from coordinator.events import Disenrolled, Event, LinkId, NodeRegistered, TargetRegistered, Tick
+from coordinator.events import Disenrolled, Event, LeasesRead, LinkId, NodeRegistered, TargetRegistered, Tick
 from coordinator.instructions import (
     Close,
     Instruction,
@@ -128,10 +128,20 @@ class Executor:
         if isinstance(event, Tick):
             self._look_for_hung(event.at)
 
+    async def recover(self) -> None:
+        """Go on with the leases that were given before this process began. Call it before any peer is served.
+
+        Raises:
+            LedgerError: they cannot be read.
+        """
+        leases = await self.ledger.leases_in_force(now=self.clock.wall())
+        self.post(LeasesRead(self.clock.monotonic(), leases))
+
     async def expel(self) -> None:
         """Have whoever was revoked since it came leave: another process has written that to the ledger."""
+        registry = self.registry
         try:
-            gone = await self.ledger.disenrolled([*self.registry.nodes, *self.registry.targets])
+            gone = await self.ledger.disenrolled({*registry.nodes, *registry.targets, *registry.awaited})
         except LedgerError as error:
             log.error("cannot tell who was revoked", reason=str(error))
             return
@@ -154,8 +164,8 @@ class Executor:
                 self._send(link, message)
             case OfferLease(link, terms, seconds):
                 self._send(link, LeaseOffer(terms.jti, self._signed(terms, seconds)))
-            case RecordLease(terms):
-                self._spawn(self.ledger.record_lease(terms, now=self.clock.wall()))
+            case RecordLease(terms, seconds):
+                self._spawn(self.ledger.record_lease(terms, now=self.clock.wall(), seconds=seconds))
             case RenewLease(link, terms, seconds):
                 self._send(link, LeaseRenewed(terms.jti, self._signed(terms, seconds)))
             case Close(link, code, reason):

@@ -53,9 +53,10 @@ class OfferLease:
 
 @dataclass(frozen=True, slots=True)
 class RecordLease:
-    """The node has accepted, or is to have a renewal: the ledger keeps what the lease is for, and that it is in use."""
+    """The node has accepted, or is to have a renewal: the ledger keeps what the lease is for, and when it ends."""
 
     terms: LeaseTerms
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,17 +5,22 @@
                         declined, late: next best      │  └────────────────────────────┘
                                                        └── node or target gone, let go, expired: revoked
 
+A lease of before the coordinator was started is awaited: its slot is taken, it is renewed by nobody, and ends when its
+time is over. Once node and target are both back it is held like any other. Who is away when a lease of its ends,
+though it may go on by it, is told when it comes back.
+
 Pure, and part of the registry: it changes only through the registry's `handle`.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
+from coordinator.events import LeaseInForce
 from coordinator.instructions import Instruction, LeaseTerms, OfferLease, RecordLease, RenewLease, Send
-from coordinator.matching import Match
-from coordinator.records import LeaseRecord, NodeRecord, PeerState, TargetRecord, WantRecord
+from coordinator.lease_shelf import LeaseShelf
+from coordinator.matching import Match, fitting_model
+from coordinator.records import AwaitedLease, LeaseRecord, NodeRecord, PeerState, TargetRecord, WantRecord
 from wanspec_p2p.protocol.common_messages import LeaseRevoked
 from wanspec_p2p.protocol.coordinator_to_target import Drafters, GrantedDrafter
 from wanspec_p2p.protocol.node_to_coordinator import LeaseAnswer
@@ -23,6 +28,9 @@ from wanspec_p2p.protocol.target_to_coordinator import DraftersWanted
 from wanspec_p2p.types import PeerId
 
 __all__ = ["LeaseBook"]
+
+HONOURED_SECONDS = 900.0
+"""How long past its end a peer that is cut off from us may go on by a lease (`ORPHAN_SECONDS` of nodes and targets)."""
 
 
 class LeaseBook:
@@ -44,18 +52,29 @@ class LeaseBook:
     ) -> None:
         self._nodes, self._targets, self._new_id = nodes, targets, new_id
         self._lease_seconds, self._offer_seconds = lease_seconds, offer_seconds
-        self.leases: dict[str, LeaseRecord] = {}
-        # The same ones by node and by target: asked for with every heartbeat, and of every candidate of every want.
-        self._by_peer: defaultdict[PeerId, dict[str, LeaseRecord]] = defaultdict(dict)
+        self._leases, self._awaited = LeaseShelf[LeaseRecord](), LeaseShelf[AwaitedLease]()
+        self._untold: dict[
+            PeerId, dict[str, tuple[str, float]]
+        ] = {}  # by jti: why it ended, and until when that matters
         self._wants: dict[tuple[PeerId, str], WantRecord] = {}
+
+    @property
+    def leases(self) -> Mapping[str, LeaseRecord]:
+        """Those held or on offer, between peers that are here."""
+        return self._leases.by_jti
+
+    @property
+    def awaited(self) -> frozenset[PeerId]:
+        """Nodes and targets of leases of before, not all of them back."""
+        return self._awaited.peers
 
     def taken(self, node: PeerId) -> int:
         """Slots of this node that are leased or on offer."""
-        return len(self._by_peer.get(node, ()))
+        return self._leases.count(node) + self._awaited.count(node)
 
     def partners(self, target: PeerId) -> frozenset[PeerId]:
         """Nodes that hold, or are offered, a lease for this target."""
-        return frozenset(lease.node for lease in self._of(target))
+        return frozenset(lease.node for lease in self._leases.of(target))
 
     # Wants
 
@@ -95,7 +114,7 @@ class LeaseBook:
             renew_at=at + self._lease_seconds / 2,
             expires_at=at + self._lease_seconds,
         )
-        self.leases[lease.jti] = self._by_peer[lease.node][lease.jti] = self._by_peer[lease.target][lease.jti] = lease
+        self._leases.put(lease)
         want.outstanding.add(lease.jti)
         return [OfferLease(node.link, _terms(lease, node, target), self._lease_seconds)]
 
@@ -105,7 +124,7 @@ class LeaseBook:
         return [Send(self._targets[want.target].link, Drafters(want.id, tuple(want.granted), reason))]
 
     def answered(self, at: float, node: NodeRecord, answer: LeaseAnswer) -> list[Instruction]:
-        lease = self.leases.get(answer.jti)
+        lease = self._leases.by_jti.get(answer.jti)
         if lease is None or lease.node != node.peer:
             return []  # withdrawn while the answer was on its way, or not this node's to answer
         if lease.held:
@@ -116,12 +135,13 @@ class LeaseBook:
         if want is not None:
             want.outstanding.discard(lease.jti)
         if not answer.accepted or want is None:
-            self._remove(lease)
+            self._leases.remove(lease)
             return [] if want is None else self._advance(at, want)
         lease.held = True
         model = lease.model
         want.granted.append(GrantedDrafter(node.peer, lease.jti, model.name, model.tokens_per_second))
-        return [RecordLease(_terms(lease, node, self._targets[lease.target])), *self._advance(at, want)]
+        terms = _terms(lease, node, self._targets[lease.target])
+        return [RecordLease(terms, lease.expires_at - at), *self._advance(at, want)]
 
     # Leases
 
@@ -129,18 +149,22 @@ class LeaseBook:
         """A heartbeat names the leases the node holds: one it named before and does not any more, it let go of."""
         named = set(jtis)
         instructions: list[Instruction] = []
-        for lease in self._of(node.peer):
+        for lease in self._leases.of(node.peer):
             if lease.jti in named:
                 lease.listed = True
             elif lease.held and lease.listed:
                 instructions += self._revoke(lease, "the node let go of it", tell_node=False)
+        for awaited in self._awaited.of(node.peer):
+            if awaited.jti not in named:
+                instructions += self._give_up_on(awaited, "the node let go of it", (awaited.target,))
         return instructions
 
     def tick(self, at: float) -> list[Instruction]:
         instructions: list[Instruction] = []
         for want in [want for want in self._wants.values() if at >= want.deadline]:
             instructions += self._give_up(want)
-        for lease in tuple(self.leases.values()):
+        self._forget_what_is_over(at)
+        for lease in self._leases:
             if not lease.held:
                 continue
             if at >= lease.expires_at:
@@ -153,7 +177,7 @@ class LeaseBook:
         """Time is up: the offers still out are withdrawn, the target gets what there is."""
         instructions: list[Instruction] = []
         for jti in sorted(want.outstanding):
-            instructions += self._revoke(self.leases[jti], "no answer in time", tell_target=False)
+            instructions += self._revoke(self._leases.by_jti[jti], "no answer in time", tell_target=False)
         want.outstanding.clear()
         return [*instructions, *self._answer_target(want)]
 
@@ -164,36 +188,115 @@ class LeaseBook:
             return []
         lease.renew_at, lease.expires_at = at + self._lease_seconds / 2, at + self._lease_seconds
         terms = _terms(lease, node, target)
-        return [RenewLease(node.link, terms, self._lease_seconds), RecordLease(terms)]
+        return [RenewLease(node.link, terms, self._lease_seconds), RecordLease(terms, self._lease_seconds)]
+
+    # Of before the coordinator was started
+
+    def expect(self, at: float, leases: Collection[LeaseInForce]) -> None:
+        """They are in force, and their nodes and targets known by id alone. Call it before anybody is registered."""
+        for lease in leases:
+            awaited = AwaitedLease(lease.jti, lease.node, lease.target, lease.digest, at + lease.seconds)
+            self._awaited.put(awaited)
+
+    def came(self, peer: PeerId) -> list[Instruction]:
+        """Call it once a peer is registered: it hears what has ended, and goes on with whoever is back as well."""
+        instructions: list[Instruction] = []
+        for jti, (reason, _) in self._untold.pop(peer, {}).items():
+            instructions += self._tell(peer, jti, reason)
+        for lease in self._awaited.of(peer):
+            node, target = self._nodes.get(lease.node), self._targets.get(lease.target)
+            if node is not None and target is not None:
+                instructions += self._resume(lease, node, target)
+        return instructions
+
+    def _resume(self, lease: AwaitedLease, node: NodeRecord, target: TargetRecord) -> list[Instruction]:
+        """What a renewal has to say, the two have said anew. The node's next heartbeat names it, or it was let go."""
+        model = fitting_model([model for model in node.models if model.digest == lease.digest], target.model)
+        if model is None or node.pool != target.pool:
+            return self._give_up_on(lease, "the node does not fit the target any more", (lease.node, lease.target))
+        self._awaited.remove(lease)
+        self._leases.put(
+            LeaseRecord(
+                jti=lease.jti,
+                node=lease.node,
+                target=lease.target,
+                model=model,
+                want="",
+                renew_at=lease.expires_at - self._lease_seconds / 2,
+                expires_at=lease.expires_at,
+                held=True,
+                listed=True,
+            )
+        )
+        return []
+
+    def revoked(self, peers: Collection[PeerId]) -> list[Instruction]:
+        """They are enrolled no more. Call it once those that were registered are forgotten."""
+        instructions: list[Instruction] = []
+        for lease in self._awaited:
+            others = [peer for peer in (lease.node, lease.target) if peer not in peers]
+            if len(others) < 2:
+                instructions += self._give_up_on(lease, "the operator has revoked a peer of it", others)
+        return instructions
+
+    def _give_up_on(self, lease: AwaitedLease, reason: str, tell: Collection[PeerId]) -> list[Instruction]:
+        self._awaited.remove(lease)
+        instructions: list[Instruction] = []
+        for peer in tell:
+            if peer in self._nodes or peer in self._targets:
+                instructions += self._tell(peer, lease.jti, reason)
+            else:
+                self._tell_later(peer, lease, reason)
+        return instructions
+
+    def _tell(self, peer: PeerId, jti: str, reason: str) -> list[Instruction]:
+        record = self._nodes.get(peer) or self._targets[peer]
+        return [Send(record.link, LeaseRevoked(jti, reason))]
+
+    def _tell_later(self, peer: PeerId, lease: LeaseRecord | AwaitedLease, reason: str) -> None:
+        self._untold.setdefault(peer, {})[lease.jti] = reason, lease.expires_at + HONOURED_SECONDS
+
+    def _forget_what_is_over(self, at: float) -> None:
+        """Whoever holds it knows when it ends."""
+        for lease in self._awaited:
+            if at >= lease.expires_at:
+                self._awaited.remove(lease)
+        for peer, ended in tuple(self._untold.items()):
+            left = {jti: news for jti, news in ended.items() if at < news[1]}
+            self._untold[peer] = left
+            if not left:
+                del self._untold[peer]
 
     # Ends
 
     def withdraw_offers(self, at: float, node: PeerId) -> list[Instruction]:
         """The node drains: what it has not accepted yet goes to somebody else; what it holds, it finishes."""
-        return self._replace_offers(at, [lease for lease in self._of(node) if not lease.held])
+        return self._replace_offers(at, [lease for lease in self._leases.of(node) if not lease.held])
 
     def drop_node(self, at: float, node: PeerId, reason: str, *, tell_node: bool = False) -> list[Instruction]:
         """Call it before the record is forgotten. `tell_node` where it is only its link that was replaced."""
-        held = [lease for lease in self._of(node) if lease.held]
-        offered = [lease for lease in self._of(node) if not lease.held]
+        held = [lease for lease in self._leases.of(node) if lease.held]
+        offered = [lease for lease in self._leases.of(node) if not lease.held]
         instructions: list[Instruction] = []
         for lease in held:
             instructions += self._revoke(lease, reason, tell_node=tell_node)
         return instructions + self._replace_offers(at, offered)
 
     def drop_target(self, target: PeerId, reason: str, *, tell_target: bool = False) -> list[Instruction]:
-        """Call it before the record is forgotten."""
+        """As above. A target that is only cut off from us may have its drafters yet: it is told when it comes back."""
         for key in [key for key in self._wants if key[0] == target]:
             del self._wants[key]
         instructions: list[Instruction] = []
-        for lease in self._of(target):
+        for lease in self._leases.of(target):
+            if not tell_target:
+                self._tell_later(target, lease, reason)
             instructions += self._revoke(lease, reason, tell_target=tell_target)
         return instructions
 
     def _replace_offers(self, at: float, offered: list[LeaseRecord]) -> list[Instruction]:
         instructions: list[Instruction] = []
         for lease in offered:
-            self._remove(lease)
+            self._leases.remove(lease)
             want = self._wants[lease.target, lease.want]
             want.outstanding.discard(lease.jti)
             want.candidates = [match for match in want.candidates if match.node != lease.node]
@@ -203,7 +306,7 @@ class LeaseBook:
     def _revoke(
         self, lease: LeaseRecord, reason: str, *, tell_node: bool = True, tell_target: bool = True
     ) -> list[Instruction]:
-        self._remove(lease)
+        self._leases.remove(lease)
         message = LeaseRevoked(lease.jti, reason)
         instructions: list[Instruction] = []
         if tell_node:
@@ -211,17 +314,6 @@ class LeaseBook:
         if tell_target:
             instructions.append(Send(self._targets[lease.target].link, message))
         return instructions
-
-    def _remove(self, lease: LeaseRecord) -> None:
-        del self.leases[lease.jti]
-        for peer in (lease.node, lease.target):
-            del self._by_peer[peer][lease.jti]
-            if not self._by_peer[peer]:
-                del self._by_peer[peer]
-
-    def _of(self, peer: PeerId) -> tuple[LeaseRecord, ...]:
-        """This node's, or this target's, in the order they were offered."""
-        return tuple(self._by_peer[peer].values()) if peer in self._by_peer else ()
 
 
 def _terms(lease: LeaseRecord, node: NodeRecord, target: TargetRecord) -> LeaseTerms:

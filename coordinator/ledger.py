@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from coordinator.acceptance import Acceptance, ModelPair
+from coordinator.events import LeaseInForce
 from coordinator.instructions import LeaseTerms
 from coordinator.records import Tally
 from wanspec_p2p.errors import WanspecError
@@ -77,8 +78,13 @@ class Ledger(Protocol):
         """The name the key was made under; None for a key that was never made."""
         ...
 
-    async def record_lease(self, terms: LeaseTerms, *, now: float) -> None:
-        """When it is given, and again whenever it is renewed: one that nobody uses may be forgotten days later."""
+    async def record_lease(self, terms: LeaseTerms, *, now: float, seconds: float) -> None:
+        """When it is given for so many seconds, and again whenever it is renewed: one that nobody uses may be forgotten
+        days later."""
+        ...
+
+    async def leases_in_force(self, *, now: float) -> Sequence[LeaseInForce]:
+        """Those that have not ended, one for each node and target. Some were let go of since; their nodes know."""
         ...
 
     async def store_receipts(

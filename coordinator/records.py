@@ -15,7 +15,7 @@ from wanspec_p2p.protocol.node_to_coordinator import DrafterModel
 from wanspec_p2p.protocol.target_to_coordinator import ServedModel
 from wanspec_p2p.types import PeerId
 
-__all__ = ["LeaseRecord", "NodeRecord", "PeerState", "Survey", "Tally", "TargetRecord", "WantRecord"]
+__all__ = ["AwaitedLease", "LeaseRecord", "NodeRecord", "PeerState", "Survey", "Tally", "TargetRecord", "WantRecord"]
 
 
 class PeerState(enum.Enum):
@@ -108,6 +108,17 @@ class LeaseRecord:
     expires_at: float
     held: bool = False  # the node has accepted
     listed: bool = False  # a heartbeat of the node has named it
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitedLease:
+    """A lease that was given before the coordinator was started, until its node and its target have both come back."""
+
+    jti: str
+    node: PeerId
+    target: PeerId
+    digest: str  # of the drafter
+    expires_at: float
 
 
 @dataclass(slots=True)

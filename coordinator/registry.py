@@ -25,6 +25,7 @@ from coordinator.events import (
     Event,
     LandmarkTimed,
     LeaseAnswered,
+    LeasesRead,
     LinkId,
     NodeBeat,
     NodeDraining,
@@ -116,6 +117,11 @@ class Registry:
         return MappingProxyType(self._book.leases)
 
     @property
+    def awaited(self) -> frozenset[PeerId]:
+        """Peers of leases that were given before the coordinator was started, not all of them back."""
+        return self._book.awaited
+
+    @property
     def tallies(self) -> Mapping[PeerId, Tally]:
         return MappingProxyType(self._tallies)
 
@@ -143,6 +149,9 @@ class Registry:
             return self._on_tick(event)
         if isinstance(event, Disenrolled):
             return self._on_disenrolled(event)
+        if isinstance(event, LeasesRead):
+            self._book.expect(event.at, event.leases)
+            return []
         record = self._links.get(event.link)
         state = PeerState.UNKNOWN if record is None else record.state
         handler = _TABLE.get((state, type(event)))
@@ -176,7 +185,8 @@ class Registry:
             survey=Survey() if event.landmarks else None,
         )
         self._nodes[node.peer] = self._links[node.link] = node
-        return [*replaced, Send(node.link, Registered(node.pool, self._heartbeat)), *revoked]
+        came = self._book.came(node.peer)
+        return [*replaced, Send(node.link, Registered(node.pool, self._heartbeat)), *revoked, *came]
 
     def _on_target(self, event: TargetRegistered) -> Handled:
         message = event.message
@@ -204,7 +214,8 @@ class Registry:
         )
         self._targets[target.peer] = self._links[target.link] = target
         self._landmarks.changed()
-        return [*replaced, Send(target.link, Registered(target.pool, self._heartbeat)), *revoked]
+        came = self._book.came(target.peer)
+        return [*replaced, Send(target.link, Registered(target.pool, self._heartbeat)), *revoked, *came]
 
     def _replace(self, at: float, link: LinkId, peer: PeerId) -> tuple[Handled, Handled]:
         """What to do before and after `peer` is registered on `link`, if it was here on another one.
@@ -383,7 +394,7 @@ class Registry:
                     Close(record.link, CloseCode.NOT_ENROLLED, reason),
                     *self._forget(event.at, record.link),
                 ]
-        return instructions
+        return instructions + self._book.revoked(event.peers)
 
     def _on_late(self, event: PeerEvent) -> Handled:
         return []  # read from a link that was closed meanwhile

@@ -90,6 +90,7 @@ async def _serve(
             acceptance=await ledger.acceptance(now=clock.wall()),
             succession=keys.succession(settings, identity),
         )
+        await executor.recover()
         names = [urlsplit(settings.public_url).hostname or ""] if settings.public_url else []
         app = create_app(executor, channel_binding=_binding(settings, clock), host_names=names)
         server = _Server(_config(app, tls))

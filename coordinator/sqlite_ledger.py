@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from coordinator import statements
 from coordinator.acceptance import SECONDS_A_DAY, Acceptance, ModelPair
+from coordinator.events import LeaseInForce
 from coordinator.instructions import LeaseTerms
 from coordinator.ledger import Applicant, Enrolment, LedgerError
 from coordinator.records import Tally
@@ -79,8 +80,11 @@ class SqliteLedger:
     async def api_key_name(self, key: str) -> str | None:
         return await self._run(lambda database: statements.api_key_name(database, key))
 
-    async def record_lease(self, terms: LeaseTerms, *, now: float) -> None:
-        await self._run(lambda database: self._record(database, terms, now))
+    async def record_lease(self, terms: LeaseTerms, *, now: float, seconds: float) -> None:
+        await self._run(lambda database: self._record(database, terms, now, seconds))
+
+    async def leases_in_force(self, *, now: float) -> Sequence[LeaseInForce]:
+        return await self._run(lambda database: statements.leases_in_force(database, now))
 
     async def store_receipts(
         self, target: PeerId, receipts: Sequence[Receipt], *, now: float
@@ -112,9 +116,9 @@ class SqliteLedger:
 
     # The writer thread
 
-    def _record(self, database: sqlite3.Connection, terms: LeaseTerms, now: float) -> None:
+    def _record(self, database: sqlite3.Connection, terms: LeaseTerms, now: float, seconds: float) -> None:
         """As below. Old leases cannot go with receipts: there are leases that never have any."""
-        statements.record_lease(database, terms, now)
+        statements.record_lease(database, terms, now, seconds)
         if self._receipt_seconds is not None:
             statements.forget_leases(database, now - self._receipt_seconds, 2)
 

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 
 from coordinator.acceptance import DAYS_KEPT, RECENT_DAYS, Acceptance, ModelPair, Positions, by_pair, day_of
+from coordinator.events import LeaseInForce
 from coordinator.instructions import LeaseTerms
 from coordinator.ledger import MAX_PAIRS, Applicant, Enrolment
 from coordinator.records import Tally
@@ -31,6 +32,7 @@ __all__ = [
     "enrolments",
     "fold_receipts",
     "forget_leases",
+    "leases_in_force",
     "open_join_secrets",
     "record_lease",
     "remove_api_key",
@@ -190,7 +192,7 @@ def api_key_name(database: sqlite3.Connection, key: str) -> str | None:
     return None if row is None else str(row[0])
 
 
-def record_lease(database: sqlite3.Connection, terms: LeaseTerms, now: float) -> None:
+def record_lease(database: sqlite3.Connection, terms: LeaseTerms, now: float, seconds: float) -> None:
     pair = (terms.target_model, terms.target_digest, terms.model, terms.digest)
     database.execute(
         "INSERT INTO model_pairs (target, target_digest, drafter, drafter_digest) VALUES (?, ?, ?, ?) "
@@ -200,12 +202,26 @@ def record_lease(database: sqlite3.Connection, terms: LeaseTerms, now: float) ->
     (number,) = database.execute(
         "SELECT id FROM model_pairs WHERE (target, target_digest, drafter, drafter_digest) = (?, ?, ?, ?)", pair
     ).fetchone()
-    row = (terms.jti, terms.node, terms.target, terms.pool, terms.model, now, number, day_of(now))
+    row = (terms.jti, terms.node, terms.target, terms.pool, terms.model, now, number, day_of(now), now + seconds)
     database.execute(
-        "INSERT INTO leases VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
-        "ON CONFLICT (jti) DO UPDATE SET used = excluded.used WHERE used < excluded.used",
+        "INSERT INTO leases VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (jti) DO UPDATE "
+        "SET used = max(used, excluded.used), expires = max(expires, excluded.expires)",
         row,
     )
+
+
+def leases_in_force(database: sqlite3.Connection, now: float) -> Sequence[LeaseInForce]:
+    """Of each node and target the one that ends last: they have one at a time, and those of before may have been let
+    go of early, which nobody wrote down."""
+    rows = database.execute(
+        "SELECT jti, node, leases.target, drafter_digest, max(expires) FROM leases JOIN model_pairs ON id = pair "
+        "WHERE expires > ? GROUP BY node, leases.target ORDER BY expires, jti",
+        (now,),
+    )
+    return [
+        LeaseInForce(jti, PeerId(node), PeerId(target), digest, expires - now)
+        for jti, node, target, digest, expires in rows
+    ]
 
 
 def forget_leases(database: sqlite3.Connection, before: float, most: int) -> None:

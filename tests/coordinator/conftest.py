@@ -106,6 +106,7 @@ async def coordinator_rig(settings: CoordinatorSettings) -> AsyncIterator[Rig]:
         new_id=lambda: f"{next(counter):032x}",
         tallies=await ledger.tallies(),
     )
+    await executor.recover()
     app = create_app(executor, random_seed=lambda: bytes(range(16)))
     http = httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://127.0.0.1")
     rig = Rig(executor, app, http, clock, Endpoints(executor))

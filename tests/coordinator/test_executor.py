@@ -7,12 +7,17 @@ import pytest
 import structlog
 
 from coordinator.events import Disenrolled, Tick
-from tests.support.fake_target import answer_ids, node_registration, until
+from coordinator.settings import CoordinatorSettings
+from tests.coordinator.conftest import coordinator_rig
+from tests.support.fake_target import FakeTarget, answer_ids, node_registration, target_registration, until
 from wanspec_p2p.errors import CloseCode, LinkClosed
-from wanspec_p2p.protocol.coordinator_to_node import LeaseOffer
+from wanspec_p2p.protocol.common_messages import LeaseRevoked
+from wanspec_p2p.protocol.coordinator_to_node import LeaseOffer, LeaseRenewed
 from wanspec_p2p.protocol.coordinator_to_target import Drafters
-from wanspec_p2p.protocol.node_to_coordinator import LeaseAnswer
-from wanspec_p2p.protocol.target_to_coordinator import DraftersWanted
+from wanspec_p2p.protocol.node_to_coordinator import Heartbeat, LeaseAnswer
+from wanspec_p2p.protocol.target_to_coordinator import DraftersWanted, TargetHeartbeat
+from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.security.leases import check
 from wanspec_p2p.types import Role
 
 
@@ -59,6 +64,35 @@ async def test_leases_are_recorded_once_they_are_accepted(rig: Any) -> None:
         lambda database: database.execute("SELECT jti, node, target, pool, model FROM leases").fetchall()
     )
     assert rows == [(offer.jti, node.peer_id, target.peer_id, "default", "small")]
+
+
+async def test_a_coordinator_that_is_started_again_goes_on_with_the_leases_in_force(
+    settings: CoordinatorSettings,
+) -> None:
+    node_key, target_key = Identity.generate(), Identity.generate()
+    async with coordinator_rig(settings) as rig:
+        target, node = await rig.target(identity=target_key), await rig.node(identity=node_key)
+        await target.send(DraftersWanted("w", 1))
+        offer = await node.expect(LeaseOffer)
+        await node.send(LeaseAnswer(offer.jti, accepted=True))
+        await target.expect(Drafters)
+        await rig.executor.shut_down("the end", retry_after=0.0)
+    async with coordinator_rig(settings) as rig:
+        registry = rig.executor.registry
+        assert registry.awaited == {node.peer_id, target.peer_id}
+        node = await rig.peer(node_registration(), identity=node_key)
+        target = await rig.peer(target_registration(), identity=target_key, kind=FakeTarget)
+        await until(lambda: registry.leases)
+        rig.clock.advance(300.0)
+        await node.send(Heartbeat(0, leases=(offer.jti,)))
+        await target.send(TargetHeartbeat(0, 0, 0))
+        now = rig.clock.monotonic()
+        await until(lambda: all(p.seen == now for p in [*registry.nodes.values(), *registry.targets.values()]))
+        rig.executor.post(Tick(now))
+        renewed = await node.expect(LeaseRenewed)
+        claims = check(renewed.lease, coordinator=rig.executor.identity.public_key, clock=rig.clock)
+        assert (claims.jti, claims.target, claims.expires - claims.issued) == (offer.jti, target.peer_id, 600)
+        assert target.pending(LeaseRevoked) == []
 
 
 async def test_who_comes_while_we_are_going_is_sent_away(rig: Any) -> None:

@@ -15,6 +15,8 @@ from coordinator.events import (
     DraftersAsked,
     LandmarkTimed,
     LeaseAnswered,
+    LeaseInForce,
+    LeasesRead,
     NodeBeat,
     NodeDraining,
     NodeLost,
@@ -206,7 +208,7 @@ def test_a_want_becomes_an_offer_an_answer_and_a_grant(registry: Registry) -> No
     assert (terms.target_model, terms.target_digest) == (SERVED.name, SERVED.digest)
     assert terms.addresses == ("ws://127.0.0.1:9/wanspec/draft",)
     grant = Send(TARGET, Drafters("w", (granted("a", "jti-1"),)))
-    assert answer(registry, "jti-1") == [RecordLease(terms), grant]
+    assert answer(registry, "jti-1") == [RecordLease(terms, 600.0), grant]
     assert answer(registry, "jti-1") == []
     assert registry.leases["jti-1"].held
 
@@ -276,7 +278,7 @@ def test_a_lease_is_renewed_at_half_its_life(registry: Registry) -> None:
     renewed, recorded = registry.handle(Tick(300.0))
     assert isinstance(renewed, RenewLease)
     assert (renewed.link, renewed.terms.jti, renewed.seconds) == (NODE, "jti-1", 600.0)
-    assert recorded == RecordLease(renewed.terms)
+    assert recorded == RecordLease(renewed.terms, 600.0)
     assert registry.handle(Tick(300.0)) == []
 
 
@@ -367,6 +369,129 @@ def test_an_answer_for_another_nodes_lease_is_ignored(registry: Registry) -> Non
     assert isinstance(offer, OfferLease)
     assert answer(registry, "jti-1", link=5 - offer.link) == []
     assert not registry.leases["jti-1"].held
+
+
+# Leases of before a restart
+
+
+def in_force(name: str = "a", jti: str = "old", seconds: float = 400.0) -> LeaseInForce:
+    return LeaseInForce(jti, peer(name), T, drafter().digest, seconds)
+
+
+def restarted(*leases: LeaseInForce) -> Registry:
+    registry = make()
+    assert registry.handle(LeasesRead(0.0, leases)) == []
+    return registry
+
+
+def beat(registry: Registry, at: float, *jtis: str) -> list[Instruction]:
+    """What comes of the node's heartbeat that names these leases. The target sends one too, if it is here."""
+    if T in registry.targets:
+        registry.handle(TargetBeat(at, TARGET, TargetHeartbeat(0, 0, 0)))
+    return registry.handle(NodeBeat(at, NODE, Heartbeat(0, leases=jtis)))
+
+
+@pytest.mark.parametrize("adds", [(add_node, add_target), (add_target, add_node)])
+def test_a_lease_of_before_is_renewed_once_both_are_back(adds: Any) -> None:
+    registry = restarted(in_force())
+    for add in adds:
+        assert registry.leases == {}
+        assert len(add(registry)) == 1
+    assert registry.awaited == frozenset()
+    assert (registry.leases["old"].held, registry.leased(peer("a"))) == (True, 1)
+    for at in range(0, 100, 5):
+        assert beat(registry, at, "old") == []
+    assert registry.handle(Tick(99.0)) == []
+    renewed, recorded = registry.handle(Tick(100.0))
+    assert isinstance(renewed, RenewLease)
+    assert (renewed.link, renewed.seconds) == (NODE, 600.0)
+    terms = renewed.terms
+    assert (terms.jti, terms.node, terms.target, terms.model) == ("old", peer("a"), T, "small")
+    assert terms.addresses == ("ws://127.0.0.1:9/wanspec/draft",)
+    assert recorded == RecordLease(terms, 600.0)
+
+
+def test_a_lease_of_before_that_is_past_half_its_life_is_renewed_at_once() -> None:
+    registry = restarted(in_force(seconds=10.0))
+    add_target(registry)
+    add_node(registry)
+    assert isinstance(registry.handle(Tick(0.25))[0], RenewLease)
+
+
+def test_a_slot_of_a_lease_of_before_is_taken() -> None:
+    registry = restarted(in_force())
+    add_node(registry, slots=1)
+    assert registry.leased(peer("a")) == 1
+    registry.handle(TargetRegistered(0.0, 5, PeerId("u" * 32), "default", target_registration()))
+    (full,) = registry.handle(DraftersAsked(0.0, 5, DraftersWanted("x", 1)))
+    assert isinstance(full, Send)
+    assert "slots" in getattr(full.message, "reason", "")
+
+
+def test_a_lease_of_before_of_which_somebody_does_not_come_back_ends_by_itself() -> None:
+    registry = restarted(in_force("a", "one"), in_force("b", "other"))
+    add_node(registry)
+    for at in range(0, 400, 5):
+        beat(registry, at, "one")
+        assert registry.handle(Tick(at)) == []
+    assert registry.awaited == {peer("a"), peer("b"), T}
+    assert registry.handle(Tick(400.0)) == []
+    assert (registry.awaited, registry.leased(peer("a"))) == (frozenset(), 0)
+    assert len(add_target(registry, at=400.0)) == 1
+
+
+def test_a_lease_of_before_that_its_node_does_not_name_was_let_go_of() -> None:
+    revoked = [Send(TARGET, LeaseRevoked("old", "the node let go of it"))]
+    registry = restarted(in_force())
+    add_node(registry)
+    assert beat(registry, 0.0) == []
+    assert (registry.leased(peer("a")), registry.awaited) == (0, frozenset())
+    assert add_target(registry)[1:] == revoked, "it may go on by it"
+    registry = restarted(in_force())
+    add_node(registry)
+    add_target(registry)
+    assert beat(registry, 0.0) == revoked
+
+
+def test_a_lease_of_before_whose_peers_fit_no_more_is_revoked() -> None:
+    registry = restarted(in_force())
+    add_node(registry, models=(drafter(digest="1" * 64),))
+    _, *revoked = add_target(registry)
+    message = LeaseRevoked("old", "the node does not fit the target any more")
+    assert revoked == [Send(NODE, message), Send(TARGET, message)]
+
+
+def test_a_target_is_told_of_a_revoked_node_that_never_came_back() -> None:
+    registry = restarted(in_force())
+    add_target(registry)
+    assert peer("a") in registry.awaited
+    message = LeaseRevoked("old", "the operator has revoked a peer of it")
+    assert registry.handle(Disenrolled(1.0, frozenset({peer("a")}))) == [Send(TARGET, message)]
+    assert (registry.awaited, registry.leases) == (frozenset(), {})
+
+
+def test_who_comes_back_after_the_other_was_revoked_is_told_then() -> None:
+    message = LeaseRevoked("old", "the operator has revoked a peer of it")
+    registry = restarted(in_force())
+    assert registry.handle(Disenrolled(1.0, frozenset({peer("a")}))) == []
+    assert add_target(registry, at=2.0)[1:] == [Send(TARGET, message)]
+    assert [type(told) for told in add_target(registry, link=5, at=3.0)] == [Close, Send, TargetGone], "told once"
+    registry = restarted(in_force())
+    assert registry.handle(Disenrolled(1.0, frozenset({T}))) == []
+    assert add_node(registry, at=2.0)[1:] == [Send(NODE, message)]
+
+
+@pytest.mark.parametrize(("back", "told"), [(1499.0, True), (1500.0, False)])
+def test_a_target_that_was_cut_off_is_told_what_ended_for_as_long_as_it_may_go_on(back: float, told: bool) -> None:
+    registry = make()
+    add_target(registry)
+    add_node(registry)
+    ask(registry)
+    answer(registry, "jti-1")
+    registry.handle(TargetLost(0.0, TARGET, "closed"))
+    registry.handle(Tick(back))
+    revoked = [Send(5, LeaseRevoked("jti-1", "the target is gone"))]
+    assert add_target(registry, link=5, at=back)[1:] == (revoked if told else [])
 
 
 def test_a_target_that_drains_gets_nobody(registry: Registry) -> None:

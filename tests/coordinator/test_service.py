@@ -27,8 +27,10 @@ from wanspec_p2p.clock import SystemClock
 from wanspec_p2p.errors import AddressInUse, CloseCode, ConfigError, LinkClosed, PeerRefused
 from wanspec_p2p.links.websocket import dial
 from wanspec_p2p.protocol import limits
-from wanspec_p2p.protocol.common_messages import Registered
+from wanspec_p2p.protocol.common_messages import LeaseRevoked, Registered
 from wanspec_p2p.protocol.coordinator_to_node import LeaseOffer
+from wanspec_p2p.protocol.coordinator_to_target import Drafters
+from wanspec_p2p.protocol.node_to_coordinator import LeaseAnswer
 from wanspec_p2p.protocol.target_to_coordinator import DraftersWanted
 from wanspec_p2p.security.identity import Identity
 from wanspec_p2p.security.join_tokens import JoinToken
@@ -162,6 +164,30 @@ async def test_what_was_learnt_survives_a_restart(settings: CoordinatorSettings)
         again = await join(token, node_registration(), identity=identity)
         assert again.ended is None
         await again.close()
+
+
+async def test_a_node_that_is_revoked_while_everybody_is_away_loses_its_lease_at_the_target(
+    settings: CoordinatorSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "EXPEL_SECONDS", 0.01)
+    identity = Identity.generate()
+    async with running(settings):
+        token = issue_join_token(settings, role=Role.TARGET)
+        target = await join(token, target_registration(token.secret), FakeTarget, identity=identity)
+        joining = issue_join_token(settings, role=Role.NODE)
+        node = await join(joining, node_registration(joining.secret))
+        await target.send(DraftersWanted("w", 1))
+        offer = await node.expect(LeaseOffer)
+        await node.send(LeaseAnswer(offer.jti, accepted=True))
+        await target.expect(Drafters)
+    for peer in (node, target):
+        await peer.close()
+    revoke_peer(settings, node.peer_id)
+    async with running(settings):
+        token = issue_join_token(settings, role=Role.TARGET)  # for the address alone
+        target = await join(token, target_registration(), FakeTarget, identity=identity)
+        assert (await target.expect(LeaseRevoked)).jti == offer.jti
+        await target.close()
 
 
 async def test_a_token_made_before_the_first_start_works(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from coordinator import statements
 from coordinator.acceptance import ModelPair, Positions
+from coordinator.events import LeaseInForce
 from coordinator.instructions import LeaseTerms
 from coordinator.ledger import Applicant, LedgerError
 from coordinator.records import Tally
@@ -124,8 +125,8 @@ async def test_api_keys(ledger: SqliteLedger) -> None:
 
 
 async def test_a_receipt_sent_twice_is_stored_once(ledger: SqliteLedger) -> None:
-    await ledger.record_lease(terms(), now=0.0)
-    await ledger.record_lease(terms("jti-2", "b"), now=0.0)
+    await ledger.record_lease(terms(), seconds=600.0, now=0.0)
+    await ledger.record_lease(terms("jti-2", "b"), seconds=600.0, now=0.0)
     assert await ledger.store_receipts(T, [receipt("1"), receipt("2", "b", "jti-2")], now=0.0) == [
         (receipt("1"), PAIR),
         (receipt("2", "b", "jti-2"), PAIR),
@@ -138,8 +139,8 @@ async def test_what_an_earlier_version_let_in_does_not_keep_the_coordinator_from
     tmp_path: Path, ledger: SqliteLedger
 ) -> None:
     count = 1100  # so many of 2**53 are more than SQLite's sum can hold
-    await ledger.record_lease(terms(), now=0.0)
-    await ledger.record_lease(terms("jti-2", "b"), now=0.0)
+    await ledger.record_lease(terms(), seconds=600.0, now=0.0)
+    await ledger.record_lease(terms("jti-2", "b"), seconds=600.0, now=0.0)
     await ledger.store_receipts(T, [receipt(f"old {n}") for n in range(count)], now=0.0)
     await ledger.close()
     with sqlite3.connect(tmp_path / "ledger.sqlite3") as database:
@@ -156,8 +157,8 @@ async def test_what_an_earlier_version_let_in_does_not_keep_the_coordinator_from
 
 
 async def test_old_receipts_are_kept_as_sums(tmp_path: Path, ledger: SqliteLedger) -> None:
-    await ledger.record_lease(terms(), now=0.0)
-    await ledger.record_lease(terms("jti-2", "b"), now=0.0)
+    await ledger.record_lease(terms(), seconds=600.0, now=0.0)
+    await ledger.record_lease(terms("jti-2", "b"), seconds=600.0, now=0.0)
     old = [receipt("1"), receipt("2"), receipt("3", "b", "jti-2"), receipt("not lent", "c")]
     await ledger.store_receipts(T, old, now=0.0)
     await ledger.close()
@@ -186,7 +187,7 @@ async def test_old_receipts_are_kept_as_sums(tmp_path: Path, ledger: SqliteLedge
 
 
 async def test_a_ledger_whose_receipts_age_stops_growing(tmp_path: Path, ledger: SqliteLedger) -> None:
-    await ledger.record_lease(terms(), now=0.0)
+    await ledger.record_lease(terms(), seconds=600.0, now=0.0)
     await ledger.close()
     aging = SqliteLedger(tmp_path / "ledger.sqlite3", receipt_days=1.0)
     pages = []
@@ -197,6 +198,24 @@ async def test_a_ledger_whose_receipts_age_stops_growing(tmp_path: Path, ledger:
         pages.append((await aging._run(lambda database: database.execute("PRAGMA page_count").fetchone()))[0])
     assert pages[-1] == pages[-2] <= 1.1 * pages[1]
     await aging.close()
+
+
+async def test_a_lease_is_in_force_until_it_ends_or_as_long_as_it_was_renewed_for(
+    tmp_path: Path, ledger: SqliteLedger
+) -> None:
+    await ledger.record_lease(terms(), seconds=600.0, now=1000.0)
+    await ledger.record_lease(terms("jti-2", "b"), seconds=60.0, now=1000.0)
+    await ledger.record_lease(terms(), seconds=600.0, now=1300.0)
+    await ledger.record_lease(terms(), seconds=600.0, now=1000.0)  # late: it changes nothing
+    await ledger.close()
+    again = SqliteLedger(tmp_path / "ledger.sqlite3")
+    assert await again.leases_in_force(now=1059.0) == [
+        LeaseInForce("jti-2", PeerId("b" * 32), T, "d" * 64, 1.0),
+        LeaseInForce("jti", PeerId("a" * 32), T, "d" * 64, 841.0),
+    ]
+    assert [lease.jti for lease in await again.leases_in_force(now=1060.0)] == ["jti"]
+    assert await again.leases_in_force(now=1900.0) == []
+    await again.close()
 
 
 async def leases_in(ledger: SqliteLedger) -> list[str]:
@@ -212,10 +231,10 @@ async def aging(tmp_path: Path) -> AsyncIterator[SqliteLedger]:
 
 
 async def test_a_lease_is_forgotten_so_many_days_after_its_end(aging: SqliteLedger) -> None:
-    await aging.record_lease(terms("old"), now=0.9 * DAY)  # lasts a day at most, until 1.9
-    await aging.record_lease(terms("1"), now=12.0 * DAY - 1.0)
+    await aging.record_lease(terms("old"), seconds=600.0, now=0.9 * DAY)  # lasts a day at most, until 1.9
+    await aging.record_lease(terms("1"), seconds=600.0, now=12.0 * DAY - 1.0)
     assert await leases_in(aging) == ["1", "old"]
-    await aging.record_lease(terms("2"), now=12.0 * DAY)
+    await aging.record_lease(terms("2"), seconds=600.0, now=12.0 * DAY)
     assert await leases_in(aging) == ["1", "2"]
     late = receipt("late", jti="old", by_depth=((3, 2),))
     unknown = receipt("unknown", jti="unknown", by_depth=((3, 2),))
@@ -225,10 +244,10 @@ async def test_a_lease_is_forgotten_so_many_days_after_its_end(aging: SqliteLedg
 
 
 async def test_a_lease_is_kept_while_it_is_renewed(aging: SqliteLedger) -> None:
-    await aging.record_lease(terms("ended"), now=0.0)
+    await aging.record_lease(terms("ended"), seconds=600.0, now=0.0)
     for day in range(100):
-        await aging.record_lease(terms("held"), now=day * DAY)
-        await aging.record_lease(terms("held"), now=(day + 0.5) * DAY)
+        await aging.record_lease(terms("held"), seconds=600.0, now=day * DAY)
+        await aging.record_lease(terms("held"), seconds=600.0, now=(day + 0.5) * DAY)
     assert await leases_in(aging) == ["held"]
     assert await aging.store_receipts(T, [receipt("1", jti="held")], now=100.0 * DAY) == [
         (receipt("1", jti="held"), PAIR)
@@ -236,22 +255,22 @@ async def test_a_lease_is_kept_while_it_is_renewed(aging: SqliteLedger) -> None:
 
 
 async def test_a_receipt_keeps_its_lease_for_as_long_as_it_is_kept_itself(aging: SqliteLedger) -> None:
-    await aging.record_lease(terms("edge"), now=0.0)
-    await aging.record_lease(terms("other", "b"), now=0.0)
+    await aging.record_lease(terms("edge"), seconds=600.0, now=0.0)
+    await aging.record_lease(terms("other", "b"), seconds=600.0, now=0.0)
     for stray in (receipt("stray 1", "b", "edge"), receipt("stray 2", "a", "other")):
         await aging.store_receipts(T, [stray], now=11.0 * DAY)  # of somebody else's lease: keeps neither
     assert await aging.store_receipts(T, [receipt("1", jti="edge")], now=11.9 * DAY) == [
         (receipt("1", jti="edge"), PAIR)
     ]
-    await aging.record_lease(terms("new", "c"), now=12.0 * DAY)
+    await aging.record_lease(terms("new", "c"), seconds=600.0, now=12.0 * DAY)
     assert await leases_in(aging) == ["edge", "new"]
     for day in range(13, 40):
-        await aging.record_lease(terms("new", "c"), now=day * DAY)
+        await aging.record_lease(terms("new", "c"), seconds=600.0, now=day * DAY)
     assert await leases_in(aging) == ["edge", "new"], "no receipt has come, so none was folded"
     tallies = {PeerId("a" * 32): Tally(4, 3, 2, 1)}
     assert await aging.tallies() == tallies
     await aging.store_receipts(T, [receipt("2", "c", "new"), receipt("3", "c", "new")], now=40.0 * DAY)
-    await aging.record_lease(terms("new", "c"), now=40.0 * DAY)
+    await aging.record_lease(terms("new", "c"), seconds=600.0, now=40.0 * DAY)
     assert await leases_in(aging) == ["new"]
     assert await aging.tallies() == {**tallies, PeerId("c" * 32): Tally(8, 6, 4, 2)}
 
@@ -263,7 +282,7 @@ async def test_what_has_counted_goes_on_counting_in_whatever_order_all_comes(agi
         now += rng.expovariate(3.0) * DAY
         if rng.random() < 0.5:
             recorded.append((str(step), rng.choice("abc")))
-            await aging.record_lease(terms(*recorded[-1]), now=now)
+            await aging.record_lease(terms(*recorded[-1]), seconds=600.0, now=now)
             continue
         jti, node = rng.choice(recorded[-60:])  # most of what is forgotten is among these
         for _, pair in await aging.store_receipts(T, [receipt(str(step), node, jti)], now=now):
@@ -276,17 +295,17 @@ async def test_what_has_counted_goes_on_counting_in_whatever_order_all_comes(agi
 
 async def test_two_old_leases_go_for_each_that_comes(tmp_path: Path, aging: SqliteLedger) -> None:
     for number in range(5):
-        await aging.record_lease(terms(f"old {number}"), now=number * DAY)
+        await aging.record_lease(terms(f"old {number}"), seconds=600.0, now=number * DAY)
     await aging.close()
     unaging = SqliteLedger(tmp_path / "aging.sqlite3")  # as commands beside the coordinator open it
-    await unaging.record_lease(terms("new 0"), now=100.0 * DAY)
+    await unaging.record_lease(terms("new 0"), seconds=600.0, now=100.0 * DAY)
     assert len(await leases_in(unaging)) == 6
     await unaging.close()
     again = SqliteLedger(tmp_path / "aging.sqlite3", receipt_days=10.0)
-    await again.record_lease(terms("new 1"), now=100.0 * DAY)
+    await again.record_lease(terms("new 1"), seconds=600.0, now=100.0 * DAY)
     assert await leases_in(again) == ["new 0", "new 1", "old 2", "old 3", "old 4"], "the oldest first"
-    await again.record_lease(terms("new 1"), now=100.1 * DAY)
-    await again.record_lease(terms("new 2"), now=100.1 * DAY)
+    await again.record_lease(terms("new 1"), seconds=600.0, now=100.1 * DAY)
+    await again.record_lease(terms("new 2"), seconds=600.0, now=100.1 * DAY)
     assert await leases_in(again) == ["new 0", "new 1", "new 2"]
     await again.close()
 
@@ -294,26 +313,28 @@ async def test_two_old_leases_go_for_each_that_comes(tmp_path: Path, aging: Sqli
 async def test_a_ledger_whose_leases_come_and_go_stops_growing(aging: SqliteLedger) -> None:
     pages = []
     for day in range(60):
-        await asyncio.gather(*(aging.record_lease(terms(f"{day} {n}"), now=day * DAY) for n in range(200)))
+        await asyncio.gather(
+            *(aging.record_lease(terms(f"{day} {n}"), seconds=600.0, now=day * DAY) for n in range(200))
+        )
         pages.append((await aging._run(lambda database: database.execute("PRAGMA page_count").fetchone()))[0])
     assert max(pages) <= 1.1 * pages[12]
     assert len(await leases_in(aging)) == 200 * 12
 
 
 async def test_a_lease_that_is_renewed_is_known_again_whatever_the_clock_did(aging: SqliteLedger) -> None:
-    await aging.record_lease(terms("held"), now=100.0 * DAY)
-    await aging.record_lease(terms("ahead", "b"), now=500.0 * DAY)
+    await aging.record_lease(terms("held"), seconds=600.0, now=100.0 * DAY)
+    await aging.record_lease(terms("ahead", "b"), seconds=600.0, now=500.0 * DAY)
     assert await leases_in(aging) == ["ahead"]
-    await aging.record_lease(terms("held"), now=100.1 * DAY)
+    await aging.record_lease(terms("held"), seconds=600.0, now=100.1 * DAY)
     await aging.store_receipts(T, [receipt("1", jti="held")], now=100.1 * DAY)
     assert await aging.tallies() == {PeerId("a" * 32): Tally(4, 3, 2, 1)}
-    await aging.record_lease(terms("1", "c"), now=110.0 * DAY)
+    await aging.record_lease(terms("1", "c"), seconds=600.0, now=110.0 * DAY)
     assert await leases_in(aging) == ["1", "ahead", "held"]
 
 
 async def test_one_calls_failure_leaves_the_others_of_its_batch_alone(ledger: SqliteLedger) -> None:
     outcomes = await asyncio.gather(
-        ledger.record_lease(terms(), now=0.0),
+        ledger.record_lease(terms(), seconds=600.0, now=0.0),
         ledger.add_join_secret("right", role=Role.NODE, pool="p", expires=100.0, uses=1, now=0.0),  # there is one
         ledger.store_receipts(T, [receipt("1")], now=0.0),
         return_exceptions=True,
@@ -324,9 +345,9 @@ async def test_one_calls_failure_leaves_the_others_of_its_batch_alone(ledger: Sq
 
 
 async def test_acceptance_is_counted_once_by_the_models_of_the_lease(ledger: SqliteLedger) -> None:
-    await ledger.record_lease(terms(), now=0.0)
-    await ledger.record_lease(terms("jti-2", "b"), now=0.0)  # another node with the same model
-    await ledger.record_lease(terms("jti-3", digest="e" * 64), now=0.0)  # the model's successor
+    await ledger.record_lease(terms(), seconds=600.0, now=0.0)
+    await ledger.record_lease(terms("jti-2", "b"), seconds=600.0, now=0.0)  # another node with the same model
+    await ledger.record_lease(terms("jti-3", digest="e" * 64), seconds=600.0, now=0.0)  # the model's successor
     first = receipt("1", by_depth=((3, 2), (0, 0), (1, 0)))
     successors = [receipt("3", jti="jti-3", by_depth=((1, 1),))]
     batch = [first, first, receipt("2", "b", "jti-2", ((2, 2), (2, 1))), *successors]
@@ -340,7 +361,7 @@ async def test_acceptance_is_counted_once_by_the_models_of_the_lease(ledger: Sql
 
 
 async def test_a_receipt_counts_only_under_a_lease_of_its_node_and_target(ledger: SqliteLedger) -> None:
-    await ledger.record_lease(terms(), now=0.0)
+    await ledger.record_lease(terms(), seconds=600.0, now=0.0)
     counts = ((3, 2),)
     assert await ledger.store_receipts(T, [receipt("1", jti="unknown", by_depth=counts)], now=0.0)
     assert await ledger.store_receipts(T, [receipt("2", "b", by_depth=counts)], now=0.0)  # node a's lease
@@ -354,7 +375,7 @@ async def test_a_receipt_counts_only_under_a_lease_of_its_node_and_target(ledger
 
 
 async def test_today_and_yesterday_are_recent_and_old_days_are_forgotten(ledger: SqliteLedger) -> None:
-    await ledger.record_lease(terms(), now=0.0)
+    await ledger.record_lease(terms(), seconds=600.0, now=0.0)
     for day in range(100):
         await ledger.store_receipts(T, [receipt(str(day), by_depth=((2, 1),))], now=DAY * (day + 0.999))
     (known,) = await ledger.acceptance(now=DAY * 99)
@@ -364,7 +385,7 @@ async def test_today_and_yesterday_are_recent_and_old_days_are_forgotten(ledger:
 
 
 async def test_a_clock_that_was_ahead_for_a_while_erases_one_day_at_most(ledger: SqliteLedger) -> None:
-    await ledger.record_lease(terms(), now=0.0)
+    await ledger.record_lease(terms(), seconds=600.0, now=0.0)
     for day in range(90):
         await ledger.store_receipts(T, [receipt(str(day), by_depth=((2, 1),))], now=DAY * day)
     for number, day in enumerate((190, 90, 190, 90)):
@@ -374,7 +395,7 @@ async def test_a_clock_that_was_ahead_for_a_while_erases_one_day_at_most(ledger:
 
 
 async def test_acceptance_survives_a_restart(tmp_path: Path, ledger: SqliteLedger) -> None:
-    await ledger.record_lease(terms(), now=0.0)
+    await ledger.record_lease(terms(), seconds=600.0, now=0.0)
     await ledger.store_receipts(T, [receipt("1", by_depth=((3, 2),))], now=0.0)
     before = await ledger.acceptance(now=0.0)
     await ledger.close()
@@ -389,7 +410,7 @@ async def test_acceptance_survives_a_restart(tmp_path: Path, ledger: SqliteLedge
 async def test_of_very_many_pairs_the_busiest_are_shown(ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statements, "MAX_PAIRS", 2)
     for number in range(3):
-        await ledger.record_lease(terms(str(number), digest=f"{number:064}"), now=0.0)
+        await ledger.record_lease(terms(str(number), digest=f"{number:064}"), seconds=600.0, now=0.0)
         counts = ((number + 1, 0),)
         await ledger.store_receipts(T, [receipt(str(number), jti=str(number), by_depth=counts)], now=0.0)
     assert [known.total.reached for known in await ledger.acceptance(now=0.0)] == [3, 2]
@@ -425,7 +446,7 @@ async def main():
     await ledger.add_join_secret("s", role=Role.NODE, pool="p", expires=9e9, uses=1, now=0.0)
     await ledger.admit(Applicant("a" * 32, b"k" * 32, Role.NODE, "n", "o", "s", "s"), now=0.0)
     terms = ("o", "s", "p", "m", "d" * 64, "t" * 64, ("ws://x",), None, "big", "b" * 64)
-    await ledger.record_lease(LeaseTerms("j", "a" * 32, "t" * 32, *terms), now=0.0)
+    await ledger.record_lease(LeaseTerms("j", "a" * 32, "t" * 32, *terms), seconds=600.0, now=0.0)
     number = 0
     while True:
         counts = dict(drafted=1, verified=1, accepted=1, won=1, by_depth=((1, 1),))

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from coordinator.acceptance import RECENT_DAYS, Acceptance, ModelPair, Positions, by_pair, day_of
+from coordinator.events import LeaseInForce
 from coordinator.instructions import LeaseTerms
 from coordinator.ledger import MAX_PAIRS, Applicant, Enrolment
 from coordinator.records import Tally
@@ -37,6 +38,7 @@ class MemoryLedger:
         self._secrets: dict[str, _Secret] = {}
         self._keys: dict[str, str] = {}  # to their names
         self._leases: dict[str, LeaseTerms] = {}
+        self._ends: dict[str, float] = {}  # of the leases
         self._receipts: dict[str, Receipt | None] = {}  # by id; None for one that does not count
         self._positions: dict[tuple[ModelPair, int, int], Positions] = {}  # by pair, day and depth
 
@@ -78,9 +80,20 @@ class MemoryLedger:
     async def api_key_name(self, key: str) -> str | None:
         return self._keys.get(key)
 
-    async def record_lease(self, terms: LeaseTerms, *, now: float) -> None:
+    async def record_lease(self, terms: LeaseTerms, *, now: float, seconds: float) -> None:
         await self._commit()
         self._leases[terms.jti] = terms
+        self._ends[terms.jti] = max(self._ends.get(terms.jti, 0.0), now + seconds)
+
+    async def leases_in_force(self, *, now: float) -> Sequence[LeaseInForce]:
+        await self._commit()
+        lasting = sorted((expires, jti) for jti, expires in self._ends.items() if expires > now)
+        latest: dict[tuple[PeerId, PeerId], LeaseInForce] = {}
+        for expires, jti in lasting:
+            terms = self._leases[jti]
+            latest.pop((terms.node, terms.target), None)  # so that the order is that of their ends
+            latest[terms.node, terms.target] = LeaseInForce(jti, terms.node, terms.target, terms.digest, expires - now)
+        return list(latest.values())
 
     async def store_receipts(
         self, target: PeerId, receipts: Sequence[Receipt], *, now: float

@@ -92,11 +92,11 @@ async def test_a_secret_admits_so_many_of_its_role_until_it_expires(ledger: Ledg
 
 
 async def test_receipts_count_once_and_acceptance_with_them(ledger: Ledger) -> None:
-    await ledger.record_lease(terms("lease"), now=NOW)
+    await ledger.record_lease(terms("lease"), seconds=600.0, now=NOW)
     batch = [receipt("one"), receipt("two"), receipt("stray", jti="unknown")]
     new = await ledger.store_receipts(TARGET, batch, now=NOW)
     assert [(kept.id, pair is not None) for kept, pair in new] == [("one", True), ("two", True), ("stray", False)]
-    await ledger.record_lease(terms("lease"), now=NOW + 300)
+    await ledger.record_lease(terms("lease"), seconds=600.0, now=NOW + 300)
     assert await ledger.store_receipts(TARGET, batch, now=NOW) == []
     (figures,) = await ledger.acceptance(now=NOW)
     assert (figures.pair.target, figures.pair.drafter) == ("large", "small")
@@ -108,6 +108,15 @@ async def test_receipts_count_once_and_acceptance_with_them(ledger: Ledger) -> N
     assert (tally.drafted, tally.verified, tally.accepted, tally.won) == (20, 16, 12, 10), (
         "the stray counts for nothing"
     )
+
+
+async def test_of_the_leases_of_two_peers_the_last_to_end_is_in_force(ledger: Ledger) -> None:
+    await ledger.record_lease(terms("long"), seconds=600.0, now=NOW)
+    await ledger.record_lease(terms("short"), seconds=60.0, now=NOW)
+    (lease,) = await ledger.leases_in_force(now=NOW)
+    assert (lease.jti, lease.node, lease.target, lease.digest) == ("long", NODE, TARGET, "d" * 64)
+    assert lease.seconds == 600.0
+    assert await ledger.leases_in_force(now=NOW + 600.0) == []
 
 
 async def test_keys_have_names_of_their_own(ledger: Ledger) -> None:
