@@ -233,9 +233,13 @@ class _Connection:
             await asyncio.wait(self._stores, return_when=asyncio.FIRST_COMPLETED)
 
     async def _store(self, batch: Receipts) -> None:
-        """Acknowledged after the commit and not before; unacknowledged receipts the target sends again."""
+        """Acknowledged after the commit and not before; unacknowledged receipts the target sends again.
+
+        Their leases come first: a receipt whose lease is not on disk counts for nothing, now or later.
+        """
         executor = self._executor
         try:
+            await executor.record_leases({receipt.jti for receipt in batch.receipts})
             new = await executor.ledger.store_receipts(self._link.peer, batch.receipts, now=executor.clock.wall())
         except LedgerError as error:
             log.error("receipts not stored", count=len(batch.receipts), reason=str(error))

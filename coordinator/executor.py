@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,15 @@ GOODBYE_SECONDS = 2.5
 """How long peers may take to hear that we are going."""
 
 log = structlog.get_logger("coordinator")
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """A lease as it is to stand in the ledger. `now`: seconds since the Unix epoch."""
+
+    terms: LeaseTerms
+    seconds: float
+    now: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +115,7 @@ class Executor:
         self._all_left = asyncio.Event()
         self._leaving: _Leaving | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unrecorded: dict[str, _Record] = {}  # by jti: the disk has not taken them yet
 
     def attach(self, link: LinkId, outbox: Outbox) -> None:
         self._outboxes[link] = outbox
@@ -148,6 +158,28 @@ class Executor:
         if gone:
             self.post(Disenrolled(self.clock.monotonic(), gone))
 
+    async def record_leases(self, jtis: Collection[str]) -> None:
+        """Have those of them on disk that we gave and that are not yet. Receipts under a lease count from then on only.
+
+        Raises:
+            LedgerError: the disk does not take them.
+        """
+        for record in [record for jti, record in self._unrecorded.items() if jti in jtis]:
+            await self._record(record)
+
+    async def catch_up(self) -> None:
+        """Try again to write down what the disk would not take when it was to."""
+        try:
+            await self.record_leases(tuple(self._unrecorded))
+        except LedgerError as error:
+            log.error("leases not recorded", count=len(self._unrecorded), reason=str(error))
+
+    async def _record(self, record: _Record) -> None:
+        terms = record.terms
+        await self.ledger.record_lease(terms, now=record.now, seconds=record.seconds)
+        if self._unrecorded.get(terms.jti) is record:  # and has not been renewed meanwhile
+            del self._unrecorded[terms.jti]
+
     def _look_for_hung(self, at: float) -> None:
         hung = self.watch.tick(at, self.answers.owing)
         for link in hung:
@@ -165,7 +197,8 @@ class Executor:
             case OfferLease(link, terms, seconds):
                 self._send(link, LeaseOffer(terms.jti, self._signed(terms, seconds)))
             case RecordLease(terms, seconds):
-                self._spawn(self.ledger.record_lease(terms, now=self.clock.wall(), seconds=seconds))
+                record = self._unrecorded[terms.jti] = _Record(terms, seconds, self.clock.wall())
+                self._spawn(self._record(record))
             case RenewLease(link, terms, seconds):
                 self._send(link, LeaseRenewed(terms.jti, self._signed(terms, seconds)))
             case Close(link, code, reason):
@@ -200,7 +233,7 @@ class Executor:
         return leases.issue(self.identity, claims)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """A write nobody waits for. Its failure shows in the log and at `/ready`."""
+        """A write nobody waits for. Its failure shows in the log and at `/ready`; `catch_up` repeats it."""
 
         async def run() -> None:
             try:

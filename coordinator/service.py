@@ -41,7 +41,7 @@ DRAIN_SECONDS = 2.5
 """How long HTTP connections may take to end, after peers had `GOODBYE_SECONDS`: five seconds in all."""
 TICK_SECONDS = 0.25
 EXPEL_SECONDS = 5.0
-"""How long a peer that was revoked may stay."""
+"""How long a peer that was revoked may stay, and a lease that the disk did not take be unwritten once there is room."""
 RETURN_SECONDS = 1.0
 """When peers are asked to dial again: a restart takes about that long."""
 
@@ -137,6 +137,7 @@ async def _expel(executor: Executor) -> None:
     while True:
         await asyncio.sleep(EXPEL_SECONDS)
         await executor.expel()
+        await executor.catch_up()
 
 
 class _Server(uvicorn.Server):

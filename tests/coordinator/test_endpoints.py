@@ -10,6 +10,8 @@ from structlog.testing import capture_logs
 
 from coordinator import endpoints
 from coordinator.events import Tick
+from coordinator.instructions import LeaseTerms
+from coordinator.ledger import LedgerError
 from coordinator.records import Tally
 from tests.support.fake_target import drafter, node_registration, target_registration, until
 from wanspec_p2p.errors import CloseCode, LinkClosed, PeerRefused
@@ -91,6 +93,25 @@ async def test_receipts_are_acknowledged_when_they_are_on_disk(rig: Any) -> None
         node.peer_id: {"drafted": 4, "verified": 3, "accepted": 2, "won": 1}
     }
     assert "wanspec_draft_rtt_seconds_count 1.0" in (await rig.http.get("/metrics")).text
+
+
+async def test_a_receipt_waits_for_its_lease_to_be_on_disk(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    async def refuse(terms: LeaseTerms, **_: float) -> None:
+        tried.append(terms.jti)
+        raise LedgerError("the disk is full")
+
+    monkeypatch.setattr(rig.executor.ledger, "record_lease", refuse)
+    target, node, jti = await lent(rig)
+    receipt = Receipt("r", node.peer_id, jti, "s", drafted=4, verified=3, accepted=2, won=1)
+    await target.send(Receipts("b1", (receipt,)))
+    await until(lambda: len(tried) == 2)  # when it was given, and for the receipt
+    monkeypatch.undo()
+    await target.send(Receipts("b2", (receipt,)))
+    assert (await target.expect(ReceiptsStored)).batch == "b2"
+    assert target.pending(ReceiptsStored) == []
+    assert (await rig.executor.ledger.tallies())[node.peer_id].drafted == 4
 
 
 async def test_a_receipt_of_a_target_that_was_never_lent_the_node_counts_for_nothing(rig: Any) -> None:
@@ -187,6 +208,7 @@ async def test_a_count_no_session_can_reach_ends_the_targets_link(rig: Any, fiel
     refusal = await target.refusal()
     assert refusal.code == CloseCode.INVALID_DATA
     assert refusal.reason == f"Receipts: Expected `int` <= {most} at `$.receipts[0].{field}`"
+    await until(lambda: rig.executor.registry.tallies)
     (tally,) = (await rig.executor.ledger.tallies()).values()
     assert getattr(tally, field) == most, "the first of them was as good as any"
 

@@ -7,6 +7,7 @@ import pytest
 import structlog
 
 from coordinator.events import Disenrolled, Tick
+from coordinator.ledger import LedgerError
 from coordinator.settings import CoordinatorSettings
 from tests.coordinator.conftest import coordinator_rig
 from tests.support.fake_target import FakeTarget, answer_ids, node_registration, target_registration, until
@@ -50,6 +51,31 @@ async def test_the_line_that_says_why_a_link_is_closed_names_whose_it_is(rig: An
     assert (closing["peer"], closing["name"], closing["code"]) == (node.peer_id, "a node", CloseCode.NOT_ENROLLED)
     assert "revoked" in closing["reason"]
     assert rig.executor._behind == {}
+
+
+async def test_a_lease_that_the_disk_did_not_take_is_written_once_it_does(
+    rig: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = rig.executor.ledger
+    monkeypatch.setattr(ledger, "record_lease", refused)
+    target, node = await rig.target(), await rig.node()
+    await target.send(DraftersWanted("w", 1))
+    offer = await node.expect(LeaseOffer)
+    await node.send(LeaseAnswer(offer.jti, accepted=True))
+    await target.expect(Drafters)
+    with structlog.testing.capture_logs() as logs:
+        await rig.executor.catch_up()
+    assert [(entry["event"], entry["count"]) for entry in logs] == [("leases not recorded", 1)]
+    rig.clock.advance(100.0)
+    monkeypatch.undo()
+    await rig.executor.catch_up()
+    (lease,) = await ledger.leases_in_force(now=rig.clock.wall())
+    assert (lease.jti, lease.seconds) == (offer.jti, 500.0)
+    assert rig.executor._unrecorded == {}
+
+
+async def refused(*_: Any, **__: Any) -> None:
+    raise LedgerError("the disk is full")
 
 
 async def test_leases_are_recorded_once_they_are_accepted(rig: Any) -> None:
