@@ -95,7 +95,8 @@ class Ledger(Protocol):
         What a receipt says counts for good; the receipt itself may be let go of, and its id forgotten, days later.
 
         A new one counts, for acceptance in the same transaction, if its lease is one that was recorded for this node
-        and this target, and is not forgotten; the models are None where it does not.
+        and this target, and is not forgotten. One that does not count is not kept, and new whenever it comes; its
+        models are None.
         """
         ...
 

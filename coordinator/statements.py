@@ -7,7 +7,16 @@ import json
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 
-from coordinator.acceptance import DAYS_KEPT, RECENT_DAYS, Acceptance, ModelPair, Positions, by_pair, day_of
+from coordinator.acceptance import (
+    DAYS_KEPT,
+    RECENT_DAYS,
+    SECONDS_A_DAY,
+    Acceptance,
+    ModelPair,
+    Positions,
+    by_pair,
+    day_of,
+)
 from coordinator.events import LeaseInForce
 from coordinator.instructions import LeaseTerms
 from coordinator.ledger import MAX_PAIRS, Applicant, Enrolment
@@ -43,6 +52,8 @@ __all__ = [
     "tallies",
 ]
 
+SECRET_DAYS = 30
+"""After its end for which somebody who tries a join token is told that it was used, or has expired."""
 _NOBODY = ""
 """Name of a key that nobody has: it stands for keys that were removed, so that one is needed still."""
 
@@ -111,8 +122,10 @@ def _refused(reason: str) -> RemoteProtocolError:
 def add_join_secret(
     database: sqlite3.Connection, secret: str, *, role: Role, pool: str, expires: float, uses: int, now: float
 ) -> None:
+    """Those that ended long ago go: of one that is unknown nobody is told why it does not admit."""
     row = (_hash(secret), role.value, pool, expires, uses, now)
     database.execute("INSERT INTO join_secrets VALUES (?, ?, ?, ?, ?, ?)", row)
+    database.execute("DELETE FROM join_secrets WHERE expires < ?", (now - SECRET_DAYS * SECONDS_A_DAY,))
 
 
 def spend_join_secret(database: sqlite3.Connection, secret: str) -> bool:
@@ -231,9 +244,19 @@ def forget_leases(database: sqlite3.Connection, before: float, most: int) -> Non
     """
     (oldest,) = database.execute("SELECT min(stored) FROM receipts").fetchone()
     day = day_of(before - MAX_LEASE_SECONDS)  # renewed late on its last day, it went on into the next
-    database.execute(
-        "DELETE FROM leases WHERE jti IN (SELECT jti FROM leases WHERE used < ? ORDER BY used LIMIT ?)",
+    gone = database.execute(
+        "DELETE FROM leases WHERE jti IN (SELECT jti FROM leases WHERE used < ? ORDER BY used LIMIT ?) RETURNING pair",
         (day if oldest is None else min(day, day_of(oldest)), most),
+    ).fetchall()
+    _forget_pairs(database, gone)
+
+
+def _forget_pairs(database: sqlite3.Connection, pairs: Collection[tuple[int | None]]) -> None:
+    """Those that nothing names any more: peers make up names and digests, and could make up any number."""
+    database.executemany(
+        "DELETE FROM model_pairs WHERE id = ? AND NOT EXISTS (SELECT 1 FROM leases WHERE pair = id) "
+        "AND NOT EXISTS (SELECT 1 FROM acceptance WHERE pair = id)",
+        set(pairs),
     )
 
 
@@ -251,6 +274,9 @@ def store_receipts(
     day = day_of(now)
     day_begins = database.execute("SELECT 1 FROM acceptance WHERE day = ? LIMIT 1", (day,)).fetchone() is None
     for receipt in receipts:
+        if not _under_a_lease(database, target, receipt):
+            new.append((receipt, None))
+            continue
         counts = (receipt.drafted, receipt.verified, receipt.accepted, receipt.won, receipt.rtt)
         cursor = database.execute(
             "INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
@@ -259,16 +285,23 @@ def store_receipts(
         if cursor.rowcount:
             new.append((receipt, _count_positions(database, target, receipt, day)))
     if day_begins:
-        database.execute(
+        gone = database.execute(
             "DELETE FROM acceptance WHERE day < "
-            "(SELECT min(day) FROM (SELECT DISTINCT day FROM acceptance ORDER BY day DESC LIMIT ?))",
+            "(SELECT min(day) FROM (SELECT DISTINCT day FROM acceptance ORDER BY day DESC LIMIT ?)) RETURNING pair",
             (DAYS_KEPT,),
-        )
+        ).fetchall()
+        _forget_pairs(database, gone)
     return new
 
 
+def _under_a_lease(database: sqlite3.Connection, target: PeerId, receipt: Receipt) -> bool:
+    """Whether the ledger has a lease of this name for these two peers: a target could make up any number."""
+    named = (receipt.jti, receipt.node, target)
+    return database.execute("SELECT 1 FROM leases WHERE (jti, node, target) = (?, ?, ?)", named).fetchone() is not None
+
+
 def _count_positions(database: sqlite3.Connection, target: PeerId, receipt: Receipt, day: int) -> ModelPair | None:
-    """The models of the receipt's lease; None where the ledger has no lease of this name for these two peers."""
+    """The models of the receipt's lease, which the ledger has; None where nobody wrote down which they are."""
     named = (receipt.jti, receipt.node, target)
     database.execute(
         "UPDATE leases SET used = ? WHERE jti = ? AND node = ? AND target = ? AND used < ?", (day, *named, day)

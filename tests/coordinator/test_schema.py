@@ -89,6 +89,20 @@ def test_an_empty_ledger_that_forgot_no_leases_is_brought_up(tmp_path: Path) -> 
     database.close()
 
 
+def test_pairs_that_nothing_names_go_with_the_step_that_deletes_them(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    database = open_database(path, migrations()[:5])
+    for number in range(3):
+        database.execute("INSERT INTO model_pairs VALUES (?, 'big', 'b', 'small', ?)", (number, str(number)))
+    for jti, pair in (("of before", None), ("new", 1)):
+        database.execute("INSERT INTO leases VALUES (?, 'n', 't', 'p', 'm', 1.0, ?, 0, 0.0)", (jti, pair))
+    database.execute("INSERT INTO acceptance VALUES (0, 2, 1, 1, 1)")
+    database.close()
+    database = open_database(path)
+    assert database.execute("SELECT id FROM model_pairs ORDER BY id").fetchall() == [(1,), (2,)]
+    database.close()
+
+
 def test_a_step_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite3"
     open_database(path, ["CREATE TABLE a (x);"]).close()

@@ -159,8 +159,10 @@ async def test_what_an_earlier_version_let_in_does_not_keep_the_coordinator_from
 async def test_old_receipts_are_kept_as_sums(tmp_path: Path, ledger: SqliteLedger) -> None:
     await ledger.record_lease(terms(), seconds=600.0, now=0.0)
     await ledger.record_lease(terms("jti-2", "b"), seconds=600.0, now=0.0)
-    old = [receipt("1"), receipt("2"), receipt("3", "b", "jti-2"), receipt("not lent", "c")]
-    await ledger.store_receipts(T, old, now=0.0)
+    await ledger.store_receipts(T, [receipt("1"), receipt("2"), receipt("3", "b", "jti-2")], now=0.0)
+    row = ("not lent", T, "c" * 32, "jti", "s", 4, 3, 2, 1, None, 0.0)  # an earlier version kept those as well
+    insert = "INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    await ledger._run(lambda database: database.execute(insert, row))
     await ledger.close()
 
     aging = SqliteLedger(tmp_path / "ledger.sqlite3", receipt_days=10.0)
@@ -223,6 +225,17 @@ async def leases_in(ledger: SqliteLedger) -> list[str]:
     return [jti for (jti,) in rows]
 
 
+async def receipts_in(ledger: SqliteLedger) -> int:
+    rows = await ledger._run(lambda database: database.execute("SELECT count(*) FROM receipts").fetchall())
+    return int(rows[0][0])
+
+
+async def pairs_in(ledger: SqliteLedger) -> list[str]:
+    """The last letter of each pair's drafter."""
+    rows = await ledger._run(lambda database: database.execute("SELECT drafter_digest FROM model_pairs").fetchall())
+    return sorted(digest[-1] for (digest,) in rows)
+
+
 @pytest.fixture
 async def aging(tmp_path: Path) -> AsyncIterator[SqliteLedger]:
     aging = SqliteLedger(tmp_path / "aging.sqlite3", receipt_days=10.0)
@@ -239,8 +252,50 @@ async def test_a_lease_is_forgotten_so_many_days_after_its_end(aging: SqliteLedg
     late = receipt("late", jti="old", by_depth=((3, 2),))
     unknown = receipt("unknown", jti="unknown", by_depth=((3, 2),))
     assert await aging.store_receipts(T, [late, unknown], now=12.0 * DAY) == [(late, None), (unknown, None)]
-    assert await aging.store_receipts(T, [late, unknown], now=12.0 * DAY) == [], "both are stored"
+    assert await receipts_in(aging) == 0
     assert (await aging.tallies(), await aging.acceptance(now=12.0 * DAY)) == ({}, [])
+
+
+async def test_a_pair_goes_with_the_last_lease_that_names_it(aging: SqliteLedger) -> None:
+    await aging.record_lease(terms("1", digest="1" * 64), seconds=600.0, now=0.0)
+    await aging.record_lease(terms("2", digest="2" * 64), seconds=600.0, now=0.0)
+    await aging.record_lease(terms("3", "b", digest="2" * 64), seconds=600.0, now=5.0 * DAY)
+    await aging.record_lease(terms("4", digest="4" * 64), seconds=600.0, now=12.0 * DAY)
+    assert (await leases_in(aging), await pairs_in(aging)) == (["3", "4"], ["2", "4"])
+    await aging.record_lease(terms("4", digest="4" * 64), seconds=600.0, now=17.0 * DAY)
+    assert (await leases_in(aging), await pairs_in(aging)) == (["4"], ["4"])
+
+
+async def test_a_pair_goes_with_the_last_day_of_acceptance_that_names_it(aging: SqliteLedger) -> None:
+    await aging.record_lease(terms("old"), seconds=600.0, now=0.0)
+    await aging.store_receipts(T, [receipt("old", jti="old", by_depth=((2, 1),))], now=0.0)
+    for day in range(1, 91):
+        await aging.record_lease(terms("new", digest="e" * 64), seconds=600.0, now=day * DAY)
+        if day == 90:
+            assert (await leases_in(aging), await pairs_in(aging)) == (["new"], ["d", "e"]), "acceptance names it yet"
+        await aging.store_receipts(T, [receipt(str(day), jti="new", by_depth=((2, 1),))], now=day * DAY)
+    assert await pairs_in(aging) == ["e"]
+
+
+async def test_a_join_secret_is_told_what_became_of_it_for_thirty_days(ledger: SqliteLedger) -> None:
+    for secret in ("used", "unused"):
+        await ledger.add_join_secret(secret, role=Role.NODE, pool="p", expires=100.0, uses=1, now=0.0)
+    await ledger.admit(applicant("a", "used"), now=0.0)
+
+    async def refusals(now: float) -> list[str]:
+        await ledger.add_join_secret(f"at {now}", role=Role.NODE, pool="p", expires=now + 1.0, uses=1, now=now)
+        reasons = []
+        for secret in ("used", "unused"):
+            with pytest.raises(RemoteProtocolError) as refusal:
+                await ledger.admit(applicant("b", secret), now=now)
+            reasons.append(refusal.value.reason)
+        return reasons
+
+    used, unused = await refusals(100.0 + 30.0 * DAY)
+    assert "has been used" in used
+    assert "has expired" in unused
+    used, unused = await refusals(101.0 + 30.0 * DAY)
+    assert used == unused == "the join token is not one of this coordinator's"
 
 
 async def test_a_lease_is_kept_while_it_is_renewed(aging: SqliteLedger) -> None:
@@ -368,6 +423,7 @@ async def test_a_receipt_counts_only_under_a_lease_of_its_node_and_target(ledger
     assert await ledger.store_receipts(PeerId("u" * 32), [receipt("3", by_depth=counts)], now=0.0)  # target T's
     assert await ledger.acceptance(now=0.0) == []
     assert await ledger.tallies() == {}
+    assert await receipts_in(ledger) == 0, "nobody fills the disk with what counts for nothing"
     assert await ledger.store_receipts(T, [receipt("4", by_depth=counts)], now=0.0) == [
         (receipt("4", by_depth=counts), PAIR)
     ]
@@ -419,7 +475,7 @@ async def test_of_very_many_pairs_the_busiest_are_shown(ledger: SqliteLedger, mo
 async def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite3"
     ledger = SqliteLedger(path)
-    await ledger.check_writable()
+    await ledger.record_lease(terms(), seconds=600.0, now=0.0)
     with sqlite3.connect(path) as other:
         other.execute("DROP TABLE receipts")
     with pytest.raises(LedgerError, match="the ledger cannot be written") as error:

@@ -39,7 +39,7 @@ class MemoryLedger:
         self._keys: dict[str, str] = {}  # to their names
         self._leases: dict[str, LeaseTerms] = {}
         self._ends: dict[str, float] = {}  # of the leases
-        self._receipts: dict[str, Receipt | None] = {}  # by id; None for one that does not count
+        self._receipts: dict[str, Receipt] = {}  # by id
         self._positions: dict[tuple[ModelPair, int, int], Positions] = {}  # by pair, day and depth
 
     async def admit(self, applicant: Applicant, *, now: float) -> Enrolment:
@@ -103,7 +103,8 @@ class MemoryLedger:
         for receipt in receipts:
             if receipt.id not in self._receipts:
                 pair = self._count(target, receipt, day_of(now))
-                self._receipts[receipt.id] = None if pair is None else receipt
+                if pair is not None:
+                    self._receipts[receipt.id] = receipt
                 new.append((receipt, pair))
         return new
 
@@ -124,7 +125,7 @@ class MemoryLedger:
 
     async def tallies(self) -> Mapping[PeerId, Tally]:
         sums: dict[PeerId, Tally] = {}
-        for receipt in filter(None, self._receipts.values()):
+        for receipt in self._receipts.values():
             tally = sums.setdefault(receipt.node, Tally())
             tally.drafted += receipt.drafted
             tally.verified += receipt.verified

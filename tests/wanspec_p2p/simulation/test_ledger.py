@@ -97,7 +97,7 @@ async def test_receipts_count_once_and_acceptance_with_them(ledger: Ledger) -> N
     new = await ledger.store_receipts(TARGET, batch, now=NOW)
     assert [(kept.id, pair is not None) for kept, pair in new] == [("one", True), ("two", True), ("stray", False)]
     await ledger.record_lease(terms("lease"), seconds=600.0, now=NOW + 300)
-    assert await ledger.store_receipts(TARGET, batch, now=NOW) == []
+    assert await ledger.store_receipts(TARGET, batch, now=NOW) == [(batch[2], None)], "it was not kept"
     (figures,) = await ledger.acceptance(now=NOW)
     assert (figures.pair.target, figures.pair.drafter) == ("large", "small")
     assert [(depth, p.reached, p.right) for depth, p in sorted(figures.by_depth.items())] == [(1, 12, 10), (2, 6, 2)]
