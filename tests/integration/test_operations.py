@@ -188,6 +188,27 @@ def dialler(peer: Path) -> Dialler:
     return Dialler(Identity.load_or_create(peer / "identity.pem"), known, ManualClock())
 
 
+# Another process ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_node_drafts_on_under_its_lease_when_the_coordinator_is_started_again(tmp_path: Path) -> None:
+    network = WholeNetwork(tmp_path, port=free_port())
+    async with contextlib.AsyncExitStack() as peers:
+        async with network.coordinator():
+            await peers.enter_async_context(network.target())
+            await peers.enter_async_context(network.node())
+            async with asking(network) as client:
+                (before,) = (await network.drafting(client))["leases"]
+        async with network.coordinator(), asking(network) as client:
+            state = await network.drafting(client)  # both are back: the target said how many drafters it has
+            while not state["leases"]:
+                state = await client.state()
+            assert len((await ask(client)).token_ids) == 24
+            (after,) = (await client.state())["leases"]
+            assert (after["jti"], after["state"]) == (before["jti"], "held")
+            assert after["expires_in"] < before["expires_in"]
+
+
 # Another key ----------------------------------------------------------------------------------------------------------
 
 
