@@ -53,9 +53,8 @@ class LeaseBook:
         self._nodes, self._targets, self._new_id = nodes, targets, new_id
         self._lease_seconds, self._offer_seconds = lease_seconds, offer_seconds
         self._leases, self._awaited = LeaseShelf[LeaseRecord](), LeaseShelf[AwaitedLease]()
-        self._untold: dict[
-            PeerId, dict[str, tuple[str, float]]
-        ] = {}  # by jti: why it ended, and until when that matters
+        # By peer and jti: why a lease has ended of which it does not know, and until when that is of interest.
+        self._untold: dict[PeerId, dict[str, tuple[str, float]]] = {}
         self._wants: dict[tuple[PeerId, str], WantRecord] = {}
 
     @property
