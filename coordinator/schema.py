@@ -7,6 +7,7 @@ import time
 from importlib import resources
 from pathlib import Path
 
+from wanspec_p2p.databases import check_sqlite
 from wanspec_p2p.errors import ConfigError
 
 __all__ = ["migrations", "open_database"]
@@ -31,8 +32,10 @@ def open_database(path: Path, steps: list[str] | None = None) -> sqlite3.Connect
     WAL with synchronous=FULL: a commit is on disk before it returns (https://www.sqlite.org/pragma.html#pragma_synchronous).
 
     Raises:
-        ConfigError: the file cannot be opened, is damaged, or was written by a newer version; one line says what to do.
+        ConfigError: the file cannot be opened, is damaged, or was written by a newer version, or SQLite is too old; one
+            line says what to do.
     """
+    check_sqlite()
     steps = migrations() if steps is None else steps
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -21,6 +21,13 @@ def version(path: Path) -> int:
     return int(number)
 
 
+def test_an_old_sqlite_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    with pytest.raises(ConfigError, match=r"3\.37 or later is needed: use another Python"):
+        open_database(tmp_path / "ledger.sqlite3")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_new_file_gets_the_newest_schema_and_durable_settings(tmp_path: Path) -> None:
     path = tmp_path / "new" / "ledger.sqlite3"
     database = open_database(path)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from wanspec_p2p.client.probe_plan import ProbedEndpoint, ProbePlan
+from wanspec_p2p.databases import check_sqlite
 from wanspec_p2p.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -81,12 +82,14 @@ class Series:
         patience: seconds that one use of the file waits for another program that has it locked.
 
     Raises:
-        ConfigError: the file is not there (unless `create`), is something else, is damaged, or cannot be written.
+        ConfigError: the file is not there (unless `create`), is something else, is damaged, or cannot be written; or
+            SQLite is too old.
         Locked: another program has it locked for longer than `patience`.
     """
 
     def __init__(self, path: Path, *, create: bool = False, patience: float = 5.0) -> None:
         self.path = path
+        check_sqlite()
         if not create and not path.is_file():
             raise ConfigError(f"there is no series {path}: `wanspec probe run` makes one")
         with self._explained():
