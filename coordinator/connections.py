@@ -8,6 +8,7 @@ be read, or in how many pieces a WebSocket message may be cut. A stranger needs 
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import h11
 import msgspec
@@ -19,7 +20,11 @@ from websockets.frames import Frame
 from coordinator.openai_responses import error_body
 from wanspec_p2p.errors import CloseCode, RequestTimeout
 from wanspec_p2p.links.transport import CLOSE_SECONDS
+from wanspec_p2p.links.turns import Turns
 from wanspec_p2p.protocol.limits import MAX_FRAGMENTS
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGIReceiveEvent
 
 __all__ = ["GuardedHttp", "GuardedWebSocket"]
 
@@ -158,12 +163,45 @@ class GuardedHttp(_Guarded, H11Protocol):
 
 
 class GuardedWebSocket(_Guarded, WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket, with an end to fragments, and to pongs for somebody who does not read them."""
+    """uvicorn's WebSocket, with an end to fragments, to pings, and to pongs for somebody who does not read them."""
+
+    _turns: Turns
+    _next_turn: asyncio.Handle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.close_timeout = CLOSE_SECONDS
+        self._turns = Turns(self.conn, self.loop.time)
         self._watch(self.transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._turns.end()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._turns.begin()
+        super().data_received(data)
+        self._pace()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        event = await super().receive()  # which reads on where nothing else has been put together
+        self._pace()
+        return event
+
+    def _pace(self) -> None:
+        """Read nothing more while not all that was read has been looked at, and look at it while somebody receives."""
+        if not self._turns.waiting:
+            return
+        self.transport.pause_reading()
+        if not self.read_paused and self._next_turn is None:
+            self._next_turn = self.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._next_turn = None
+        if self._turns.waiting and not self.read_paused:
+            self.data_received(b"")
+            if not self._turns.waiting and not self.read_paused:
+                self.transport.resume_reading()
 
     def handle_cont(self, event: Frame) -> None:
         if self.close_sent:

@@ -29,6 +29,7 @@ from coordinator.executor import Executor
 from coordinator.ledger import Applicant, Enrolment, LedgerError
 from coordinator.outbox import Outbox
 from wanspec_p2p.errors import CloseCode, LinkClosed, PeerRefused, RemoteProtocolError
+from wanspec_p2p.links.allowance import Allowance
 from wanspec_p2p.links.base import Transport
 from wanspec_p2p.links.peer import PeerLink, accept
 from wanspec_p2p.protocol import limits
@@ -61,6 +62,10 @@ MAX_STRANGERS = 256
 """Connections that have not registered yet. Each may take twenty seconds; strangers must not crowd out peers."""
 LAST_WORDS_SECONDS = 10.0
 """How long a peer that is hung up on may take to read what it was sent before."""
+BEATS_AT_ONCE = 16
+"""Heartbeats that may come at once; a peer of which none came for five of its intervals is lost in any case."""
+BEATS_A_SECOND = 1.0
+"""And so many from then on, or twice as many as were asked for where that is more."""
 MAX_RECEIPT_BATCHES = 8
 """Batches of one target that may be on their way to the disk; with more, its next message waits."""
 
@@ -118,6 +123,7 @@ class _Connection:
         self._admitted = admitted
         self._outbox = Outbox(link)
         self._stores: set[asyncio.Task[None]] = set()
+        self._beats = Allowance(BEATS_AT_ONCE, max(BEATS_A_SECOND, 2.0 / executor.settings.heartbeat))
 
     async def run(self) -> None:
         executor, number = self._executor, self._number
@@ -215,6 +221,8 @@ class _Connection:
                 task = asyncio.create_task(self._store(message))
                 self._stores.add(task)
                 task.add_done_callback(self._stores.discard)
+            case Heartbeat() | TargetHeartbeat() if not self._beats.take(at):
+                raise RemoteProtocolError("more heartbeats than were asked for", CloseCode.POLICY_VIOLATION)
             case Heartbeat():
                 self._executor.post(NodeBeat(at, number, message, self._link.rtt, self._link.jitter))
             case TargetHeartbeat():

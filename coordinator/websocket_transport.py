@@ -7,6 +7,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDiscon
 from wanspec_p2p.errors import CloseCode, LinkClosed, RemoteProtocolError
 from wanspec_p2p.links.closing import ended
 from wanspec_p2p.links.transport import FrameTransport
+from wanspec_p2p.links.turns import TOO_MANY_PINGS
 
 __all__ = ["AsgiWebSocketTransport"]
 
@@ -30,6 +31,8 @@ class AsgiWebSocketTransport(FrameTransport):
             code, reason = message.get("code", 1006), message.get("reason") or ""
             if code in _FAULTS_OF_FRAMES:
                 raise RemoteProtocolError(f"frames that cannot be read: {reason or 'malformed'}", CloseCode(code))
+            if reason == TOO_MANY_PINGS:
+                raise RemoteProtocolError(reason, CloseCode.POLICY_VIOLATION)
             raise ended(code, reason)
         text: str | None = message.get("text")
         return text if text is not None else bytes(message["bytes"])

@@ -13,7 +13,7 @@ import pytest
 import structlog
 from uvicorn.config import Config
 from uvicorn.server import ServerState
-from websockets.frames import Opcode
+from websockets.frames import Frame, Opcode
 
 from coordinator import connections, service
 from coordinator.admin import issue_join_token
@@ -22,6 +22,7 @@ from coordinator.settings import CoordinatorSettings
 from tests.support.fake_target import FakeTarget, target_registration
 from tests.support.raw_websocket import Closed, RawConnection, RawWebSocket
 from wanspec_p2p.errors import CloseCode
+from wanspec_p2p.links.turns import FRAMES_A_TURN, TOO_MANY_PINGS
 from wanspec_p2p.links.websocket import dial
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.types import Role
@@ -191,6 +192,7 @@ async def test_a_peer_that_pings_and_never_reads_makes_us_hold_nothing(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "STALL_SECONDS", SOON)
+    monkeypatch.setattr(limits, "PINGS_AT_ONCE", 1 << 30)  # as of one that pings slowly, for hours
     raw = await RawWebSocket.upgraded(port, NODE)
     raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
     flood = asyncio.create_task(_pings(raw))
@@ -207,7 +209,34 @@ async def _pings(raw: RawWebSocket) -> None:
         await raw.writer.drain()
 
 
+@pytest.mark.parametrize("opcode", [Opcode.PING, Opcode.PONG])
+async def test_a_flood_of_control_frames_ends_the_connection(port: int, opcode: Opcode) -> None:
+    raw = await RawWebSocket.upgraded(port, NODE)
+    raw.write(Frame(opcode, b"").serialize(mask=True) * 1000)
+    assert await raw.closed() == Closed(CloseCode.POLICY_VIOLATION, TOO_MANY_PINGS)
+    raw.close()
+
+
 # Frames ----------------------------------------------------------------------------------------------------------
+
+
+async def test_what_came_in_one_read_is_taken_in_turns_and_whole(port: int) -> None:
+    """A message in more pieces than one turn takes, and what comes after it."""
+    raw = await RawWebSocket.upgraded(port, NODE)
+    said = '{"type":"pong","id":1,"at":1.0' + " " * (5 * FRAMES_A_TURN) + "}"
+    pieces = [Frame(Opcode.TEXT, said[:1].encode(), fin=False)]
+    pieces += [Frame(Opcode.CONT, character.encode(), fin=False) for character in said[1:]]
+    pieces += [Frame(Opcode.CONT, b"")]
+    raw.write(b"".join(piece.serialize(mask=True) for piece in pieces))
+    assert await raw.closed() == Closed(CloseCode.PROTOCOL_ERROR, "Pong is out of turn in the handshake")
+    raw.close()
+
+
+async def test_a_flood_of_frames_that_nobody_receives_any_more_is_let_go(port: int) -> None:
+    raw = await RawWebSocket.upgraded(port, NODE)
+    raw.write(Frame(Opcode.TEXT, b"").serialize(mask=True) * 10_000)
+    assert (await raw.closed()).code in (CloseCode.INVALID_DATA, 1006)  # 1006: cut before all of it was taken
+    raw.close()
 
 
 async def test_too_many_fragments(port: int) -> None:

@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from coordinator import endpoints
+from coordinator.endpoints import BEATS_AT_ONCE
 from coordinator.events import Tick
 from coordinator.instructions import LeaseTerms
 from coordinator.ledger import LedgerError
@@ -384,6 +385,22 @@ async def test_a_node_that_breaks_the_rules_is_hung_up_on(rig: Any, message: Any
     refusal = await node.refusal()
     assert refusal.code == CloseCode.PROTOCOL_ERROR
     assert words in refusal.reason
+
+
+async def test_heartbeats_beyond_what_was_asked_for_end_the_link(rig: Any) -> None:
+    for peer, beat in ((await rig.node(), Heartbeat(0)), (await rig.target(), TargetHeartbeat(0, 0, 0))):
+        for _ in range(BEATS_AT_ONCE + 1):
+            await peer.send(beat)
+        refusal = await peer.refusal()
+        assert (refusal.code, refusal.reason) == (CloseCode.POLICY_VIOLATION, "more heartbeats than were asked for")
+
+
+async def test_heartbeats_twice_as_often_as_was_asked_for_are_taken(rig: Any) -> None:
+    node = await rig.node()
+    for sessions in range(3 * BEATS_AT_ONCE):
+        rig.clock.advance(rig.executor.settings.heartbeat / 2)
+        await node.send(Heartbeat(sessions))
+        await until(lambda: rig.executor.registry.nodes[node.peer_id].sessions == sessions)  # noqa: B023
 
 
 async def test_the_first_message_must_register(rig: Any) -> None:

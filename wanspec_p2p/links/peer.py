@@ -4,7 +4,7 @@ Each link has two tasks. The *reader* takes frames off the transport as they com
 or not anybody calls `receive`; messages wait in an inbox of `MAX_QUEUE_FRAMES`. When the inbox is full the reader
 stops, the transport's own buffers fill, and the peer's `send` waits: that is the back-pressure. The *keeper* sends
 our pings and the pongs we owe. Pongs are not sent by the reader: two readers that both wait to send would never read
-again. A flood of pings costs one pong at a time, since only the latest is owed.
+again. Of several pings only the latest is owed a pong, and a flood of them ends the link.
 
 Time-outs here are the event loop's (`asyncio.timeout`), since what waits is the loop itself and a loop with virtual
 time moves both; round-trip times are measured on `Clock`.
@@ -347,12 +347,18 @@ class PeerLink(Generic[In]):
             await self._deliver(message)
 
     async def _deliver(self, message: In) -> None:
+        if len(self._inbox) >= limits.MAX_QUEUE_FRAMES:
+            await self._until_room()
+        self._inbox.append(message)
+        self._arrived.set()
+
+    async def _until_room(self) -> None:
+        self._pulse.stopped_reading()
         while len(self._inbox) >= limits.MAX_QUEUE_FRAMES and self._ending is None:
             self._pulse.forget()  # pongs wait behind this message, and would measure our own slowness
             self._room.clear()
             await self._room.wait()
-        self._inbox.append(message)
-        self._arrived.set()
+        self._pulse.reads_again()
 
     async def _last_words(self, goodbye: Goodbye) -> LinkClosed | PeerRefused:
         """Wait for the close frame that follows a Goodbye: its code tells a refusal from an orderly end."""

@@ -7,7 +7,9 @@ import secrets
 from collections.abc import Callable
 
 from wanspec_p2p.clock import Clock
-from wanspec_p2p.errors import RemoteProtocolError
+from wanspec_p2p.errors import CloseCode, RemoteProtocolError
+from wanspec_p2p.links.allowance import Allowance
+from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.common_messages import Ping, Pong
 
 __all__ = ["OUTSTANDING_PINGS", "STRAY_PONGS", "Pulse"]
@@ -43,6 +45,7 @@ class Pulse:
         self._unanswered = 0  # pings, whatever the pongs answered
         self._sent_at: dict[int, float] = {}  # the oldest first
         self._owed: Pong | None = None
+        self._theirs = Allowance(limits.PINGS_AT_ONCE, limits.PINGS_A_SECOND)
 
     def ping(self) -> Ping:
         """The next ping to send, now."""
@@ -78,8 +81,21 @@ class Pulse:
         """The pongs of the pings that are out will come late for reasons of our own."""
         self._sent_at.clear()
 
+    def stopped_reading(self) -> None:
+        self._theirs.refill(self._clock.monotonic())
+
+    def reads_again(self) -> None:
+        """After `stopped_reading`: the pings of all that time come at once."""
+        self._theirs.refill(self._clock.monotonic(), unread=True)
+
     def owe(self, ping: Ping) -> None:
-        """The peer pinged; of several unanswered pings only the latest is answered."""
+        """The peer pinged; of several unanswered pings only the latest is answered.
+
+        Raises:
+            RemoteProtocolError: it pings more often than anybody needs to.
+        """
+        if not self._theirs.take(self._clock.monotonic()):
+            raise RemoteProtocolError("more Pings than the protocol allows", CloseCode.POLICY_VIOLATION)
         self._owed = Pong(id=ping.id, at=ping.at)
         self.wake.set()
 

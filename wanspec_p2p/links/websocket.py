@@ -38,6 +38,7 @@ from wanspec_p2p.links.bounded import BoundedClientConnection, BoundedServerConn
 from wanspec_p2p.links.closing import ended
 from wanspec_p2p.links.draft_address import DRAFT_PATH
 from wanspec_p2p.links.transport import CLOSE_SECONDS, FrameTransport
+from wanspec_p2p.links.turns import TOO_MANY_PINGS
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.security.certificate_succession import leads_to
 from wanspec_p2p.security.tls import ListenerContext, channel_binding, dialler_context, fingerprint, is_loopback
@@ -83,8 +84,12 @@ class WebSocketTransport(FrameTransport):
 
 def _ending(error: ConnectionClosed) -> LinkClosed | PeerRefused | RemoteProtocolError:
     sent, received = error.sent, error.rcvd
-    if sent is not None and not error.rcvd_then_sent and sent.code in _FAULTS_OF_FRAMES:
-        return RemoteProtocolError(f"frames that cannot be read: {sent.reason or 'malformed'}", CloseCode(sent.code))
+    if sent is not None and not error.rcvd_then_sent:
+        if sent.code in _FAULTS_OF_FRAMES:
+            reason = f"frames that cannot be read: {sent.reason or 'malformed'}"
+            return RemoteProtocolError(reason, CloseCode(sent.code))
+        if sent.reason == TOO_MANY_PINGS:
+            return RemoteProtocolError(sent.reason, CloseCode.POLICY_VIOLATION)
     if received is not None:
         return ended(received.code, received.reason)
     return LinkClosed("the connection broke")

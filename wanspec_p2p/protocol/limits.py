@@ -61,6 +61,10 @@ MAX_TIMED_SECONDS = 60.0
 
 HANDSHAKE_SECONDS = 10.0
 PING_SECONDS = 2.0
+PINGS_AT_ONCE = 64
+"""Pings of one side that may come at once, and WebSocket's own pings and pongs: as a way delivers that stood still."""
+PINGS_A_SECOND = 8.0
+"""And so many from then on."""
 SILENCE_SECONDS = 10.0
 """A link without a frame for this long is dead; a drafter drops its sessions."""
 FIRST_DRAFT_ROUNDS = 16

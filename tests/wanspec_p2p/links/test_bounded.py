@@ -1,4 +1,4 @@
-"""A peer that pings and never reads: what we hold for it has an end, on either side of a connection."""
+"""A peer that floods, or pings and never reads: what it costs us has an end, on either side of a connection."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from websockets.asyncio.client import connect as raw_connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.frames import Frame, Opcode
 
-from tests.support.raw_websocket import RawWebSocket
-from wanspec_p2p.errors import LinkClosed
+from tests.support.raw_websocket import Closed, RawWebSocket
+from wanspec_p2p.errors import CloseCode, LinkClosed, RemoteProtocolError
 from wanspec_p2p.links import bounded
 from wanspec_p2p.links.base import Transport
+from wanspec_p2p.links.turns import FRAMES_A_TURN, TOO_MANY_PINGS
 from wanspec_p2p.links.websocket import DRAFT_PATH, dial, listen
 from wanspec_p2p.protocol import limits
 
@@ -21,11 +22,18 @@ HELD = 1 << 16
 PINGS = Frame(Opcode.PING, b"x" * 125).serialize(mask=False) * 500
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounded, "MAX_UNSENT_BYTES", HELD)
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a peer that pings slowly, for hours."""
+    monkeypatch.setattr(limits, "PINGS_AT_ONCE", 1 << 30)
+
+
+@pytest.mark.usefixtures("small", "patient")
 async def test_at_the_listener() -> None:
     ended = asyncio.get_running_loop().create_future()
 
@@ -49,6 +57,7 @@ async def test_at_the_listener() -> None:
     await listener.close()
 
 
+@pytest.mark.usefixtures("small", "patient")
 async def test_at_the_dialler() -> None:
     async def flood(connection: ServerConnection) -> None:
         transport = connection.transport
@@ -66,6 +75,7 @@ async def test_at_the_dialler() -> None:
         await transport.close()
 
 
+@pytest.mark.usefixtures("small")
 async def test_frames_of_our_own_are_not_counted_against_the_peer() -> None:
     """A large frame waits for room; it does not end the link."""
 
@@ -83,4 +93,68 @@ async def test_frames_of_our_own_are_not_counted_against_the_peer() -> None:
         async with asyncio.timeout(30):
             await websocket.send(b"x" * (HELD // 2))
             assert await websocket.recv() == b"x" * (HELD // 2)
+    await listener.close()
+
+
+@pytest.mark.parametrize("opcode", [Opcode.PING, Opcode.PONG])
+async def test_a_flood_of_control_frames_ends_the_connection(opcode: Opcode) -> None:
+    fault = asyncio.get_running_loop().create_future()
+
+    async def note(transport: Transport) -> None:
+        try:
+            await transport.receive()
+        except RemoteProtocolError as error:
+            fault.set_result(error)
+
+    listener = await listen("127.0.0.1", 0, note, tls=None)
+    raw = await RawWebSocket.upgraded(listener.port, DRAFT_PATH)
+    raw.write(Frame(opcode, b"").serialize(mask=True) * 10_000)
+    assert await raw.closed() == Closed(CloseCode.POLICY_VIOLATION, TOO_MANY_PINGS)
+    raw.close()
+    async with asyncio.timeout(30):
+        error = await fault
+    assert (error.code, error.reason) == (CloseCode.POLICY_VIOLATION, TOO_MANY_PINGS)
+    await listener.close()
+
+
+async def test_what_came_in_one_read_is_taken_in_turns_and_whole() -> None:
+    """More frames than the queue and one turn hold, and a large one among them."""
+    received = []
+
+    async def take(transport: Transport) -> None:
+        with contextlib.suppress(LinkClosed):
+            while True:
+                received.append(await transport.receive())
+
+    sent = [str(number).encode() for number in range(20 * FRAMES_A_TURN)]
+    sent[500] = b"x" * (1 << 19)
+    listener = await listen("127.0.0.1", 0, take, tls=None)
+    raw = await RawWebSocket.upgraded(listener.port, DRAFT_PATH)
+    raw.write(b"".join(Frame(Opcode.BINARY, data).serialize(mask=True) for data in sent))
+    raw.frame(Opcode.CLOSE, (1000).to_bytes(2, "big"))
+    assert await raw.closed() == Closed(1000, "")
+    assert received == sent
+    raw.close()
+    await listener.close()
+
+
+async def test_a_connection_that_is_cut_amid_a_read_is_over() -> None:
+    ended = asyncio.get_running_loop().create_future()
+
+    async def never_read(transport: Transport) -> None:
+        connection = transport._connection  # type: ignore[attr-defined]
+        while not connection._turns.waiting:  # noqa: ASYNC110  # nothing tells
+            await asyncio.sleep(0)
+        connection.transport.abort()
+        with pytest.raises(LinkClosed):
+            while True:
+                await transport.receive()
+        ended.set_result(None)
+
+    listener = await listen("127.0.0.1", 0, never_read, tls=None)
+    raw = await RawWebSocket.upgraded(listener.port, DRAFT_PATH)
+    raw.write(Frame(Opcode.BINARY, b"x").serialize(mask=True) * 10_000)
+    async with asyncio.timeout(30):
+        await ended
+    raw.close()
     await listener.close()

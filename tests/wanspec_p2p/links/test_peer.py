@@ -426,14 +426,45 @@ async def test_a_broken_connection_ends_the_link_and_its_tasks() -> None:
 
 
 @in_virtual_time
-async def test_a_flood_of_pings_costs_one_pong_at_a_time() -> None:
+async def test_a_flood_of_pings_ends_the_link_and_costs_one_pong_at_a_time_until_then() -> None:
     raw, target = await _raw_pair(back=Path(capacity=8))
-    for i in range(5000):
-        await raw.send(Ping(id=i, at=1.0))
-    await raw.send(_draft(7))
-    assert await target.receive() == _draft(7)
+    before = target.stats.frames_received
+    with pytest.raises(LinkClosed):
+        for i in range(5000):
+            await raw.send(Ping(id=i, at=1.0))
+    with pytest.raises(RemoteProtocolError, match="more Pings than the protocol allows") as caught:
+        await target.receive()
+    assert caught.value.code is CloseCode.POLICY_VIOLATION
+    assert target.stats.frames_received == before + limits.PINGS_AT_ONCE + 1
     assert target.stats.frames_sent < 50
     await target.close()
+
+
+@in_virtual_time
+async def test_pings_as_often_as_a_coordinator_sends_them_are_no_flood() -> None:
+    async with _links() as (node, target, _, _):
+        for _ in range(2 * limits.PINGS_AT_ONCE):
+            await asyncio.sleep(0.5)
+            node.ping()
+        await node.send(_draft(7))
+        assert await target.receive() == _draft(7)
+
+
+@in_virtual_time
+async def test_pings_that_came_while_we_did_not_read_are_no_flood() -> None:
+    async with _links() as (node, target, _, _):
+        sending = asyncio.create_task(_send_drafts(node, limits.MAX_QUEUE_FRAMES + 1))
+        await asyncio.sleep(4 * limits.PINGS_AT_ONCE * limits.PING_SECONDS)
+        for i in range(limits.MAX_QUEUE_FRAMES + 1):
+            assert await target.receive() == _draft(i)
+        await sending
+        await node.send(_draft(7))
+        assert await target.receive() == _draft(7)
+
+
+async def _send_drafts(link: Any, count: int) -> None:
+    for i in range(count):
+        await link.send(_draft(i))
 
 
 @in_virtual_time

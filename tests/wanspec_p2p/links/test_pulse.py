@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from wanspec_p2p.clock import ManualClock
-from wanspec_p2p.errors import RemoteProtocolError
+from wanspec_p2p.errors import CloseCode, RemoteProtocolError
 from wanspec_p2p.links.pulse import OUTSTANDING_PINGS, STRAY_PONGS, Pulse
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.common_messages import Ping, Pong
@@ -88,6 +88,20 @@ def test_unanswered_pings_are_forgotten_in_the_end() -> None:
     pulse.pong(Pong(id=pings[1].id, at=0.0))
     assert pulse.rtt == 1.0
     assert OUTSTANDING_PINGS * limits.PING_SECONDS > limits.SILENCE_SECONDS
+
+
+def test_pinging_more_often_than_anybody_needs_is_a_fault() -> None:
+    clock = ManualClock()
+    pulse = Pulse(clock)
+    for id in range(1000):
+        clock.advance(1.0 / limits.PINGS_A_SECOND)
+        pulse.owe(Ping(id=id, at=0.0))
+    clock.advance(3600.0)
+    for id in range(limits.PINGS_AT_ONCE):
+        pulse.owe(Ping(id=id, at=0.0))
+    with pytest.raises(RemoteProtocolError, match="more Pings than the protocol allows") as caught:
+        pulse.owe(Ping(id=0, at=0.0))
+    assert caught.value.code is CloseCode.POLICY_VIOLATION
 
 
 def test_only_the_latest_pong_is_owed() -> None:
