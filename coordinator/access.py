@@ -46,12 +46,14 @@ class LoopbackGuard:
     """ASGI middleware in front of everything a loopback coordinator serves, websockets included.
 
     Args:
-        names: host names besides the loopback ones by which it may be called (a proxy's).
+        names: host names besides the usual loopback ones by which it may be called (a proxy's, 127.0.0.2).
     """
 
     def __init__(self, app: ASGIApp, *, names: Collection[str] = ()) -> None:
         self._app = app
         self._names = LOOPBACK_NAMES | {name.lower() for name in names}
+        others = "".join(f", {name}" for name in sorted(self._names - LOOPBACK_NAMES))
+        self._answers_to = f"this coordinator answers to localhost, 127.0.0.1{others} and [::1] only"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         reason = self._refusal(Headers(scope=scope)) if scope["type"] in ("http", "websocket") else None
@@ -64,7 +66,7 @@ class LoopbackGuard:
 
     def _refusal(self, headers: Headers) -> str | None:
         if _host_name(f"//{headers.get('host', '')}") not in self._names:
-            return "this coordinator answers to localhost, 127.0.0.1 and [::1] only"
+            return self._answers_to
         origin = headers.get("origin")
         if origin is not None and _host_name(origin) not in self._names:
             return "requests of web pages are not answered"

@@ -49,7 +49,7 @@ def create_app(
 ) -> Starlette:
     """Args:
     channel_binding: `security.tls.channel_binding` of our certificate; empty without TLS.
-    host_names: names besides the loopback ones by which a loopback coordinator may be called.
+    host_names: names besides the usual loopback ones by which a loopback coordinator may be called.
     random_seed: 16 random bytes for requests that bring no seed.
     """
     loopback = executor.settings.loopback
@@ -62,6 +62,7 @@ def create_app(
             *_operations(executor, keys),
             _peers(endpoints, NODE_PATH, Role.NODE, channel_binding),
             _peers(endpoints, TARGET_PATH, Role.TARGET, channel_binding),
+            WebSocketRoute("/{path:path}", _no_peers_here),
         ],
         middleware=guard,
         exception_handlers={
@@ -88,6 +89,10 @@ def _peers(endpoints: Endpoints, path: str, role: Role, channel_binding: bytes) 
         await endpoints.serve(AsgiWebSocketTransport(websocket, channel_binding), role)
 
     return WebSocketRoute(path, serve)
+
+
+async def _no_peers_here(websocket: WebSocket) -> None:
+    await websocket.send_denial_response(Response(f"peers connect at {NODE_PATH} and {TARGET_PATH}\n", 404))
 
 
 class _Writable:

@@ -14,17 +14,19 @@ import h11
 import msgspec
 import structlog
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.utils import get_client_addr
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
 from coordinator.openai_responses import error_body
 from wanspec_p2p.errors import CloseCode, RequestTimeout
+from wanspec_p2p.links.refusal import reason_in
 from wanspec_p2p.links.transport import CLOSE_SECONDS
 from wanspec_p2p.links.turns import Turns
 from wanspec_p2p.protocol.limits import MAX_FRAGMENTS
 
 if TYPE_CHECKING:
-    from uvicorn._types import ASGIReceiveEvent
+    from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 
 __all__ = ["GuardedHttp", "GuardedWebSocket"]
 
@@ -36,6 +38,7 @@ BODY_SECONDS = 60.0
 """How long its body may take: 4 MiB at 70 kB/s."""
 STALL_SECONDS = 30.0
 """How long the other end may take nothing of what is waiting for it."""
+MAX_PATH_SHOWN = 128
 
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
@@ -202,6 +205,15 @@ class GuardedWebSocket(_Guarded, WebSocketsSansIOProtocol):
             self.data_received(b"")
             if not self._turns.waiting and not self.read_paused:
                 self.transport.resume_reading()
+
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if self.initial_response is not None and self.close_sent and not self.handshake_complete:
+            # The handshake was refused. uvicorn would hold that for an error of ours, as if nothing had been answered.
+            self.handshake_complete = True
+            status, _, body = self.initial_response
+            path, remote = self.scope["path"][:MAX_PATH_SHOWN], get_client_addr(self.scope)
+            log.info("refused", path=path, remote=remote, status=status, reason=reason_in(body))
 
     def handle_cont(self, event: Frame) -> None:
         if self.close_sent:

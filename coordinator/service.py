@@ -91,8 +91,7 @@ async def _serve(
             succession=keys.succession(settings, identity),
         )
         await executor.recover()
-        names = [urlsplit(settings.public_url).hostname or ""] if settings.public_url else []
-        app = create_app(executor, channel_binding=_binding(settings, clock), host_names=names)
+        app = create_app(executor, channel_binding=_binding(settings, clock), host_names=_names(settings))
         server = _Server(_config(app, tls))
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         chores = [asyncio.create_task(_tick(executor, clock)), asyncio.create_task(_expel(executor))]
@@ -164,6 +163,12 @@ def _config(app: Callable[..., Any], tls: ssl.SSLContext | None) -> uvicorn.Conf
         timeout_graceful_shutdown=int(DRAIN_SECONDS),
         ssl_context_factory=None if tls is None else lambda config, default: tls,
     )
+
+
+def _names(settings: CoordinatorSettings) -> list[str]:
+    """By which it may be called besides the usual loopback ones: another such address it listens on, and a proxy's."""
+    public = urlsplit(settings.public_url).hostname if settings.public_url else None
+    return [name for name in (settings.host.strip("[]") if settings.loopback else None, public) if name]
 
 
 def _tls(settings: CoordinatorSettings, clock: Clock) -> ssl.SSLContext | None:

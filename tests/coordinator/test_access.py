@@ -47,3 +47,10 @@ async def test_origins(origin: str, status: int) -> None:
 
 async def test_a_proxys_name_is_let_in_where_it_is_named() -> None:
     assert (await get({"host": "llm.example"}, ("LLM.example",))).status_code == 200
+
+
+async def test_who_is_refused_is_told_every_name_it_answers_to() -> None:
+    refused = await get({"host": "evil.example"}, ("127.0.0.2", "llm.example"))
+    assert refused.json()["error"]["message"] == (
+        "this coordinator answers to localhost, 127.0.0.1, 127.0.0.2, llm.example and [::1] only"
+    )

@@ -12,9 +12,11 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
+import structlog
 from structlog.testing import capture_logs
 from websockets.asyncio.client import connect as websocket_connect
 from websockets.exceptions import InvalidStatus
@@ -24,7 +26,8 @@ from coordinator.admin import create_api_key, issue_join_token, revoke_peer
 from coordinator.settings import CoordinatorSettings
 from tests.support.fake_target import FakePeer, FakeTarget, node_registration, target_registration
 from wanspec_p2p.clock import SystemClock
-from wanspec_p2p.errors import AddressInUse, CloseCode, ConfigError, LinkClosed, PeerRefused
+from wanspec_p2p.errors import AddressInUse, CloseCode, ConfigError, LinkClosed, PeerRefused, Unreachable
+from wanspec_p2p.links.refusal import reason_in
 from wanspec_p2p.links.websocket import dial
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.common_messages import LeaseRevoked, Registered
@@ -265,22 +268,56 @@ async def test_an_address_of_another_machine_is_one_line(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("options", "status"),
+    ("options", "path", "status", "reason"),
     [
-        ({"subprotocols": None}, 400),
-        ({"origin": "http://localhost"}, 403),
-        ({"origin": "http://evil.example"}, 403),
+        ({"subprotocols": None}, "/wanspec/node", 400, "subprotocol wanspec.v1 expected"),
+        ({"origin": "http://localhost"}, "/wanspec/node", 403, "web pages are no peers"),
+        ({"origin": "http://evil.example"}, "/wanspec/node", 403, "requests of web pages are not answered"),
+        ({}, "/nope", 404, "peers connect at /wanspec/node and /wanspec/target"),
+        ({}, "/v1/models", 404, "peers connect at /wanspec/node and /wanspec/target"),
     ],
-    ids=["no subprotocol", "a local page", "a foreign page"],
+    ids=["no subprotocol", "a local page", "a foreign page", "another path", "a path of HTTP"],
 )
-async def test_who_is_no_peer_does_not_get_a_websocket(
-    settings: CoordinatorSettings, options: dict[str, Any], status: int
+async def test_who_is_no_peer_does_not_get_a_websocket_and_one_line_says_why(
+    settings: CoordinatorSettings,
+    options: dict[str, Any],
+    path: str,
+    status: int,
+    reason: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    with structlog.testing.capture_logs() as said:
+        async with running(settings) as url:
+            arguments: dict[str, Any] = {"subprotocols": [limits.SUBPROTOCOL], "proxy": None} | options
+            with pytest.raises(InvalidStatus) as refusal:
+                await websocket_connect(url.replace("http", "ws") + path, **arguments)
+            assert refusal.value.response.status_code == status
+            assert reason_in(refusal.value.response.body) == reason
+    (line,) = [line for line in said if line["event"] == "refused"]
+    assert line["remote"].startswith("127.0.0.1:")
+    assert {name: line[name] for name in ("log_level", "path", "status", "reason")} == {
+        "log_level": "info",
+        "path": path,
+        "status": status,
+        "reason": reason,
+    }
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_who_dials_another_path_is_told_where_peers_connect(settings: CoordinatorSettings) -> None:
     async with running(settings) as url:
-        arguments: dict[str, Any] = {"subprotocols": [limits.SUBPROTOCOL], "proxy": None} | options
-        with pytest.raises(InvalidStatus) as refusal:
-            await websocket_connect(url.replace("http", "ws") + "/wanspec/node", **arguments)
-        assert refusal.value.response.status_code == status
+        with pytest.raises(Unreachable, match='status 404: "peers connect at /wanspec/node and /wanspec/target"'):
+            await dial(url.replace("http", "ws") + "/nope", certificate=None)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="has 127.0.0.1 only")
+async def test_it_answers_to_the_loopback_address_it_listens_on(tmp_path: Path) -> None:
+    async with running(CoordinatorSettings(data_dir=tmp_path, host="127.0.0.2", port=0)) as url:
+        assert urlsplit(url).hostname == "127.0.0.2"
+        async with httpx2.AsyncClient(base_url=url) as http:
+            assert (await http.get("/health")).status_code == 200
+        transport = await dial(url.replace("http", "ws") + "/wanspec/node", certificate=None)
+        await transport.close()
 
 
 async def test_junk_and_giants_are_hung_up_on_with_a_code(settings: CoordinatorSettings) -> None:

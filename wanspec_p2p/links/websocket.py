@@ -37,6 +37,7 @@ from wanspec_p2p.links.base import Transport
 from wanspec_p2p.links.bounded import BoundedClientConnection, BoundedServerConnection
 from wanspec_p2p.links.closing import ended
 from wanspec_p2p.links.draft_address import DRAFT_PATH
+from wanspec_p2p.links.refusal import reason_in
 from wanspec_p2p.links.transport import CLOSE_SECONDS, FrameTransport
 from wanspec_p2p.links.turns import TOO_MANY_PINGS
 from wanspec_p2p.protocol import limits
@@ -164,7 +165,9 @@ async def dial(url: str, *, certificate: str | None) -> WebSocketTransport:
         status = error.response.status_code
         if status == http.HTTPStatus.SERVICE_UNAVAILABLE:
             raise Unreachable(f"{url} has no room for another connection at the moment: try again") from error
-        raise Unreachable(f"{url} answers with HTTP status {status}: nothing of wanspec-p2p listens there") from error
+        reason = reason_in(error.response.body) if 400 <= status < 500 else ""
+        said = f'"{reason}"' if reason else "nothing of wanspec-p2p listens there"
+        raise Unreachable(f"{url} answers with HTTP status {status}: {said}") from error
     except InvalidURI as error:
         raise ConfigError(f"{url!r} is not an address of a peer: {error.msg}") from error
     except (InvalidProxy, ImportError) as error:

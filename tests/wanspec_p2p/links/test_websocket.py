@@ -397,7 +397,15 @@ async def test_a_certificate_that_is_not_the_pinned_one_hears_nothing(tls: Tls) 
 @pytest.mark.parametrize(
     ("reply", "line"),
     [
-        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "answers with HTTP status 404"),
+        (
+            b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+            "answers with HTTP status 404: nothing of wanspec-p2p listens there",
+        ),
+        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 5\r\n\r\nno\x1b!\n", 'answers with HTTP status 403: "no!"'),
+        (
+            b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 3\r\n\r\noh\n",
+            "answers with HTTP status 500: nothing of wanspec-p2p listens there",
+        ),
         (
             b"HTTP/1.1 302 Found\r\nLocation: ws://127.0.0.1:1/elsewhere\r\nContent-Length: 0\r\n\r\n",
             "answers with HTTP status 302",
