@@ -95,6 +95,28 @@ async def test_frames_come_back_as_they_went(secure: bool, tls: Tls) -> None:
         await transport.close()
 
 
+@pytest.mark.parametrize("secure", [False, True])
+async def test_many_small_frames_come_whole_and_in_order_though_nobody_receives_at_first(
+    secure: bool, tls: Tls
+) -> None:
+    count, may_read = 5000, asyncio.Event()
+    received: list[str | bytes] = []
+
+    async def take(transport: Transport) -> None:
+        await may_read.wait()
+        received.extend([await transport.receive() for _ in range(count)])
+
+    async with _listening(take, tls if secure else None) as (_, url):
+        transport = await dial(url, certificate=tls.fingerprint if secure else None)
+        for number in range(count):
+            await transport.send(str(number))
+        may_read.set()
+        with pytest.raises(LinkClosed):
+            await transport.receive()
+        await transport.close()
+    assert received == [str(number) for number in range(count)]
+
+
 async def test_both_ends_see_the_same_channel_binding(tls: Tls) -> None:
     seen: list[bytes] = []
 
