@@ -346,7 +346,7 @@ class DrafterPool:
     def _drafted(self, runner: SessionRunner, node: PeerId, lead: float | None) -> None:
         """A node sent a frame for a session; its rival, if it has one, is let go."""
         if lead is not None:
-            self._lead.measured(lead)
+            self._lead.measured(node, lead)
         loser = self._settled(runner, node)
         if loser is not None:
             self._sessions[runner].add(loser)  # of this session it has had enough chances
