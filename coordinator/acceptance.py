@@ -11,7 +11,19 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-__all__ = ["DAYS_KEPT", "RECENT_DAYS", "SECONDS_A_DAY", "Acceptance", "ModelPair", "Positions", "by_pair", "day_of"]
+from wanspec_p2p.types import PeerId
+
+__all__ = [
+    "DAYS_KEPT",
+    "RECENT_DAYS",
+    "SECONDS_A_DAY",
+    "Acceptance",
+    "ModelPair",
+    "Positions",
+    "Voices",
+    "by_pair",
+    "day_of",
+]
 
 DAYS_KEPT = 90
 """Days with receipts. Older ones are forgotten, so that "before" is about the drafter as it is used now. By number
@@ -21,6 +33,10 @@ RECENT_DAYS = 2
 """The current UTC day and the one before: just after midnight there is still something recent to see."""
 ENOUGH = 300
 """Positions on either side below which nothing is said: a handful of answers."""
+MAX_VOICES = 16
+"""Targets whose word of one node, or of one pair of models, is kept: those that spoke last."""
+VOICE_SECONDS = 21_600.0
+"""After which a target that has said nothing more is not heard any longer: a quarter of a day."""
 SIGMAS = 3.0
 DROP = 0.9
 """Recent acceptance is worth a word below this share of what it was. Positions of one answer are alike, and with many
@@ -56,6 +72,39 @@ class Positions:
 
     def __add__(self, other: Positions) -> Positions:
         return Positions(self.reached + other.reached, self.right + other.right)
+
+    def at_most(self, reached: int) -> Positions:
+        """As many positions in the same proportion: what comes after them counts for more than what was before."""
+        if self.reached <= reached:
+            return self
+        return Positions(reached, round(self.right * reached / self.reached))
+
+
+class Voices:
+    """What targets say of one node, or of one pair of models: as many positions of each as it may be heard with.
+
+    A target says what it likes, so its word is one among several, of which old ones fade: by what it says later, and
+    by time, since a node that is thought badly of is not asked, and could never show that it is well again.
+    """
+
+    __slots__ = ("_loudest", "_said")
+
+    def __init__(self, loudest: int) -> None:
+        self._loudest = loudest
+        self._said: dict[PeerId, tuple[Positions, float]] = {}  # and when last, the latest last
+
+    def hear(self, target: PeerId, positions: Positions, at: float) -> None:
+        if not positions.reached:
+            return
+        before, said_at = self._said.pop(target, (Positions(), at))
+        if at - said_at >= VOICE_SECONDS:
+            before = Positions()
+        self._said[target] = (before + positions).at_most(self._loudest), at
+        if len(self._said) > MAX_VOICES:
+            del self._said[next(iter(self._said))]
+
+    def together(self, at: float) -> Positions:
+        return sum((said for said, when in self._said.values() if at - when < VOICE_SECONDS), Positions())
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
-from coordinator.acceptance import Positions
+from coordinator.acceptance import Voices
 from coordinator.events import LinkId
 from coordinator.matching import Match
 from wanspec_p2p.protocol.coordinator_to_target import GrantedDrafter
@@ -16,6 +16,9 @@ from wanspec_p2p.protocol.target_to_coordinator import ServedModel
 from wanspec_p2p.types import PeerId
 
 __all__ = ["AwaitedLease", "LeaseRecord", "NodeRecord", "PeerState", "Survey", "Tally", "TargetRecord", "WantRecord"]
+
+LOUDEST_OF_NODE = 1000
+"""Positions that one target's word of a node counts for; those of some answers."""
 
 
 class PeerState(enum.Enum):
@@ -27,16 +30,17 @@ class PeerState(enum.Enum):
 
 @dataclass(slots=True)
 class Tally:
-    """Sums over a node's receipts, in tokens; from `positions` on only over those since the coordinator started.
+    """Sums over a node's receipts, in tokens; from `voices` on, what was said since the coordinator started.
 
-    `fruitless` has the targets for which nothing of it came in time to be verified, and when they said so.
+    `voices` has what each target said of the positions it drafted for, `fruitless` the targets for which nothing of it
+    came in time to be verified, and when they said so.
     """
 
     drafted: int = 0
     verified: int = 0
     accepted: int = 0
     won: int = 0
-    positions: Positions = Positions()
+    voices: Voices = field(default_factory=lambda: Voices(LOUDEST_OF_NODE), compare=False)
     fruitless: dict[PeerId, float] = field(default_factory=dict)
 
 

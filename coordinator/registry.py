@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from coordinator import matching
-from coordinator.acceptance import Acceptance, Positions
+from coordinator.acceptance import Acceptance, Positions, Voices
 from coordinator.coordinates import Accuracy, Coordinates
 from coordinator.events import (
     Disenrolled,
@@ -58,6 +58,8 @@ BEATS_BEFORE_SILENT, BEATS_BEFORE_LOST = 3, 5
 """Heartbeats that may be missing before a peer gets nothing new, and before it is let go."""
 MAX_PAIRS = 1000
 """Pairs of models whose acceptance is remembered here; later ones are taken for usual."""
+LOUDEST_OF_PAIR = 10_000
+"""Positions that one target's word of a pair of models counts for, and what the ledger had of it as one more."""
 WANTS_A_SECOND = 8
 """Of one target; more are answered with nobody. An honest one asks once in two seconds."""
 FRUITLESS_SECONDS = 1800.0
@@ -93,7 +95,10 @@ class Registry:
         self._rng, self._heartbeat, self._trusted = rng, heartbeat, trusted_pools
         self._tallies = dict(tallies or {})
         self._coordinates = Coordinates(OURSELVES, rng)
-        self._acceptance = {(a.pair.target_digest, a.pair.drafter_digest): a.total for a in acceptance}
+        self._acceptance = {
+            (a.pair.target_digest, a.pair.drafter_digest): a.total.at_most(LOUDEST_OF_PAIR) for a in acceptance
+        }
+        self._heard: dict[tuple[str, str], Voices] = {}  # of such pairs since
         self._nodes: dict[PeerId, NodeRecord] = {}
         self._targets: dict[PeerId, TargetRecord] = {}
         self._links: dict[LinkId, NodeRecord | TargetRecord] = {}
@@ -309,7 +314,7 @@ class Registry:
     def _candidate(self, node: NodeRecord, target: TargetRecord, at: float) -> Candidate:
         tally = self._tallies.get(node.peer, Tally())
         model = matching.fitting_model(node.models, target.model)
-        known = self._acceptance.get((target.model.digest, model.digest)) if model is not None else None
+        known = self._usual((target.model.digest, model.digest), at) if model is not None else Positions()
         predicted = self._coordinates.predict(node.peer, target.peer)
         return Candidate(
             peer=node.peer,
@@ -323,9 +328,9 @@ class Registry:
             rtt=node.rtt if predicted is None else predicted.rtt,
             doubt=matching.MOST_DOUBT if predicted is None else predicted.error,
             jitter=node.jitter,
-            positions=tally.positions,
+            positions=tally.voices.together(at),
             fruitless=sum(at - said < FRUITLESS_SECONDS for said in tally.fruitless.values()),
-            usual=None if known is None else known.alpha,
+            usual=known.alpha,
         )
 
     def _on_not_wanted(self, event: DraftersAsked) -> Handled:
@@ -340,22 +345,29 @@ class Registry:
             tally.verified += receipt.verified
             tally.accepted += receipt.accepted
             tally.won += receipt.won
-            tally.positions += _positions(receipt)
             if isinstance(target, TargetRecord):
+                tally.voices.hear(target.peer, _positions(receipt), event.at)
                 _judge(tally, target.peer, receipt, event.at)
             node = self._nodes.get(receipt.node)
             if node is not None and isinstance(target, TargetRecord) and node.pool == target.pool:
-                self._learn(node, target, receipt)
+                self._learn(node, target, receipt, event.at)
         return []
 
-    def _learn(self, node: NodeRecord, target: TargetRecord, receipt: Receipt) -> None:
+    def _learn(self, node: NodeRecord, target: TargetRecord, receipt: Receipt, at: float) -> None:
         if receipt.rtt is not None:
             self._coordinates.observe(node.peer, target.peer, receipt.rtt)
         model = matching.fitting_model(node.models, target.model)  # what a lease names
         if model is not None:
-            pair = target.model.digest, model.digest
-            if pair in self._acceptance or len(self._acceptance) < MAX_PAIRS:
-                self._acceptance[pair] = self._acceptance.get(pair, Positions()) + _positions(receipt)
+            pair = target.model.digest, model.digest  # as they say themselves
+            if pair not in self._heard and len(self._heard) < MAX_PAIRS:
+                self._heard[pair] = Voices(LOUDEST_OF_PAIR)
+            if pair in self._heard:
+                self._heard[pair].hear(target.peer, _positions(receipt), at)
+
+    def _usual(self, pair: tuple[str, str], at: float) -> Positions:
+        """What is known of a pair of models, from its nodes and targets together."""
+        before = self._acceptance.get(pair, Positions())
+        return before + self._heard[pair].together(at) if pair in self._heard else before
 
     # Going
 

@@ -5,7 +5,17 @@ from dataclasses import replace
 
 import pytest
 
-from coordinator.acceptance import Acceptance, ModelPair, Positions, by_pair, day_of
+from coordinator.acceptance import (
+    MAX_VOICES,
+    VOICE_SECONDS,
+    Acceptance,
+    ModelPair,
+    Positions,
+    Voices,
+    by_pair,
+    day_of,
+)
+from wanspec_p2p.types import PeerId
 
 PAIR = ModelPair("big", "b" * 64, "small", "d" * 64)
 
@@ -77,3 +87,37 @@ def test_an_unchanged_drafter_is_hardly_ever_named() -> None:
 
 def test_days_are_those_of_utc() -> None:
     assert [day_of(seconds) for seconds in (0.0, 86399.9, 86400.0, 1_800_000_000.0)] == [0, 0, 1, 20833]
+
+
+A, B = PeerId("a" * 32), PeerId("b" * 32)
+
+
+def test_below_what_a_voice_counts_for_nothing_is_lost() -> None:
+    voices = Voices(1000)
+    for target, positions in ((A, Positions(400, 300)), (B, Positions(900, 1)), (A, Positions(600, 7))):
+        voices.hear(target, positions, 0.0)
+    assert voices.together(0.0) == Positions(1900, 308)
+
+
+def test_a_voice_counts_for_so_much_and_what_it_says_later_counts_for_more() -> None:
+    voices = Voices(1000)
+    voices.hear(A, Positions(1_000_000, 0), 0.0)
+    voices.hear(A, Positions(1000, 1000), 0.0)
+    assert voices.together(0.0) == Positions(1000, 500)
+
+
+def test_a_voice_that_says_nothing_more_is_not_heard_for_ever() -> None:
+    voices = Voices(1000)
+    voices.hear(A, Positions(10, 0), 0.0)
+    voices.hear(B, Positions(10, 10), 1.0)
+    voices.hear(A, Positions(), VOICE_SECONDS - 1.0)  # which is no word
+    assert voices.together(VOICE_SECONDS) == Positions(10, 10)
+    voices.hear(A, Positions(5, 5), VOICE_SECONDS)
+    assert voices.together(VOICE_SECONDS) == Positions(15, 15)
+
+
+def test_those_who_spoke_last_are_heard() -> None:
+    voices = Voices(1000)
+    for number in (*range(MAX_VOICES), 0, MAX_VOICES):  # 1 has been silent longest
+        voices.hear(PeerId(f"{number:032}"), Positions(1 << number, 0), 0.0)
+    assert voices.together(0.0).reached == sum(min(1 << n, 1000) for n in range(2, MAX_VOICES + 1)) + 2

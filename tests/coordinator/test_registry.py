@@ -4,11 +4,12 @@ import itertools
 import random
 from typing import Any
 
+import msgspec
 import pytest
 
 from coordinator import matching
 from coordinator import registry as registry_module
-from coordinator.acceptance import Acceptance, ModelPair, Positions
+from coordinator.acceptance import VOICE_SECONDS, Acceptance, ModelPair, Positions
 from coordinator.coordinates import Accuracy
 from coordinator.events import (
     Disenrolled,
@@ -547,10 +548,12 @@ def test_only_free_nodes_of_its_own_pool_are_compared(monkeypatch: pytest.Monkey
 def test_receipts_count_for_matching(registry: Registry) -> None:
     receipt = Receipt("r", peer("a"), "jti-1", "s", 10, 8, 6, 5, rtt=0.03, by_depth=((4, 3), (3, 5)))
     registry.handle(ReceiptsKept(0.0, TARGET, [receipt]))
-    assert registry.tallies[peer("a")] == Tally(10, 8, 6, 5, Positions(7, 7))  # no more can be right than there were
+    assert registry.tallies[peer("a")] == Tally(10, 8, 6, 5)
+    assert registry.tallies[peer("a")].voices.together(0.0) == Positions(7, 7)  # no more are right than there were
     registry.handle(TargetLost(0.0, TARGET, "closed"))
     registry.handle(ReceiptsKept(0.0, TARGET, [receipt]))  # stored just after it left
     assert registry.tallies[peer("a")].drafted == 20
+    assert registry.tallies[peer("a")].voices.together(0.0) == Positions(7, 7), "nobody says it any more"
 
 
 def first_asked(registry: Registry) -> PeerId:
@@ -709,6 +712,64 @@ def test_what_nodes_show_of_a_pair_of_models_counts_for_others_with_it(registry:
     add_node(registry, link=4, name="c")
     registry.handle(report("a", by_depth=((1000, 0),)))  # the model of a and of c
     assert first_asked(registry) == peer("b")
+
+
+def other_target(registry: Registry, number: int) -> int:
+    """One more target, with another model; its link."""
+    served = msgspec.structs.replace(SERVED, digest=f"{number}" * 64)
+    message = target_registration(model=served)
+    registry.handle(TargetRegistered(0.0, 10 + number, PeerId(f"{number}" * 32), "default", message))
+    return 10 + number
+
+
+@pytest.mark.parametrize("right", [0, 1_000_000])
+def test_what_one_target_says_of_a_node_is_one_voice_among_several(right: int) -> None:
+    registry = make()
+    add_target(registry)
+    two_nodes_alike(registry)
+    for number in range(3):
+        link = other_target(registry, number)
+        registry.handle(report("a", link=link, by_depth=((1000, 500),)))
+        registry.handle(report("b", link=link, by_depth=((1000, 500),)))
+    liar = other_target(registry, 3)
+    registry.handle(report("a", link=liar, by_depth=((1_000_000, right),)))
+    told = registry.tallies[peer("a")].voices.together(0.0)
+    assert told == Positions(4000, 1500 + right // 1000)
+
+
+def two_nodes_alike(registry: Registry) -> None:
+    add_node(registry)
+    two_nodes(registry)
+
+
+def test_a_bad_day_of_a_node_fades_by_what_its_target_says_later(registry: Registry) -> None:
+    for _ in range(10):
+        registry.handle(report("a", by_depth=((1000, 0),)))
+    for _ in range(30):
+        registry.handle(report("a", by_depth=((100, 60),)))
+    alpha = registry.tallies[peer("a")].voices.together(0.0).alpha
+    assert alpha is not None
+    assert alpha > 0.5
+
+
+def test_a_node_that_was_thought_badly_of_is_asked_again_some_hours_later(registry: Registry) -> None:
+    two_nodes(registry)
+    registry.handle(report("a", by_depth=((1000, 0),)))
+    assert registry._candidate(registry.nodes[peer("a")], registry.targets[T], VOICE_SECONDS - 1.0).positions.reached
+    candidates = [registry._candidate(node, registry.targets[T], VOICE_SECONDS) for node in registry.nodes.values()]
+    assert {(candidate.positions, candidate.usual) for candidate in candidates} == {(Positions(), None)}
+
+
+@pytest.mark.parametrize("right", [0, 1_000_000_000])
+def test_a_digest_that_a_target_merely_claims_is_one_voice_about_its_models(registry: Registry, right: int) -> None:
+    add_node(registry, link=3, name="b")
+    for _ in range(20):
+        registry.handle(report("a", by_depth=((1000, 600),)))
+    liar = PeerId("l" * 32)
+    registry.handle(TargetRegistered(0.0, 9, liar, "default", target_registration()))
+    registry.handle(report("a", link=9, by_depth=((1_000_000_000, right),)))
+    usual = registry._candidate(registry.nodes[peer("b")], registry.targets[T], 0.0).usual
+    assert usual == pytest.approx((0.6 + right / 1_000_000_000) / 2)
 
 
 # The table
