@@ -104,7 +104,12 @@ class Voices:
             del self._said[next(iter(self._said))]
 
     def together(self, at: float) -> Positions:
-        return sum((said for said, when in self._said.values() if at - when < VOICE_SECONDS), Positions())
+        reached = right = 0
+        for said, when in self._said.values():
+            if at - when < VOICE_SECONDS:
+                reached += said.reached
+                right += said.right
+        return Positions(reached, right)
 
 
 @dataclass(slots=True)

@@ -58,6 +58,11 @@ class Link(Protocol, Generic[Out, In]):
         """How far round trips usually are from `rtt`, in seconds (RFC 6298 RTTVAR); None before the first pong."""
         ...
 
+    @property
+    def greeted(self) -> float | None:
+        """Seconds the peer took to answer our last word of the handshake, a round trip at least; None: not measured."""
+        ...
+
     async def send(self, message: Out) -> None:
         """Raises LinkClosed or PeerRefused."""
         ...

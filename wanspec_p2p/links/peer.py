@@ -52,6 +52,8 @@ Nonce = Callable[[int], bytes]
 
 _GOODBYE_SECONDS = 2.0
 """How long either side of a Goodbye waits for the other: to take it, or to close after it."""
+_UNANSWERED_PINGS = 8
+"""As many have to be out that nobody answered, however much time has passed."""
 
 
 @dataclass(slots=True)
@@ -132,18 +134,24 @@ async def accept(
         features=features,
         succession=succession,
     )
-    return await _establish(transport, codec, machine, clock, pings)
+    link = await _establish(transport, codec, machine, clock, pings)
+    link.wants_pongs = True
+    return link
 
 
 async def _establish(
     transport: Transport, codec: Codec[In], machine: Handshake, clock: Clock, pings: Nonce, *first: Begin
 ) -> PeerLink[In]:
     frames = _Frames(transport, codec)
+    greeted: float | None = None
     try:
         async with asyncio.timeout(limits.HANDSHAKE_SECONDS):
             instructions = [instruction for event in first for instruction in machine.handle(event)]
             while (complete := await _perform(instructions, frames)) is None:
-                instructions = machine.handle(await frames.receive())
+                asked = clock.monotonic() if instructions else None  # a listener has asked nothing before Hello
+                message = await frames.receive()
+                greeted = None if asked is None else clock.monotonic() - asked
+                instructions = machine.handle(message)
     except RemoteProtocolError as error:
         await transport.close(error.code, error.reason)
         raise
@@ -154,7 +162,7 @@ async def _establish(
     except BaseException:  # cancelled, or the transport has ended: either way nobody owns it any more
         await transport.close(CloseCode.GOING_AWAY)
         raise
-    return PeerLink(frames, complete, clock, pings)
+    return PeerLink(frames, complete, clock, pings, greeted)
 
 
 async def _perform(instructions: list[Instruction], frames: _Frames[In]) -> Complete | None:
@@ -202,17 +210,25 @@ class PeerLink(Generic[In]):
         certificate: SHA-256 of the one the peer showed when we dialled it (DER), hex; None without TLS.
         stats: frames and payload bytes, both ways.
         retry_after: seconds after which a peer that said Goodbye asks to be dialled again; None if it did not.
+        greeted: seconds it took to answer our last word of the handshake: a round trip at least.
+        wants_pongs: whether a peer that speaks but answers no pings is ended: that is for whoever was dialled. Who
+            dialled goes by what the other is for, which may be slow to read.
     """
 
-    def __init__(self, frames: _Frames[In], complete: Complete, clock: Clock, pings: Nonce) -> None:
+    def __init__(
+        self, frames: _Frames[In], complete: Complete, clock: Clock, pings: Nonce, greeted: float | None
+    ) -> None:
         self.public_key = complete.public_key
         self.features = frozenset(complete.features)
         self.software = complete.software
         self.certificate: str | None = None
         self.retry_after: float | None = None
+        self.greeted = greeted
+        self.wants_pongs = False
         self._peer, self._role = complete.peer, complete.role
         self._frames = frames
         self._pulse = Pulse(clock, pings)
+        self._unanswered: dict[int, float] = {}  # pings since one was answered, to the loop's time when they were sent
         self._inbox: deque[In] = deque()
         self._arrived, self._room = asyncio.Event(), asyncio.Event()
         self._ending: Ending | None = None
@@ -320,6 +336,7 @@ class PeerLink(Generic[In]):
                     patience.listen()
                     message = await self._frames.receive()
                     patience.rest()
+                    self._check_pongs(message)
                     if isinstance(message, Goodbye):
                         raise await self._last_words(message)
                     await self._take(message)
@@ -335,6 +352,21 @@ class PeerLink(Generic[In]):
             await transport.close()
         finally:
             self._end(LinkClosed("the link's reader stopped"))  # cancelled, or failed: nobody may wait for ever
+
+    def _check_pongs(self, message: In | CommonMessage) -> None:
+        """A peer of which frames come, and none of them answers a ping, hides how far away it is.
+
+        Raises:
+            RemoteProtocolError: it has done so for `PONG_SECONDS`.
+        """
+        if isinstance(message, Pong) and message.id in self._unanswered:
+            self._unanswered.clear()
+        if len(self._unanswered) < _UNANSWERED_PINGS:  # in fewer it may be us who stood still
+            return
+        since = next(iter(self._unanswered.values()))
+        if asyncio.get_running_loop().time() - since >= limits.PONG_SECONDS:
+            reason = f"Pings were left unanswered for {limits.PONG_SECONDS:g} s"
+            raise RemoteProtocolError(reason, CloseCode.POLICY_VIOLATION)
 
     async def _take(self, message: In | CommonMessage) -> None:
         if isinstance(message, Ping):
@@ -356,6 +388,7 @@ class PeerLink(Generic[In]):
         self._pulse.stopped_reading()
         while len(self._inbox) >= limits.MAX_QUEUE_FRAMES and self._ending is None:
             self._pulse.forget()  # pongs wait behind this message, and would measure our own slowness
+            self._unanswered.clear()
             self._room.clear()
             await self._room.wait()
         self._pulse.reads_again()
@@ -385,13 +418,19 @@ class PeerLink(Generic[In]):
                     self._ping_due = False
                     next_ping.cancel()
                     next_ping = loop.call_later(limits.PING_SECONDS, self.ping)
-                    await self._frames.send(self._pulse.ping())
+                    await self._ping()
                 else:
                     await self._pulse.wake.wait()
         except (LinkClosed, PeerRefused):
             pass  # the reader learns it too, and why
         finally:
             next_ping.cancel()
+
+    async def _ping(self) -> None:
+        ping = self._pulse.ping()
+        await self._frames.send(ping)
+        if self.wants_pongs and self.reading:
+            self._unanswered[ping.id] = asyncio.get_running_loop().time()
 
 
 def _for_sender(ending: Ending) -> LinkClosed | PeerRefused:

@@ -67,6 +67,8 @@ PINGS_A_SECOND = 8.0
 """And so many from then on."""
 SILENCE_SECONDS = 10.0
 """A link without a frame for this long is dead; a drafter drops its sessions."""
+PONG_SECONDS = 16.0
+"""A peer that dials and then leaves all pings unanswered for this long, though it speaks and is read, is cut off."""
 FIRST_DRAFT_ROUNDS = 16
 """Of a session that a drafter has for its first draft: in fewer even a good one may come too late. One that sent
 nothing for so many gets a receipt that says so."""

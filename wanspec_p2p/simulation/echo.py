@@ -47,6 +47,10 @@ class Echo:
     def jitter(self) -> float | None:
         return self._link.jitter
 
+    @property
+    def greeted(self) -> float | None:
+        return self._link.greeted
+
     async def send(self, message: NodeToTarget) -> None:
         await self._link.send(message)
         if isinstance(message, Draft):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["Contribution"]
+__all__ = ["Contribution", "Originality"]
 
 MEMORY = 0.97
 DOUBT = 8.0
@@ -20,6 +20,12 @@ LEAST_USUAL = 0.25
 FRUITLESS_ROUNDS, FRUITLESS_SECONDS = 256, 30.0
 """Without a single token of the answer: more than it takes to read a prompt, or to come from the far end of a slow
 link, and more than many answers that begin at once last until the first draft comes."""
+
+MOST_CROSSED = 64
+"""Right tokens that may cross our word of them on the way, beyond those that do so where a drafter has thoughts of its
+own."""
+CROSSED_FOR_OWN = 8
+"""As many may for each that we had not told of."""
 
 
 class Contribution:
@@ -64,3 +70,22 @@ class Contribution:
     def _left(self, at: float) -> float:
         """Of what was seen."""
         return math.exp(-max(0.0, at - self._seen) / MEAN_LIFE_SECONDS)
+
+
+class Originality:
+    """Whether what a drafter brings that it was told of shortly before can have crossed our words, as often as it does.
+
+    How far away it is, a drafter can make look more than it is, by being slow with its pongs. One that sends back what
+    it was told has nothing of its own, however far away it seems.
+    """
+
+    def __init__(self) -> None:
+        self._crossed = 0  # beyond what its own are worth
+
+    def brought(self, own: int, crossed: int) -> None:
+        """So many right tokens that we had not told it of, and so many that we had, maybe too late for it to hear."""
+        self._crossed = max(0, self._crossed + crossed - CROSSED_FOR_OWN * own)
+
+    @property
+    def doubtful(self) -> bool:
+        return self._crossed >= MOST_CROSSED

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from wanspec_p2p.speculation.allotment import Wish, draft_places, verification_rows
 from wanspec_p2p.speculation.calibration import RankTable, Reliability
-from wanspec_p2p.speculation.contribution import Contribution
+from wanspec_p2p.speculation.contribution import Contribution, Originality
 from wanspec_p2p.speculation.passcost import PassCost
 from wanspec_p2p.types import PeerId, Segment
 
@@ -187,6 +187,9 @@ class Knowledge:
         self._of(peer).contribution.round(tokens, at)
         self._everyone.round(tokens, at)
 
+    def originality(self, peer: PeerId) -> Originality:
+        return self._of(peer).originality
+
     def expected(self, peer: PeerId, likely: float, at: float) -> float:
         """Tokens of the answer that a node can be expected to bring a round.
 
@@ -217,3 +220,4 @@ class _Known:
 
     reliability: Reliability = field(default_factory=Reliability)
     contribution: Contribution = field(default_factory=Contribution)
+    originality: Originality = field(default_factory=Originality)

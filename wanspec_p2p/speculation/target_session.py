@@ -293,6 +293,8 @@ class TargetSession:
         for drafter in self.drafters:
             self.stats.of(drafter).rounds += 1
             self.knowledge.contributed(drafter, brought[drafter], event.at)
+            crossed = self._crossed(drafter, candidates, steps)
+            self.knowledge.originality(drafter).brought(brought[drafter] - crossed, crossed)
         self._learn(candidates, steps, event.at)
         self._progress = PROGRESS_MEMORY * self._progress + (1.0 - PROGRESS_MEMORY) * len(steps)
         tails = {drafter: self._tail(drafter, tokens) for drafter in self.drafters}
@@ -335,12 +337,19 @@ class TargetSession:
             return None
         new = [likeliest.nodes[i] for i in chosen if drafter not in nodes[i].holders]
         self._telling.setdefault(drafter, deque(maxlen=TELLING)).append((at, new))
+        for node in map(self.tree.__getitem__, new):
+            node.named |= {drafter}
         index = {i: number for number, i in enumerate(chosen)} | {-1: -1}
         return Outlook(
             tuple(likeliest.tokens[i] for i in chosen),
             tuple(index[likeliest.parents[i]] for i in chosen),
             tuple(quantised(self.belief(likeliest.nodes[i])) for i in chosen),
         )
+
+    def _crossed(self, drafter: PeerId, candidates: Candidates, steps: Sequence[Step]) -> int:
+        """Of the tokens that count as this drafter's own, those that we told it of before they came."""
+        right = (self.tree[candidates.nodes[step.candidate]] for step in steps if step.candidate is not None)
+        return sum(drafter in node.drafters and drafter in node.named - node.told for node in right)
 
     def _learn(self, candidates: Candidates, steps: Sequence[Step], at: float) -> None:
         if self._shared is not None:
@@ -412,7 +421,8 @@ class TargetSession:
 
     def _merge(self, event: DraftArrived) -> list[TargetInstruction]:
         if event.drafter in self.drafters:
-            self._heard(event.drafter, event.heard)
+            doubtful = self.knowledge.originality(event.drafter).doubtful
+            self._heard(event.drafter, event.at if doubtful else event.heard)
             windows = self._windows[event.drafter]
             merge = self.tree.merge(
                 event.drafter,

@@ -52,6 +52,7 @@ class Node:
     holders: set[PeerId]
     claims: dict[PeerId, int | None] = field(default_factory=dict)  # everyone's own confidence, whoever came first
     children: dict[TokenId, int] = field(default_factory=dict)
+    named: frozenset[PeerId] = frozenset()  # those we told of it, though they may have drafted it before they heard
     told: frozenset[PeerId] = frozenset()  # those who had heard of it before they brought it, if they ever do
 
     @property

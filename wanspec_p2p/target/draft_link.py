@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -203,8 +202,8 @@ class DraftLink:
         handle = self._by_runner.get(runner)
         if handle is not None:
             session = self._sessions[handle]
-            if self.rtt is not None:
-                runner.rtts[self.node] = self.rtt
+            if (rtt := self._link.greeted if self.rtt is None else self.rtt) is not None:
+                runner.rtts[self.node] = rtt
             window = self._grant(instruction.window)
             if session.told is None:
                 session.told = self._clock.monotonic()
@@ -309,7 +308,7 @@ class DraftLink:
                 confidences=draft.confidences,
                 bases=draft.bases,
                 at=now,
-                heard=-math.inf if self.rtt is None else now - self.rtt,
+                heard=now if self.rtt is None else now - self.rtt,  # who answers no ping may have heard all
             )
         )
 

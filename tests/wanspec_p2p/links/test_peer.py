@@ -495,6 +495,87 @@ async def test_a_peer_that_pongs_unasked_ends_the_link() -> None:
     assert refusal.value.code == CloseCode.PROTOCOL_ERROR
 
 
+async def _speaking(raw: RawNode, seconds: float, *, guess: bool = False) -> None:
+    """A node that drafts and pings for so long, and answers no ping; or answers with a guess."""
+    for number in range(int(seconds)):
+        await raw.send(_draft(number))
+        await raw.send(Ping(id=number, at=0.0))
+        if guess and number % 2:
+            await raw.send(Pong(id=number, at=0.0))
+        await asyncio.sleep(1)
+
+
+async def _all_of(link: PeerLink[NodeToTarget]) -> RemoteProtocolError:
+    with pytest.raises(RemoteProtocolError) as fault:
+        while True:
+            await link.receive()
+    return fault.value
+
+
+@pytest.mark.parametrize("guess", [False, True])
+@in_virtual_time
+async def test_a_peer_that_speaks_but_answers_no_ping_is_cut_off(guess: bool) -> None:
+    raw, target = await _raw_pair()
+    listening = asyncio.create_task(_all_of(target))
+    await _speaking(raw, limits.PONG_SECONDS - 1, guess=guess)
+    assert not listening.done()
+    assert target.rtt is None
+    with contextlib.suppress(LinkClosed, PeerRefused):
+        await _speaking(raw, 3, guess=guess)
+    fault = await listening
+    assert (fault.code, fault.reason) == (CloseCode.POLICY_VIOLATION, "Pings were left unanswered for 16 s")
+
+
+@in_virtual_time
+async def test_a_peer_that_answers_late_is_not_cut_off() -> None:
+    there, back = Path(), Path()
+    async with _links(there, back) as (node, target, _, _):
+        there.delay = back.delay = 0.45 * limits.PONG_SECONDS
+        for number in range(limits.MAX_QUEUE_FRAMES - 1):
+            target.ping()  # besides those of its own
+            await asyncio.sleep(2)
+            await node.send(_draft(number))
+        assert await target.receive() == _draft(0)
+        assert target.rtt == pytest.approx(0.9 * limits.PONG_SECONDS, rel=0.01)
+
+
+@in_virtual_time
+async def test_pings_that_a_slow_reader_left_waiting_are_not_the_peers_fault() -> None:
+    async with _links() as (node, target, _, _):
+        count = 2 * limits.MAX_QUEUE_FRAMES
+        sending = asyncio.create_task(_send_all(node, count))
+        await asyncio.sleep(3 * limits.PONG_SECONDS)
+        assert not target.reading
+        assert [await target.receive() for _ in range(count)] == [_draft(i) for i in range(count)]
+        await sending
+        await asyncio.sleep(2 * limits.PONG_SECONDS)
+        await node.send(_draft(1))
+        assert await target.receive() == _draft(1)
+
+
+async def _send_all(link: PeerLink[TargetToNode], count: int) -> None:
+    for number in range(count):
+        await link.send(_draft(number))
+
+
+@in_virtual_time
+async def test_who_dialled_waits_for_a_listener_that_does_not_read() -> None:
+    async with _links() as (node, target, _, _):
+        for number in range(2 * limits.MAX_QUEUE_FRAMES):
+            await node.send(_draft(number))  # more than the target's inbox holds: no ping is read behind them
+        for number in range(int(2 * limits.PONG_SECONDS)):
+            await target.send(Close(session=number))
+            assert await node.receive() == Close(session=number)
+            await asyncio.sleep(1)
+
+
+@in_virtual_time
+async def test_the_handshake_shows_how_far_a_peer_is_at_most() -> None:
+    async with _links(Path(delay=0.25), Path(delay=0.25)) as (node, target, _, _):
+        assert node.greeted == target.greeted == pytest.approx(0.5)
+        assert target.rtt is None
+
+
 # The end ------------------------------------------------------------------------------------------------------------
 
 

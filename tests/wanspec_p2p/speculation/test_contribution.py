@@ -7,11 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wanspec_p2p.speculation.contribution import (
+    CROSSED_FOR_OWN,
     FRUITLESS_ROUNDS,
     FRUITLESS_SECONDS,
     LEAST_USUAL,
     MEAN_LIFE_SECONDS,
+    MOST_CROSSED,
     Contribution,
+    Originality,
 )
 
 ROUND = 0.03
@@ -70,3 +73,22 @@ def test_what_is_expected_lies_between_what_is_usual_and_what_was_seen(
         contribution.round(tokens, at)
     known = [usual, *(tokens for tokens, _ in rounds)]
     assert min(known) - 1e-9 <= contribution.expected(usual, at) <= max(known) + 1e-9
+
+
+def test_who_only_brings_what_it_was_told_of_is_in_doubt_after_a_while() -> None:
+    originality = Originality()
+    for crossed in range(MOST_CROSSED):
+        assert not originality.doubtful, crossed
+        originality.brought(0, 1)
+    assert originality.doubtful
+
+
+def test_who_brings_something_of_its_own_is_not_in_doubt() -> None:
+    originality = Originality()
+    for _ in range(10 * MOST_CROSSED):
+        originality.brought(1, CROSSED_FOR_OWN)
+        assert not originality.doubtful
+    originality.brought(1, MOST_CROSSED + CROSSED_FOR_OWN)
+    assert originality.doubtful
+    originality.brought(1, 0)
+    assert not originality.doubtful

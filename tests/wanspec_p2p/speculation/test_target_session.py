@@ -15,6 +15,7 @@ from tests.support.session_rows import check_tree, prefix_hash
 from wanspec_p2p.errors import LocalProtocolError
 from wanspec_p2p.speculation.allotment import Wish
 from wanspec_p2p.speculation.calibration import quantised
+from wanspec_p2p.speculation.contribution import MOST_CROSSED
 from wanspec_p2p.speculation.events import (
     Cancelled,
     DraftArrived,
@@ -221,6 +222,21 @@ def test_who_repeats_what_it_has_heard_has_not_drafted_it(heard: float, merit: i
     assert (session.stats.of(B).accepted, session.stats.of(B).won) == (merit, 0)
     expected = session.knowledge.expected(B, 1.0, AT), session.knowledge.expected(A, 1.0, AT)
     assert expected[0] < expected[1]
+
+
+def test_who_seems_far_away_and_only_repeats_is_not_paid_for_long() -> None:
+    """A node can be slow with its pongs; that what it sends is never anything new, it cannot hide."""
+    session = session_of(width=1, max_tokens=1000)
+    feed(session, Started(AT), DrafterJoined(A, 0, AT), DrafterJoined(B, 1, AT))
+    for round_ in range(2 * MOST_CROSSED):
+        at = AT + round_
+        base = tuple(session.tree.committed)
+        feed(session, drafts(A, base, 7, 8, 9), ModelFree(at))
+        feed(session, Verified(says(7, 8).rows, at))
+        copy = dataclasses.replace(drafts(B, (*base, 7, 8), 9), heard=-math.inf, at=at + 0.5)
+        feed(session, copy, ModelFree(at), Verified(says(9, 4).rows, at + 0.7))
+    assert session.stats.of(A).accepted == 4 * MOST_CROSSED
+    assert session.stats.of(B).accepted == MOST_CROSSED
 
 
 def test_words_that_a_drafter_never_hears_are_forgotten() -> None:

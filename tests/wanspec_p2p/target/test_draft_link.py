@@ -16,6 +16,7 @@ from wanspec_p2p.protocol.common_messages import Ping
 from wanspec_p2p.protocol.node_to_target import Attach, Decline, Detach, Draft, NodeToTarget
 from wanspec_p2p.protocol.target_to_node import Close, Open, TargetToNode, Verdict
 from wanspec_p2p.security.identity import Identity
+from wanspec_p2p.speculation.events import DraftArrived, TargetEvent
 from wanspec_p2p.target import draft_link
 from wanspec_p2p.target.draft_link import MAX_CREDIT, MAX_OLD_LEASES
 from wanspec_p2p.types import Role, Sampling, TokenId
@@ -293,7 +294,7 @@ async def test_a_node_that_falls_silent_is_dropped() -> None:
 class Flood:
     """A `Link` on which another frame is always there already."""
 
-    role, rtt, jitter = Role.NODE, None, None
+    role, rtt, jitter, greeted = Role.NODE, None, None, None
 
     def __init__(self, bench: PoolBench) -> None:
         self.peer = Identity.generate().peer_id
@@ -337,6 +338,27 @@ async def test_round_trip_times_are_measured() -> None:
         await node.link.send(Ping(id=1, at=0.0))
         await settled()
         assert bench.pool.attached
+
+
+@pytest.mark.parametrize("pongs", [True, False])
+@in_virtual_time
+async def test_a_node_without_a_pong_has_heard_all_it_was_told(monkeypatch: pytest.MonkeyPatch, pongs: bool) -> None:
+    async with PoolBench() as bench:
+        node = await bench.dial(back=Path(delay=0.25))
+        if not pongs:
+            monkeypatch.setattr(node.link._pulse, "owe", lambda ping: None)
+        await node.attach(bench.mint.lease(node.identity.peer_id))
+        await settled()
+        runner = bench.session()
+        events: list[TargetEvent] = []
+        feed = runner.feed
+        monkeypatch.setattr(runner, "feed", lambda event: (events.append(event), feed(event)))
+        await node.draft(await node.opened(), answer(bench)[:2])
+        await settled()
+        (draft,) = [event for event in events if isinstance(event, DraftArrived)]
+        assert draft.at - draft.heard == (pytest.approx(0.25) if pongs else 0.0)
+        await bench.finish()
+        assert runner.rtts == {node.identity.peer_id: pytest.approx(0.25)}, "the handshake tells as well"
 
 
 @in_virtual_time

@@ -481,8 +481,8 @@ async def test_dismissals_without_end_take_bounded_memory(monkeypatch: pytest.Mo
     async with PacedBench(per_session=4) as bench:
         nodes = [await bench.node() for _ in range(4)]
         bench.session(count=700, knowledge=Knowledge())
-        for node in nodes:
-            assert (await node.refused()).code == CloseCode.IDLE
+        for refusal in await asyncio.gather(*(node.refused() for node in nodes)):
+            assert refusal.code == CloseCode.IDLE
         await settled()
         assert len(bench.pool.unwanted) == 2
         await bench.finish()
