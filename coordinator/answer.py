@@ -61,8 +61,8 @@ class Answer:
 
     @property
     def started(self) -> bool:
-        """It has a token: what comes must be of the same engine."""
-        return bool(self.ids or self.asked.generate.committed)
+        """It has a token, or one of the prompt was given back: what comes must be of the same engine."""
+        return bool(self.ids or self._echoed or self.asked.generate.committed)
 
     def remaining(self) -> Generate:
         """The request, from where the answer stands."""
@@ -96,7 +96,8 @@ class Answer:
         self._characters += len(message.text)
         messages = self.longest + TEXT_ALONE * (self.resumes + 1)
         characters = self.longest * TOKEN_TEXT
-        if due + len(message.ids) > self.longest or self._messages > messages or self._characters > characters:
+        too_many = bool(message.ids) and due + len(message.ids) > self.longest  # text alone may follow the last token
+        if too_many or self._messages > messages or self._characters > characters:
             raise RemoteProtocolError(f"an answer of at most {self.longest} tokens did not end")
         self.ids.extend(message.ids)
         self.put(message)

@@ -154,6 +154,12 @@ def _chat_message(message: Message) -> ChatMessage:
 
 def _asked(fields: Fields, generate: Generate, *, chat: bool) -> Asked:
     _check_fits(generate)
+    if generate.max_tokens is not None and len(generate.committed) > generate.max_tokens:
+        raise InvalidRequest(
+            f"wanspec.committed has {len(generate.committed)} tokens, more than the {generate.max_tokens} that the "
+            "whole answer may have: give the max_tokens it began with",
+            param="wanspec.committed",
+        )
     options = fields.stream_options
     usage = options.include_usage or options.continuous_usage_stats
     return Asked(fields.model, generate, fields.stream, usage, chat, fields.wanspec.fingerprint)

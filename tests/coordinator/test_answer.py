@@ -43,6 +43,14 @@ def test_an_answer_longer_than_asked_for_is_the_targets_fault(max_tokens: int | 
     assert len(answer.ids) == longest - 1
 
 
+@pytest.mark.parametrize("committed", [3, 5])
+def test_the_text_of_an_answer_that_was_at_its_end_already_is_nobodys_fault(committed: int) -> None:
+    answer = answer_to(asked(committed=(7,) * committed, max_tokens=3))
+    answer.take(Tokens("r", committed, (), "held back", ()))
+    with pytest.raises(RemoteProtocolError, match="did not end"):
+        answer.take(tokens(committed, 5))
+
+
 def test_text_without_end_is_the_targets_fault() -> None:
     answer = answer_to(asked(max_tokens=3))
     for _ in range(3 + TEXT_ALONE):
@@ -80,6 +88,14 @@ def echo(position: int, *ids: int, text: str = "") -> Tokens:
 def asked_with_echo() -> Asked:
     plain = asked("r")
     return dataclasses.replace(plain, generate=msgspec.structs.replace(plain.generate, echo=True, max_tokens=5))
+
+
+def test_a_prompt_that_was_given_back_in_part_is_the_beginning_of_an_answer() -> None:
+    """Another engine would score the rest of it otherwise."""
+    answer = answer_to(asked_with_echo())
+    assert not answer.started
+    answer.take(echo(0, 5))
+    assert answer.started
 
 
 async def test_an_echo_comes_before_the_answer_and_once_whoever_sends_it_again() -> None:

@@ -248,6 +248,8 @@ def test_echo_is_for_completions_and_may_be_all_that_is_wanted() -> None:
         ({"echo": True, "wanspec": {"committed": [1]}}, "echo"),
         ({"prompt": ["a", "b"], "stream": True}, "stream"),
         ({"prompt": ["a", "b"], "wanspec": {"committed": [1]}}, "wanspec.committed"),
+        ({"max_tokens": 3, "wanspec": {"committed": [1] * 4}}, "wanspec.committed"),
+        ({"wanspec": {"committed": [1] * 17}}, "wanspec.committed"),
     ],
 )
 def test_what_does_not_go_together_names_a_field(fields: dict[str, Any], param: str) -> None:

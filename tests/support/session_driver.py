@@ -42,6 +42,7 @@ from wanspec_p2p.speculation.instructions import (
     SendDraft,
     SendVerdict,
 )
+from wanspec_p2p.speculation.local import Reach
 from wanspec_p2p.speculation.policy import Policy
 from wanspec_p2p.speculation.target_session import SessionSpec, TargetSession, TargetState
 from wanspec_p2p.target.engine import MAX_ROWS
@@ -109,8 +110,8 @@ def turn_of_one(session: TargetSession, at: float) -> ModelFree:
     return ModelFree(at, share=rows)
 
 
-AMPLE = 1 << 16
-"""Positions of a drafter at the target: more than any answer here has."""
+AMPLE = Reach(1 << 16, 1 << 16)
+"""Of a drafter at the target: more than any answer here has."""
 
 
 class Drive:
@@ -124,7 +125,7 @@ class Drive:
         self, spec: SessionSpec, rows: Rows, pick: Pick, policy: Policy | None = None, *, local: Rows | None = None
     ) -> None:
         self.spec = spec
-        self.target = TargetSession(spec, policy or SMALL, local_context=None if local is None else AMPLE)
+        self.target = TargetSession(spec, policy or SMALL, local=None if local is None else AMPLE)
         self.links: dict[PeerId, Link] = {}
         self.tokens: list[TokenId] = list(spec.committed)
         self.finished: FinishReason | None = None

@@ -29,7 +29,7 @@ class ModelInfo:
     name: str
     digest: str  # SHA-256 over the weights
     tokenizer: str  # SHA-256 over what decides token ids
-    vocab_size: int  # ids the tokenizer can produce; padded rows beyond it are never chosen
+    vocab_size: int  # ids that the tokenizer can produce and the model can read; those from here on are never chosen
     context: int  # positions
     dtype: Dtype
     device: Device

@@ -134,9 +134,9 @@ def _load(weights: Weights, placement: Placement, *, exact: bool) -> tuple[Model
             device=placement.device,
             attention=attention_name(exact=exact),
         )
-        vocab_size = weights.tokenizer.vocab_size
+        vocab_size = min(weights.tokenizer.vocab_size, int(model.get_input_embeddings().num_embeddings))
         passes = Passes(model, vocab_size=vocab_size, exact=exact)
-        verdict = self_test(passes, min(vocab_size, int(model.config.vocab_size)))
+        verdict = self_test(passes, vocab_size)
     except ModelError:
         raise
     except Exception as error:

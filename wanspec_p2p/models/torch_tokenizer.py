@@ -78,9 +78,15 @@ class TorchTokenizer:
 
     def _encode_guarded(self, messages: Sequence[tuple[str, str]]) -> list[TokenId]:
         """Special tokens spelt out in a message are broken by a character nobody uses while the template runs; what is
-        still whole afterwards is the template's own."""
+        still whole afterwards is the template's own.
+
+        Raises:
+            InvalidRequest: as `encode_chat`, or there is no such character.
+        """
         text = "".join(content for _, content in messages)
-        guard = next(chr(code) for code in PRIVATE_USE if chr(code) not in text)
+        guard = next((chr(code) for code in PRIVATE_USE if chr(code) not in text), None)
+        if guard is None:
+            raise InvalidRequest("the messages spell out special tokens and use all of Unicode's private use area")
         guarded = [
             (role, self._special.sub(lambda match: match[0][0] + guard + match[0][1:], content))
             for role, content in messages

@@ -186,7 +186,7 @@ class Site(Watched):
             EngineError: the model failed.
             TimeoutError: it took longer than `ANSWER_SECONDS`.
         """
-        session = TargetSession(spec, policy, self.knowledge, local_context=self.engine.draft_context)
+        session = TargetSession(spec, policy, self.knowledge, local=self.engine.draft_reach)
         tokens: list[TokenId] = []
         settled_at: list[float] = []
 

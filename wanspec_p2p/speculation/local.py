@@ -9,6 +9,7 @@ meanwhile (`allotment.draft_places`), and its threshold is their own pace, so th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from wanspec_p2p.speculation.allotment import Place
@@ -20,10 +21,18 @@ from wanspec_p2p.speculation.tree import ROOT, DraftTree
 from wanspec_p2p.speculation.warm import WarmCache
 from wanspec_p2p.types import PeerId, Segment, TokenId
 
-__all__ = ["LOCAL", "LocalDrafter"]
+__all__ = ["LOCAL", "LocalDrafter", "Reach"]
 
 LOCAL = PeerId("local")
 """Origin of its nodes in the draft tree; no peer has this name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What a drafter's model can take in: so many positions, and ids below `vocab_size`."""
+
+    context: int
+    vocab_size: int
 
 
 class _Session(Protocol):
@@ -49,11 +58,12 @@ class _Session(Protocol):
 class LocalDrafter:
     """Args:
     session: whose tree it drafts into.
-    context: positions its model has; it never drafts beyond them.
+    reach: of its model; it drafts nothing beyond.
     """
 
-    def __init__(self, session: _Session, drafting: LocalDrafting, context: int) -> None:
-        self._session, self._drafting, self._context = session, drafting, context
+    def __init__(self, session: _Session, drafting: LocalDrafting, reach: Reach) -> None:
+        self._session, self._drafting, self._reach = session, drafting, reach
+        self._reads = self._readable(session.tree.committed)  # all that is committed
         self._warm = WarmCache(session.cache, session.tree.committed)
         self._expanded: dict[int, Ranking] = {}  # places it has run
         self._passes = 0  # since the last round
@@ -69,7 +79,7 @@ class LocalDrafter:
         session, drafting = self._session, self._drafting
         self._expanded = {place: ranking for place, ranking in self._expanded.items() if place in session.tree}
         self._offered = []
-        if session.remaining <= 1 or session.tree.committed_len >= self._context:
+        if session.remaining <= 1 or not self._reads or session.tree.committed_len >= self._reach.context:
             return []
         if drafting.passes is None or self._passes < drafting.passes:
             self._offered = places(
@@ -107,6 +117,7 @@ class LocalDrafter:
         self._warm.commit(tree, tokens)
         nodes = tree.along(tokens)
         root = self._expanded.get(nodes[-1]) if nodes and len(nodes) == len(tokens) else None
+        self._reads = self._reads and self._readable(tokens)
         self._expanded.pop(ROOT, None)
         if root is not None:
             self._expanded[ROOT] = root
@@ -118,5 +129,9 @@ class LocalDrafter:
         return (
             found.token not in self._session.stop_tokens
             and beyond < self._session.remaining - 1
-            and found.length < self._context
+            and found.length < self._reach.context
+            and found.token < self._reach.vocab_size
         )
+
+    def _readable(self, tokens: Sequence[TokenId]) -> bool:
+        return all(token < self._reach.vocab_size for token in tokens)

@@ -50,7 +50,7 @@ from wanspec_p2p.speculation.instructions import (
     TargetInstruction,
     TokenScores,
 )
-from wanspec_p2p.speculation.local import LOCAL, LocalDrafter
+from wanspec_p2p.speculation.local import LOCAL, LocalDrafter, Reach
 from wanspec_p2p.speculation.pace import LONG_PROMPT, Knowledge, SharedPass
 from wanspec_p2p.speculation.policy import NEGLIGIBLE, Policy, select
 from wanspec_p2p.speculation.sampling import Row, Sampler, logprobs
@@ -115,7 +115,7 @@ class TargetSession:
 
     Args:
         knowledge: what the target has learned so far, shared by its sessions.
-        local_context: positions that the target's own drafter has; None where it has none.
+        local: what the target's own drafter can take in; None where there is none.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class TargetSession:
         policy: Policy | None = None,
         knowledge: Knowledge | None = None,
         *,
-        local_context: int | None = None,
+        local: Reach | None = None,
     ) -> None:
         self.spec = spec
         self.policy = policy or Policy()
@@ -146,7 +146,7 @@ class TargetSession:
         self._cached = 0  # positions in the model's cache that belong to the committed prefix
         self._keep: tuple[int, ...] = ()  # candidates of the last pass to add to them
         self._pending: tuple[TokenId, ...] = (*spec.prompt, *spec.committed)  # committed, not in the cache
-        self._local = None if local_context is None else LocalDrafter(self, self.policy.local, local_context)
+        self._local = None if local is None else LocalDrafter(self, self.policy.local, local)
 
     def handle(self, event: TargetEvent) -> list[TargetInstruction]:
         """The one door.

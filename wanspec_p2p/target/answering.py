@@ -105,7 +105,7 @@ class Answering:
     async def _run(self, question: Question, answer: Answer) -> None:
         started = self._clock.monotonic()
         spec = question.spec(SessionId(self._new_id()))
-        session = TargetSession(spec, self._policy, self._knowledge, local_context=self._engine.draft_context)
+        session = TargetSession(spec, self._policy, self._knowledge, local=self._engine.draft_reach)
         runner = SessionRunner(
             session,
             self._engine,

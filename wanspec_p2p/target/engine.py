@@ -23,6 +23,7 @@ import structlog
 from wanspec_p2p.models.base import LanguageModel, Rows
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.speculation.allotment import Wish
+from wanspec_p2p.speculation.local import Reach
 from wanspec_p2p.speculation.pace import LONG_PROMPT
 from wanspec_p2p.types import Segment
 
@@ -107,9 +108,9 @@ class Engine:
         return min(self.model.info.context, limits.MAX_PROMPT_TOKENS)
 
     @property
-    def draft_context(self) -> int | None:
-        """Positions that the target's own drafter has; None where it has none."""
-        return None if self.drafter is None else self.drafter.info.context
+    def draft_reach(self) -> Reach | None:
+        """What the target's own drafter can take in; None where there is none."""
+        return None if self.drafter is None else Reach(self.drafter.info.context, self.drafter.info.vocab_size)
 
     @property
     def full(self) -> bool:

@@ -53,9 +53,12 @@ class Reader:
             return reading.result()
 
     def _read(self, request: Generate) -> list[TokenId]:
-        if request.prompt is not None:
-            return self._tokenizer.encode(request.prompt)
-        return self._tokenizer.encode_chat([(m.role, m.content) for m in request.messages])
+        try:
+            if request.prompt is not None:
+                return self._tokenizer.encode(request.prompt)
+            return self._tokenizer.encode_chat([(m.role, m.content) for m in request.messages])
+        except StopIteration as error:  # no future can carry one: who waits for the thread would wait for ever
+            raise RuntimeError("the tokenizer broke off") from error
 
 
 @dataclass(frozen=True, slots=True)

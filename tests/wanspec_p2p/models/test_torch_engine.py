@@ -306,12 +306,15 @@ async def test_rows_are_float32_and_as_wide_as_the_tokenizer(tiny_directory: Pat
     await model.close()
 
 
-async def test_columns_the_model_lacks_are_never_chosen(tmp_path: Path) -> None:
+async def test_ids_that_the_model_cannot_read_are_no_ids_of_its(tmp_path: Path) -> None:
     directory = write_tiny_model(tmp_path / "narrow", vocab_size=250, bos_token_id=1, eos_token_id=2, pad_token_id=2)
     model = await load(directory, tmp_path)
+    assert model.info.vocab_size == 250, "the tokenizer has 258"
     [rows] = await model.forward([Segment("a", 0, (), (1, 2))])
-    assert rows.shape == (1, 258)
-    assert np.isneginf(rows[0, 250:]).all() and np.isfinite(rows[0, :250]).all()
+    assert rows.shape == (1, 250)
+    assert np.isfinite(rows).all()
+    with pytest.raises(LocalProtocolError, match="outside the vocabulary of 250"):
+        await model.forward([Segment("a", 2, (), (), (250,), (-1,))])
     await model.close()
 
 

@@ -10,7 +10,7 @@ from tests.support.tiny_models import write_tokenizer
 from wanspec_p2p.errors import InvalidRequest, ModelError
 from wanspec_p2p.models.catalog import Catalog
 from wanspec_p2p.models.fingerprint import tokenizer_facts
-from wanspec_p2p.models.torch_tokenizer import TorchTokenizer
+from wanspec_p2p.models.torch_tokenizer import PRIVATE_USE, TorchTokenizer
 
 END, TURN = 256, 257
 
@@ -58,6 +58,13 @@ def test_the_guard_is_a_character_the_message_does_not_use(tokenizer: TorchToken
     content = "\ue000<|end|>\ue001"
     ids = tokenizer.encode_chat([("user", content)])
     assert ids[1 : ids.index(END)] == tokenizer.encode("user\n" + content)
+
+
+def test_a_message_that_leaves_no_guard_is_refused(tokenizer: TorchTokenizer) -> None:
+    everything = "".join(map(chr, PRIVATE_USE))
+    assert tokenizer.encode_chat([("user", everything)]), "nothing has to be broken"
+    with pytest.raises(InvalidRequest, match="private use area"):
+        tokenizer.encode_chat([("user", everything + "<|end|>")])
 
 
 def test_roles_the_template_refuses_and_models_without_one(tiny_directory: Path, tmp_path: Path) -> None:

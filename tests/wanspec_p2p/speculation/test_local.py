@@ -31,7 +31,7 @@ from wanspec_p2p.speculation.instructions import (
     RunLocalPass,
     RunPass,
 )
-from wanspec_p2p.speculation.local import LOCAL, LocalDrafter
+from wanspec_p2p.speculation.local import LOCAL, LocalDrafter, Reach
 from wanspec_p2p.speculation.pace import Knowledge
 from wanspec_p2p.speculation.policy import LocalDrafting, Policy, select
 from wanspec_p2p.speculation.sampling import Sampler
@@ -42,6 +42,7 @@ from wanspec_p2p.types import PeerId, Sampling, Segment, SessionId, TokenId
 
 VOCABULARY = 12
 PROMPT = (1, 2, 3)
+ALL = Reach(64, VOCABULARY)
 STOP = 0
 REMOTE = PeerId("a")
 SECONDS = 0.05
@@ -61,7 +62,7 @@ class Desk:
         self.cache = "c"
         self.model = PassModel(scripted_rows(3, VOCABULARY))
         self.drafting = drafting or LocalDrafting()
-        self.local = LocalDrafter(self, self.drafting, 64)
+        self.local = LocalDrafter(self, self.drafting, ALL)
 
     def belief(self, node: int) -> float:
         confidence = self.tree[node].confidence
@@ -265,10 +266,10 @@ def spec_of(seed: int, *, temperature: float = 0.0, max_tokens: int = 24) -> Ses
 
 
 def answered(
-    spec: SessionSpec, rows: Rows, local: Rows, *, fails_at: int | None = None, context: int = 64
+    spec: SessionSpec, rows: Rows, local: Rows, *, fails_at: int | None = None, reach: Reach = ALL
 ) -> tuple[Committed, ...]:
     """A target with a drafter of its own and nobody else."""
-    session = TargetSession(spec, local_context=context)
+    session = TargetSession(spec, local=reach)
     model, own = PassModel(rows), PassModel(local)
     answer: list[Committed] = []
     now = 0.0
@@ -317,9 +318,23 @@ def test_it_never_runs_beyond_its_positions() -> None:
         longest = max(longest, len(prefix))
         return rows(prefix)
 
-    answer = answered(spec, rows, within, context=context)
+    answer = answered(spec, rows, within, reach=Reach(context, VOCABULARY))
     assert [committed.token for committed in answer] == decode_alone(spec, rows)
     assert len(PROMPT) < longest < context
+
+
+def test_it_reads_no_id_that_its_model_does_not_know() -> None:
+    spec, rows = spec_of(5), scripted_rows(14, VOCABULARY)
+    answer = decode_alone(spec, rows)
+    known = sorted(answer)[len(answer) // 2]
+
+    def narrow(prefix: Sequence[TokenId]) -> Row:
+        assert max(prefix[len(PROMPT) :], default=0) < known
+        return rows(prefix)
+
+    reach = Reach(64, known)
+    assert max(PROMPT) < known <= max(answer)
+    assert [committed.token for committed in answered(spec, rows, narrow, reach=reach)] == answer
 
 
 def test_a_drafter_that_fails_is_given_up_and_the_answer_goes_on() -> None:

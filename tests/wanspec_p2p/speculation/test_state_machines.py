@@ -42,6 +42,7 @@ from wanspec_p2p.speculation.events import (
     Window,
 )
 from wanspec_p2p.speculation.instructions import RunLocalPass, RunPass
+from wanspec_p2p.speculation.local import Reach
 from wanspec_p2p.speculation.target_session import TRANSITIONS, SessionSpec, TargetSession, TargetState
 from wanspec_p2p.types import PeerId, Sampling, SessionId
 
@@ -60,7 +61,7 @@ Leads: TypeAlias = dict[tuple[enum.Enum, type], set[enum.Enum]]
 
 def target_session(draw: random.Random) -> TargetSession:
     spec = SessionSpec(SESSION, (1, 2), bytes(16), Sampling(), VOCABULARY, 3, stop_tokens=(0,))
-    return TargetSession(spec, local_context=64 if draw.random() < 0.5 else None)
+    return TargetSession(spec, local=Reach(64, 256) if draw.random() < 0.5 else None)
 
 
 def target_event(kind: type[TargetEvent], session: TargetSession, rows: int, draw: random.Random) -> TargetEvent:

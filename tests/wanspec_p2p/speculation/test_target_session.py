@@ -47,6 +47,7 @@ from wanspec_p2p.speculation.instructions import (
     TargetInstruction,
     TokenScores,
 )
+from wanspec_p2p.speculation.local import Reach
 from wanspec_p2p.speculation.pace import Knowledge
 from wanspec_p2p.speculation.policy import Policy
 from wanspec_p2p.speculation.sampling import logprobs
@@ -590,7 +591,7 @@ def test_who_says_nothing_of_its_tokens_is_taken_for_unsure() -> None:
 
 def locally(**changes: Any) -> TargetSession:
     """A session whose target has a drafter of its own, in its first pass of it."""
-    session = TargetSession(dataclasses.replace(SPEC, **changes), Policy(width=7, window=WINDOW), local_context=64)
+    session = TargetSession(dataclasses.replace(SPEC, **changes), Policy(width=7, window=WINDOW), local=Reach(64, 256))
     feed(session, Started(AT))
     assert feed(session, turn_of_one(session, AT)) == [RunLocalPass(Segment(SESSION, 0, (), PROMPT))]
     return session
@@ -633,7 +634,7 @@ def test_a_pass_that_was_offered_is_run_once() -> None:
 def test_a_target_that_drafts_as_well_announces_its_verdicts(local: bool) -> None:
     """Its rounds are uneven; without a drafter at the target nodes know the rhythm."""
     knowledge = Knowledge()
-    session = TargetSession(SPEC, Policy(width=7, window=WINDOW), knowledge, local_context=64 if local else None)
+    session = TargetSession(SPEC, Policy(width=7, window=WINDOW), knowledge, local=Reach(64, 256) if local else None)
     feed(session, Started(AT))
     for drafter in (A, B):
         feed(session, DrafterJoined(drafter, 0, AT))
@@ -659,7 +660,7 @@ def test_a_target_whose_own_drafter_fails_goes_on_without_it() -> None:
 
 
 def test_the_last_token_needs_no_draft_of_its_own() -> None:
-    session = TargetSession(dataclasses.replace(SPEC, max_tokens=1), Policy(), local_context=64)
+    session = TargetSession(dataclasses.replace(SPEC, max_tokens=1), Policy(), local=Reach(64, 256))
     feed(session, Started(AT))
     assert session.wish(AT) == Wish((), Policy().width, dearer=Policy().local.price, places=[])
     assert feed(session, ModelFree(AT)) == [run(0, PROMPT)]

@@ -154,7 +154,7 @@ async def test_a_verdict_is_announced_when_its_pass_begins() -> None:
     bench = Bench(seconds=lambda: 0.25)
     engine = Engine(bench.model, 4, bench.knowledge, ScriptedModel(seed=2))
     spec = SessionSpec(SessionId("s"), PROMPT, SEED, Sampling(), 256, 8)
-    session = TargetSession(spec, knowledge=bench.knowledge, local_context=engine.draft_context)
+    session = TargetSession(spec, knowledge=bench.knowledge, local=engine.draft_reach)
     runner = SessionRunner(session, engine, bench.channel, lambda emit: None, LoopClock())
     assert await runner.run() is FinishReason.LENGTH
     said = [word for word in bench.channel.said if isinstance(word, AnnounceVerdict | SendVerdict)]
@@ -363,7 +363,7 @@ async def test_under_any_schedule_every_answer_is_that_of_the_rule(seed: int) ->
         tokens: list[TokenId] = []
         spec = SessionSpec(SessionId(name), PROMPT, SEED, sampling, 256, 24)
         answer = SessionRunner(
-            TargetSession(spec, None, bench.knowledge, local_context=bench.engine.draft_context),
+            TargetSession(spec, None, bench.knowledge, local=bench.engine.draft_reach),
             *(bench.engine, bench.channel, lambda emit: tokens.extend(t.token for t in emit.tokens), LoopClock()),
         )
         running = asyncio.create_task(answer.run())
