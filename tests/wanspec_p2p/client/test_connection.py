@@ -7,7 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from wanspec_p2p.client import AsyncClient
+from wanspec_p2p.client import AsyncClient, Client
 from wanspec_p2p.client.answers import Model
 from wanspec_p2p.client.connection import Endpoint, only_model, translated
 from wanspec_p2p.errors import ConfigError, LinkClosed, NoTarget, RequestTimeout, UnknownModel, Unreachable
@@ -26,6 +26,8 @@ def test_addresses_that_are_fine(url: str) -> None:
         ("http://c.example", None, "plain http to another machine"),
         ("http://127.0.0.1.example.org", None, "plain http to another machine"),
         ("http://127.0.0.1:80", "ab" * 32, "needs an https:// address"),
+        ("https://[::1", None, "cannot be asked"),
+        ("https://host:abc", None, "cannot be asked"),
     ],
 )
 def test_addresses_that_are_not(url: str, fingerprint: str | None, says: str) -> None:
@@ -51,6 +53,13 @@ def test_what_cannot_be_a_key_is_told_without_showing_it(key: str) -> None:
 def test_an_address_may_be_the_base_url_that_other_clients_want(url: str) -> None:
     with httpx2.Client(**Endpoint(url, None, None).http_options(1.0)) as client:
         assert str(client.build_request("GET", "/v1/models").url) == "https://c/v1/models"
+
+
+def test_a_proxy_that_will_not_do_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "foo://bar:1")
+    for kind in (AsyncClient, Client):
+        with pytest.raises(ConfigError, match="cannot be asked"):
+            kind("https://c.example")
 
 
 def test_proxies_are_for_other_machines_only() -> None:
