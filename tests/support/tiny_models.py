@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CHAT_TEMPLATE", "SPECIAL_TOKENS", "write_tiny_model"]
+__all__ = ["CHAT_TEMPLATE", "LENGTH_ROPES", "SPECIAL_TOKENS", "length_rope", "write_tiny_model"]
 
 SPECIAL_TOKENS = ("<|end|>", "<|turn|>")
 CHAT_TEMPLATE = (
@@ -14,6 +14,16 @@ CHAT_TEMPLATE = (
     "<|turn|>{{ message['role'] }}\n{{ message['content'] }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|turn|>assistant\n{% endif %}"
 )
+LENGTH_ROPES = ("dynamic", "longrope")
+
+
+def length_rope(kind: str, context: int) -> dict[str, Any]:
+    """Settings of a tiny model with one of LENGTH_ROPES, which leaves its original frequencies beyond `context`."""
+    rope = {"rope_type": kind, "rope_theta": 10000.0, "factor": 4.0}
+    if kind == "dynamic":
+        return {"max_position_embeddings": context, "rope_parameters": rope}
+    rope |= {"short_factor": [1.0] * 4, "long_factor": [9.0] * 4, "original_max_position_embeddings": context}
+    return {"max_position_embeddings": 4 * context, "rope_parameters": rope}
 
 
 def write_tiny_model(

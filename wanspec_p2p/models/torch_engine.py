@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -19,6 +19,7 @@ from wanspec_p2p.models.base import ModelInfo, Rows
 from wanspec_p2p.models.fingerprint import TokenizerFacts
 from wanspec_p2p.models.segments import CachedTokens, check_batch
 from wanspec_p2p.models.torch_cache import SessionCache
+from wanspec_p2p.models.torch_context import context_length
 from wanspec_p2p.models.torch_device import Placement, describe_device, torch_dtype
 from wanspec_p2p.models.torch_loading import eos_tokens, read_model
 from wanspec_p2p.models.torch_parts import Work
@@ -156,7 +157,7 @@ def _load(weights: Weights, placement: Placement, *, exact: bool) -> tuple[Model
         digest=weights.digest,
         tokenizer=weights.tokenizer.fingerprint,
         vocab_size=vocab_size,
-        context=_context(model.config),
+        context=context_length(model.config),
         dtype=placement.dtype,
         device=placement.device,
         engine=engine,
@@ -171,12 +172,6 @@ def _transformers_version() -> str:
     import transformers
 
     return str(transformers.__version__)
-
-
-def _context(config: Any) -> int:
-    """A sliding window bounds the context: within it, sliding and full attention are the same."""
-    window = getattr(config, "sliding_window", None)
-    return min(int(config.max_position_embeddings), int(window or config.max_position_embeddings))
 
 
 def _engine_error(error: Exception, doing: str) -> EngineError:

@@ -16,6 +16,7 @@ from wanspec_p2p.errors import ModelError
 from wanspec_p2p.models.base import Rows
 from wanspec_p2p.models.torch_attention import CHUNK, Tail
 from wanspec_p2p.models.torch_cache import SessionCache
+from wanspec_p2p.models.torch_context import context_length, rotates_by_length
 from wanspec_p2p.models.torch_parts import PASS_ROWS, Work
 from wanspec_p2p.models.torch_passes import Passes
 from wanspec_p2p.types import ExactnessClass, TokenId
@@ -47,7 +48,8 @@ def self_test(passes: Passes, vocab_size: int) -> Verdict:
     draw = random.Random(0)
     text = [draw.randrange(vocab_size) for _ in range(PROMPT + STEPS)]
     _check_against_transformers(passes, text[:16])
-    if not passes.exact or _depends_on_length(passes):
+    config = passes.model.config
+    if not passes.exact or (rotates_by_length(config) and context_length(config) < len(text)):
         return Verdict(ExactnessClass.NEAR_TIE, 0, 0.0)
     cache, other = passes.new_cache(), passes.new_cache()
     passes.run(cache, text[:PROMPT])
@@ -73,12 +75,6 @@ def _check_against_transformers(passes: Passes, text: Sequence[TokenId]) -> None
     if not np.abs(ours[known] - theirs[known]).max() <= WRONG_MODEL * np.ptp(theirs[known]):
         kind = passes.model.config.model_type
         raise ModelError(f"models of type {kind} are not supported: our attention computes other logits for them")
-
-
-def _depends_on_length(passes: Passes) -> bool:
-    """RoPE scalings that look at the length of the text so far make a key depend on the pass that wrote it."""
-    scaling = getattr(passes.model.config, "rope_parameters", None) or {}
-    return scaling.get("rope_type") in {"dynamic", "longrope"}
 
 
 def _trees(passes: Passes, cache: SessionCache, text: list[TokenId], draw: random.Random, vocab_size: int) -> Rows:

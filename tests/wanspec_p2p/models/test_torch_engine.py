@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.support.growing_trees import GrowingTree, Prefixes
-from tests.support.tiny_models import write_tiny_model
+from tests.support.tiny_models import LENGTH_ROPES, length_rope, write_tiny_model
 from wanspec_p2p.errors import EngineError, LocalProtocolError, ModelError
 from wanspec_p2p.models.base import LanguageModel, Rows
 from wanspec_p2p.models.catalog import Catalog
@@ -99,6 +99,20 @@ async def test_tree_rows_equal_one_token_rows_bit_for_bit(
     # Two threads wait for each other at every product: on a busy machine that takes a while.
     start = 0 if threads == 1 else 240
     assert await compare_trees(model, tokens, (1, 2, 5, 8, 17, 40, 63, 90), start=start) > len(tokens) - start
+    await model.close()
+
+
+@pytest.mark.parametrize("kind", LENGTH_ROPES)
+async def test_a_deep_draft_at_the_end_of_an_original_context_changes_nothing(
+    tmp_path: Path, tokens: list[int], kind: str
+) -> None:
+    directory = write_tiny_model(tmp_path / "scaled", **length_rope(kind, 200))
+    model = await load(directory, tmp_path, Dtype.BFLOAT16)
+    assert (model.info.context, model.info.exactness) == (200, ExactnessClass.BITWISE)
+    assert await compare_trees(model, tokens[:200], (6, 8, 17), start=180) >= 20
+    deepest = Segment("deep", 0, (), tuple(tokens[:194]), tuple(tokens[194:201]), tuple(range(-1, 6)))
+    with pytest.raises(LocalProtocolError, match="the pass reaches position 201, the context ends at 200"):
+        await model.forward([deepest])
     await model.close()
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.tiny_models import LENGTH_ROPES, length_rope, write_tiny_model
 from wanspec_p2p.errors import ModelError
 from wanspec_p2p.models import torch_passes
 from wanspec_p2p.models.base import Rows
@@ -130,7 +131,10 @@ def test_an_attention_that_transformers_computes_otherwise_is_refused(
         self_test(passes, 258)
 
 
-def test_rope_that_depends_on_the_length_so_far_is_near_tie(tiny_directory: Path) -> None:
-    passes = read(tiny_directory)
-    passes.model.config.rope_parameters["rope_type"] = "dynamic"
-    assert self_test(passes, 258).exactness is ExactnessClass.NEAR_TIE
+@pytest.mark.parametrize(("context", "exactness"), [(200, ExactnessClass.BITWISE), (100, ExactnessClass.NEAR_TIE)])
+@pytest.mark.parametrize("kind", LENGTH_ROPES)
+def test_rope_that_looks_at_the_length_is_bitwise_where_the_test_fits_its_context(
+    tmp_path: Path, kind: str, context: int, exactness: ExactnessClass
+) -> None:
+    passes = read(write_tiny_model(tmp_path, **length_rope(kind, context)))
+    assert self_test(passes, 258).exactness is exactness
