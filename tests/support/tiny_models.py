@@ -32,7 +32,7 @@ def write_tiny_model(
     """Hidden 32, four heads over two key-value heads; ids 0..257 belong to the tokenizer, the others are padding.
 
     Args:
-        kind: as transformers names the architecture's classes: Llama, Mistral, Qwen2 or Qwen3.
+        kind: as transformers names the architecture's classes: Llama, Mistral, Qwen2, Qwen3 and so on.
     """
     import torch
     import transformers
@@ -52,8 +52,8 @@ def write_tiny_model(
         "pad_token_id": 256,
         **config,
     }
-    configuration = getattr(transformers, f"{kind}Config")(**settings)
-    getattr(transformers, f"{kind}ForCausalLM")(configuration).save_pretrained(directory)
+    architecture = getattr(transformers, f"{kind}ForCausalLM")
+    architecture(architecture.config_class(**settings)).save_pretrained(directory)
     write_tokenizer(directory)
     return directory
 

@@ -7,15 +7,19 @@ the other, and read the weights once. Each segment attends with a plan of its ow
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from wanspec_p2p.errors import ModelError
 from wanspec_p2p.models.torch_attention import Plan
 from wanspec_p2p.models.torch_cache import PassCache
 
 __all__ = ["JoinedCache", "by_segment"]
+
+CHANGING = ("s_aux", "sinks", "softcap", "position_bias", "indices", "block_indices")
+"""What transformers hands an attention that is more than a softmax over all keys: ours has none of it."""
 
 
 class JoinedCache:
@@ -54,6 +58,9 @@ def by_segment(attend: Callable[..., tuple[Tensor, None]]) -> Callable[..., tupl
     """transformers' attention interface over what `JoinedCache.update` returns, with `attend` for each segment.
 
     `attend` is one of those of `torch_attention`. The pass hands `wanspec_plans` in, one for each segment.
+
+    Raises (what is returned):
+        ModelError: the model asks for more than plain causal attention; the self-test's first pass finds out.
     """
 
     def attention(
@@ -61,12 +68,13 @@ def by_segment(attend: Callable[..., tuple[Tensor, None]]) -> Callable[..., tupl
         query: Tensor,
         keys: Sequence[Tensor],
         values: Sequence[Tensor],
-        attention_mask: None,
+        attention_mask: Tensor | None,
         *,
         scaling: float,
-        wanspec_plans: Sequence[Plan],
+        wanspec_plans: Sequence[Plan] = (),
         **kwargs: object,
     ) -> tuple[Tensor, None]:
+        _check_plain({"attention_mask": attention_mask, **kwargs}, planned=bool(wanspec_plans))
         rows = query.shape[2]
         starts = list(itertools.accumulate((plan.real for plan in wanspec_plans[:-1]), initial=0))
         # A plan's padding rows may be anything, their results are dropped: the next segments' rows, zeros at the end.
@@ -85,3 +93,11 @@ def by_segment(attend: Callable[..., tuple[Tensor, None]]) -> Callable[..., tupl
         return (torch.nn.functional.pad(joined, (0, 0, 0, 0, 0, lacking)) if lacking else joined), None
 
     return attention
+
+
+def _check_plain(arguments: Mapping[str, object], *, planned: bool) -> None:
+    odd = [name for name in ("attention_mask", *CHANGING) if arguments.get(name) is not None]
+    if odd:
+        raise ModelError(f"this model is not supported: its attention asks for `{odd[0]}`, which ours does not compute")
+    if not planned:
+        raise ModelError("this model is not supported: it does not hand its attention what a pass adds to the call")

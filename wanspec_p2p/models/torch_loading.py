@@ -36,6 +36,10 @@ def read_model(directory: Path, *, dtype: torch.dtype, device: Device, attention
     return model.eval().to(device.value)
 
 
+LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+"""Alike within the context that `context_length` gives a model."""
+
+
 def check_attention(model: Any) -> None:
     """Raises:
     ModelError: an architecture whose attention cannot be replaced by one of ours.
@@ -45,6 +49,9 @@ def check_attention(model: Any) -> None:
         raise ModelError(
             f"models of type {model.config.model_type} are not supported: their attention cannot be replaced"
         )
+    odd = sorted(set(getattr(model.config, "layer_types", None) or ()) - LAYERS)
+    if odd:
+        raise ModelError(f"models of type {model.config.model_type} are not supported: they have layers of {odd[0]}")
 
 
 def eos_tokens(model: Any) -> tuple[TokenId, ...]:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
+from wanspec_p2p.errors import ModelError
 from wanspec_p2p.models.torch_attention import ROW_MULTIPLE, Plan, Tail, exact_attention, fast_attention, make_plan
 from wanspec_p2p.models.torch_cache import CacheShape, PassCache, SessionCache
 from wanspec_p2p.models.torch_joined import JoinedCache, by_segment
@@ -78,3 +81,23 @@ def test_rows_are_stored_behind_what_their_own_cache_holds_and_padding_is_not() 
         assert int(slots.count_nonzero()) == len(stored)
         assert cache.block[0, 0, start : start + len(stored), HEAD].tolist() == [-value for value in stored]
     assert joined.get_seq_length() == 5
+
+
+def attend_with(mask: torch.Tensor | None = None, **arguments: Any) -> None:
+    rows = torch.randn(1, HEADS, ROW_MULTIPLE, HEAD)
+    by_segment(exact_attention)(torch.nn.Identity(), rows, [], [], mask, scaling=0.3, **arguments)
+
+
+@pytest.mark.parametrize("name", ["s_aux", "softcap", "position_bias", "attention_mask"])
+def test_an_attention_that_is_asked_for_more_than_ours_computes_says_for_what(name: str) -> None:
+    value = torch.zeros(HEADS)
+    arguments = {"mask": value} if name == "attention_mask" else {name: value, "dropout": 0.0, "sliding_window": 9}
+    with pytest.raises(
+        ModelError, match=f"not supported: its attention asks for `{name}`, which ours does not compute"
+    ):
+        attend_with(wanspec_plans=[plan_of(LAYOUTS[0], exact=True)], **arguments)
+
+
+def test_a_model_that_keeps_the_plans_from_its_attention_is_refused() -> None:
+    with pytest.raises(ModelError, match="does not hand its attention what a pass adds to the call"):
+        attend_with()

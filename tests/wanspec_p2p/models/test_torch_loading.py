@@ -48,3 +48,14 @@ def test_attention_that_cannot_be_replaced_is_refused(model: dict[str, Any]) -> 
     config = SimpleNamespace(model_type="odd", attn_logit_softcapping=model.pop("soft"))
     with pytest.raises(ModelError, match="models of type odd are not supported: their attention cannot be replaced"):
         check_attention(SimpleNamespace(config=config, **model))
+
+
+def layered(*types: str) -> Any:
+    config = SimpleNamespace(model_type="odd", layer_types=list(types))
+    return SimpleNamespace(config=config, _supports_attention_backend=True)
+
+
+def test_layers_that_attend_otherwise_are_refused_by_name() -> None:
+    check_attention(layered("full_attention", "sliding_attention", "chunked_attention"))
+    with pytest.raises(ModelError, match="models of type odd are not supported: they have layers of linear_attention"):
+        check_attention(layered("full_attention", "linear_attention"))

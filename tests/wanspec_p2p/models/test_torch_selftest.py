@@ -21,12 +21,12 @@ from wanspec_p2p.models.torch_selftest import SHARED_ROWS, self_test
 from wanspec_p2p.types import ExactnessClass
 
 
-def read(directory: Path, *, exact: bool = True, **config: Any) -> Passes:
+def read(directory: Path, *, exact: bool = True, dtype: torch.dtype = torch.bfloat16) -> Passes:
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(1)
     model: Any = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=torch.bfloat16, attn_implementation=attention_name(exact=exact), **config
+        directory, dtype=dtype, attn_implementation=attention_name(exact=exact)
     )
     return Passes(model.eval(), vocab_size=258, exact=exact)
 
@@ -129,6 +129,40 @@ def test_an_attention_that_transformers_computes_otherwise_is_refused(
     monkeypatch.setattr(torch_passes, "make_plan", blind)
     with pytest.raises(ModelError, match="not supported"):
         self_test(passes, 258)
+
+
+def test_attention_with_sinks_is_refused(tmp_path: Path) -> None:
+    passes = read(write_tiny_model(tmp_path, kind="GraniteSWA"))
+    with pytest.raises(ModelError, match="its attention asks for `s_aux`"):
+        self_test(passes, 258)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_scale_that_ours_would_miss_is_noticed(tiny_directory: Path, dtype: torch.dtype) -> None:
+    passes = read(tiny_directory, dtype=dtype)
+    for layer in passes.model.model.layers:
+        layer.self_attn.register_forward_pre_hook(less_sharp, with_kwargs=True)
+    with pytest.raises(ModelError, match="models of type llama are not supported: our attention computes other"):
+        self_test(passes, 258)
+
+
+def less_sharp(module: Any, args: Any, kwargs: Any) -> None:
+    """Only where our plans come along: transformers itself computes with the scale that the model has."""
+    module.scaling = 8**-0.5 * (0.7 if "wanspec_plans" in kwargs else 1.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("Mistral", {"sliding_window": 40}),
+        ("Llama4", {"attention_chunk_size": 40, "num_local_experts": 4, "intermediate_size_mlp": 64}),
+        ("Mixtral", {"num_local_experts": 4}),
+    ],
+)
+def test_short_windows_chunks_and_experts_are_no_other_logits(
+    tmp_path: Path, kind: str, settings: dict[str, Any]
+) -> None:
+    self_test(read(write_tiny_model(tmp_path, kind=kind, num_hidden_layers=4, **settings)), 258)
 
 
 @pytest.mark.parametrize(("context", "exactness"), [(200, ExactnessClass.BITWISE), (100, ExactnessClass.NEAR_TIE)])
