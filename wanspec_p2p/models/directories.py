@@ -10,7 +10,7 @@ from typing import Any
 from wanspec_p2p.errors import ModelError
 from wanspec_p2p.models.digests import Manifest, read_manifest, record_files, save_manifest
 
-__all__ = ["check_directory", "directory_manifest", "read_config"]
+__all__ = ["check_directory", "directory_manifest", "read_config", "read_tokenizer_config"]
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 COUNTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
@@ -47,6 +47,16 @@ def read_config(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ModelError(f"{directory} is no transformers model: it has no config.json")
     return _read_json(path)
+
+
+def read_tokenizer_config(directory: Path) -> dict[str, Any]:
+    """tokenizer_config.json of a model directory; empty where there is none.
+
+    Raises:
+        ModelError: it is no JSON object.
+    """
+    path = directory / "tokenizer_config.json"
+    return _read_json(path) if path.is_file() else {}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from wanspec_p2p.errors import EngineError, ModelError
 from wanspec_p2p.models.base import ModelInfo, Rows
 from wanspec_p2p.models.fingerprint import TokenizerFacts
 from wanspec_p2p.models.segments import CachedTokens, check_batch
+from wanspec_p2p.models.templates import template_digest
 from wanspec_p2p.models.torch_cache import SessionCache
 from wanspec_p2p.models.torch_context import context_length
 from wanspec_p2p.models.torch_device import Placement, describe_device, torch_dtype
@@ -142,10 +143,13 @@ def _load(weights: Weights, placement: Placement, *, exact: bool) -> tuple[Model
         raise
     except Exception as error:
         raise _engine_error(error, f"loading {weights.name}") from error
+    eos = eos_tokens(model)
     engine = f"wanspec-torch {__version__} / torch {torch.__version__} / {'exact' if exact else 'fast'} attention"
     facts = {
         "digest": weights.digest,
         "tokenizer": weights.tokenizer.fingerprint,
+        "template": template_digest(weights.directory),
+        "eos": sorted(eos),
         "dtype": placement.dtype,
         "device": describe_device(placement.device),
         "threads": placement.threads,
@@ -163,7 +167,7 @@ def _load(weights: Weights, placement: Placement, *, exact: bool) -> tuple[Model
         engine=engine,
         fingerprint=hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest(),
         exactness=verdict.exactness,
-        eos=eos_tokens(model),
+        eos=eos,
     )
     return info, passes
 

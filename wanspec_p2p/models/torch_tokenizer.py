@@ -9,6 +9,7 @@ from typing import Any
 
 from wanspec_p2p.errors import InvalidRequest, ModelError
 from wanspec_p2p.models.fingerprint import tokenizer_facts
+from wanspec_p2p.models.templates import with_still_clock
 from wanspec_p2p.models.torch_quiet import quiet_transformers
 from wanspec_p2p.types import TokenId
 
@@ -72,7 +73,12 @@ class TorchTokenizer:
             raise InvalidRequest("this model has no chat template: send a plain prompt to /v1/completions")
         turns = [{"role": role, "content": content} for role, content in messages]
         try:
-            return str(self._inner.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+            template = with_still_clock(self._inner.get_chat_template())
+            return str(
+                self._inner.apply_chat_template(
+                    turns, chat_template=template, add_generation_prompt=True, tokenize=False
+                )
+            )
         except (TemplateError, ValueError, TypeError) as error:
             raise InvalidRequest(f"the model's chat template refuses these messages: {_first_line(error)}") from error
 

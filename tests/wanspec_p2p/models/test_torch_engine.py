@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import random
 from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -348,6 +349,20 @@ async def test_facts_that_can_change_a_token_change_the_fingerprint(tiny_directo
     assert (info.eos, info.context, info.vocab_size, info.device) == ((256,), 512, 258, Device.CPU)
     assert models[4].info.exactness is ExactnessClass.NEAR_TIE
     for model in models:
+        await model.close()
+
+
+async def test_what_makes_the_prompt_or_ends_the_answer_changes_the_fingerprint(tmp_path: Path) -> None:
+    directory = write_tiny_model(tmp_path / "model")
+    before = await load(directory, tmp_path)
+    generation = directory / "generation_config.json"
+    generation.write_text(json.dumps(json.loads(generation.read_bytes()) | {"eos_token_id": [257, 256]}))
+    longer = await load(directory, tmp_path)
+    (directory / "chat_template.jinja").write_text("another")
+    other = await load(directory, tmp_path)
+    assert len({model.info.digest for model in (before, longer, other)}) == 1
+    assert len({model.info.fingerprint for model in (before, longer, other)}) == 3
+    for model in (before, longer, other):
         await model.close()
 
 
