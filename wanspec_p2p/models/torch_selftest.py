@@ -31,9 +31,7 @@ SHARED_ROWS = (4, 12, 64, PASS_ROWS)  # of passes that sessions share: the fewes
 DEPTH = 5
 KNOWN = 48  # tokens that transformers reads too
 WRONG_MODEL = 0.01  # of the spread of a row's logits, for every row in float32: rounding differs by 0.000003
-WRONG_ROUNDED = (
-    0.05  # for most rows in 16 bits: rounding differs by 0.02, and by anything in rows it sends to another expert
-)
+WRONG_ROUNDED = 0.05  # for most rows in 16 bits: rounding differs by 0.02, and by anything where it changes the expert
 
 
 @dataclass(frozen=True, slots=True)
