@@ -6,8 +6,10 @@
                                                        └── node or target gone, let go, expired: revoked
 
 A lease of before the coordinator was started is awaited: its slot is taken, it is renewed by nobody, and ends when its
-time is over. Once node and target are both back it is held like any other. Who is away when a lease of its ends,
-though it may go on by it, is told when it comes back.
+time is over. Once node and target are both back it is held like any other.
+
+What was offered is signed: a node can show it to its target until its time is over, whatever it answered. So a target
+is told of each that ends before, and again whenever it registers: it may have been away, or been started again.
 
 Pure, and part of the registry: it changes only through the registry's `handle`.
 """
@@ -29,6 +31,8 @@ from wanspec_p2p.types import PeerId
 
 __all__ = ["LeaseBook"]
 
+MAX_ENDED = 4096
+"""Of one peer that are remembered: more than it has in the life of a lease, unless somebody makes them end."""
 HONOURED_SECONDS = 900.0
 """How long past its end a peer that is cut off from us may go on by a lease (`ORPHAN_SECONDS` of nodes and targets)."""
 
@@ -53,8 +57,8 @@ class LeaseBook:
         self._nodes, self._targets, self._new_id = nodes, targets, new_id
         self._lease_seconds, self._offer_seconds = lease_seconds, offer_seconds
         self._leases, self._awaited = LeaseShelf[LeaseRecord](), LeaseShelf[AwaitedLease]()
-        # By peer and jti: why a lease has ended of which it does not know, and until when that is of interest.
-        self._untold: dict[PeerId, dict[str, tuple[str, float]]] = {}
+        # By peer and jti: why a lease of its has ended before its time, and until when somebody may go on by it.
+        self._ended: dict[PeerId, dict[str, tuple[str, float]]] = {}
         self._wants: dict[tuple[PeerId, str], WantRecord] = {}
 
     @property
@@ -134,8 +138,8 @@ class LeaseBook:
         if want is not None:
             want.outstanding.discard(lease.jti)
         if not answer.accepted or want is None:
-            self._leases.remove(lease)
-            return [] if want is None else self._advance(at, want)
+            ended = self._revoke(lease, "the node declined it", tell_node=False)
+            return ended if want is None else [*ended, *self._advance(at, want)]
         lease.held = True
         model = lease.model
         want.granted.append(GrantedDrafter(node.peer, lease.jti, model.name, model.tokens_per_second))
@@ -176,7 +180,7 @@ class LeaseBook:
         """Time is up: the offers still out are withdrawn, the target gets what there is."""
         instructions: list[Instruction] = []
         for jti in sorted(want.outstanding):
-            instructions += self._revoke(self._leases.by_jti[jti], "no answer in time", tell_target=False)
+            instructions += self._revoke(self._leases.by_jti[jti], "no answer in time")
         want.outstanding.clear()
         return [*instructions, *self._answer_target(want)]
 
@@ -200,7 +204,7 @@ class LeaseBook:
     def came(self, peer: PeerId) -> list[Instruction]:
         """Call it once a peer is registered: it hears what has ended, and goes on with whoever is back as well."""
         instructions: list[Instruction] = []
-        for jti, (reason, _) in self._untold.pop(peer, {}).items():
+        for jti, (reason, _) in self._ended.get(peer, {}).items():
             instructions += self._tell(peer, jti, reason)
         for lease in self._awaited.of(peer):
             node, target = self._nodes.get(lease.node), self._targets.get(lease.target)
@@ -242,29 +246,31 @@ class LeaseBook:
         self._awaited.remove(lease)
         instructions: list[Instruction] = []
         for peer in tell:
+            self._remember(peer, lease, reason)
             if peer in self._nodes or peer in self._targets:
                 instructions += self._tell(peer, lease.jti, reason)
-            else:
-                self._tell_later(peer, lease, reason)
         return instructions
 
     def _tell(self, peer: PeerId, jti: str, reason: str) -> list[Instruction]:
         record = self._nodes.get(peer) or self._targets[peer]
         return [Send(record.link, LeaseRevoked(jti, reason))]
 
-    def _tell_later(self, peer: PeerId, lease: LeaseRecord | AwaitedLease, reason: str) -> None:
-        self._untold.setdefault(peer, {})[lease.jti] = reason, lease.expires_at + HONOURED_SECONDS
+    def _remember(self, peer: PeerId, lease: LeaseRecord | AwaitedLease, reason: str) -> None:
+        ended = self._ended.setdefault(peer, {})
+        ended[lease.jti] = reason, lease.expires_at + HONOURED_SECONDS
+        if len(ended) > MAX_ENDED:
+            del ended[next(iter(ended))]
 
     def _forget_what_is_over(self, at: float) -> None:
         """Whoever holds it knows when it ends."""
         for lease in self._awaited:
             if at >= lease.expires_at:
                 self._awaited.remove(lease)
-        for peer, ended in tuple(self._untold.items()):
-            left = {jti: news for jti, news in ended.items() if at < news[1]}
-            self._untold[peer] = left
-            if not left:
-                del self._untold[peer]
+        for peer, ended in tuple(self._ended.items()):
+            for jti in [jti for jti, (_, until) in ended.items() if at >= until]:
+                del ended[jti]
+            if not ended:
+                del self._ended[peer]
 
     # Ends
 
@@ -281,21 +287,19 @@ class LeaseBook:
             instructions += self._revoke(lease, reason, tell_node=tell_node)
         return instructions + self._replace_offers(at, offered)
 
-    def drop_target(self, target: PeerId, reason: str, *, tell_target: bool = False) -> list[Instruction]:
-        """As above. A target that is only cut off from us may have its drafters yet: it is told when it comes back."""
+    def drop_target(self, target: PeerId, reason: str) -> list[Instruction]:
+        """As above. A target that is only cut off from us may have its drafters yet: `came` tells it."""
         for key in [key for key in self._wants if key[0] == target]:
             del self._wants[key]
         instructions: list[Instruction] = []
         for lease in self._leases.of(target):
-            if not tell_target:
-                self._tell_later(target, lease, reason)
-            instructions += self._revoke(lease, reason, tell_target=tell_target)
+            instructions += self._revoke(lease, reason, tell_target=False)
         return instructions
 
     def _replace_offers(self, at: float, offered: list[LeaseRecord]) -> list[Instruction]:
         instructions: list[Instruction] = []
         for lease in offered:
-            self._leases.remove(lease)
+            instructions += self._revoke(lease, "the node takes nothing new", tell_node=False)
             want = self._wants[lease.target, lease.want]
             want.outstanding.discard(lease.jti)
             want.candidates = [match for match in want.candidates if match.node != lease.node]
@@ -306,6 +310,7 @@ class LeaseBook:
         self, lease: LeaseRecord, reason: str, *, tell_node: bool = True, tell_target: bool = True
     ) -> list[Instruction]:
         self._leases.remove(lease)
+        self._remember(lease.target, lease, reason)
         message = LeaseRevoked(lease.jti, reason)
         instructions: list[Instruction] = []
         if tell_node:

@@ -242,7 +242,7 @@ class Registry:
             return [close], revoked
         gone = TargetGone(record.link, "the target has connected again")
         record.link = link
-        revoked = self._book.drop_target(peer, reason, tell_target=True)
+        revoked = self._book.drop_target(peer, reason)
         del self._targets[peer]
         return [close], [gone, *revoked]
 

@@ -30,6 +30,7 @@ from coordinator.events import (
     Tick,
 )
 from coordinator.instructions import Close, Instruction, OfferLease, RecordLease, RenewLease, Send, TargetGone
+from coordinator.lease_book import HONOURED_SECONDS, MAX_ENDED
 from coordinator.matching import Candidate
 from coordinator.records import NodeRecord, PeerState, Tally, TargetRecord
 from coordinator.registry import Registry
@@ -218,10 +219,11 @@ def test_a_node_that_declines_is_replaced_by_the_next(registry: Registry) -> Non
     add_node(registry, link=3, name="b", owner="other")
     (first,) = ask(registry)
     assert isinstance(first, OfferLease)
-    (second,) = answer(registry, "jti-1", accepted=False, link=first.link)
+    told, second = answer(registry, "jti-1", accepted=False, link=first.link)
+    assert told == Send(TARGET, LeaseRevoked("jti-1", "the node declined it")), "it is signed, and could be shown"
     assert isinstance(second, OfferLease)
     assert {first.link, second.link} == {2, 3}
-    (send,) = answer(registry, "jti-2", accepted=False, link=second.link)
+    _, send = answer(registry, "jti-2", accepted=False, link=second.link)
     assert isinstance(send, Send)
     assert send.message == Drafters("w", (), "every node that was asked declined or did not answer in time")
     assert registry.leases == {}
@@ -235,8 +237,9 @@ def test_who_does_not_answer_in_time_is_left_out_and_told(registry: Registry) ->
     assert isinstance(late, OfferLease)
     answer(registry, in_time.terms.jti, link=in_time.link)
     assert registry.handle(Tick(1.9)) == []
-    revoked, drafters = registry.handle(Tick(2.0))
-    assert revoked == Send(late.link, LeaseRevoked(late.terms.jti, "no answer in time"))
+    *revoked, drafters = registry.handle(Tick(2.0))
+    message = LeaseRevoked(late.terms.jti, "no answer in time")
+    assert revoked == [Send(late.link, message), Send(TARGET, message)]
     assert isinstance(drafters, Send)
     assert isinstance(drafters.message, Drafters)
     assert [entry.jti for entry in drafters.message.drafters] == [in_time.terms.jti]
@@ -301,7 +304,8 @@ def test_offers_to_a_node_that_drains_go_to_another(registry: Registry) -> None:
     add_node(registry, link=3, name="b")
     (offer,) = ask(registry)
     assert isinstance(offer, OfferLease)
-    (next_offer,) = registry.handle(NodeDraining(0.0, offer.link, "bye"))
+    told, next_offer = registry.handle(NodeDraining(0.0, offer.link, "bye"))
+    assert told == Send(TARGET, LeaseRevoked(offer.terms.jti, "the node takes nothing new"))
     assert isinstance(next_offer, OfferLease)
     assert next_offer.link != offer.link
 
@@ -317,7 +321,8 @@ def test_losing_a_node_revokes_its_leases_at_the_target(registry: Registry) -> N
 def test_losing_a_node_that_was_being_asked_asks_the_next(registry: Registry) -> None:
     (offer,) = ask(registry)
     assert isinstance(offer, OfferLease)
-    (send,) = registry.handle(NodeLost(0.0, NODE, "closed"))
+    told, send = registry.handle(NodeLost(0.0, NODE, "closed"))
+    assert told == Send(TARGET, LeaseRevoked(offer.terms.jti, "the node takes nothing new"))
     assert isinstance(send, Send)
     assert isinstance(send.message, Drafters)
 
@@ -471,12 +476,38 @@ def test_a_target_is_told_of_a_revoked_node_that_never_came_back() -> None:
     assert (registry.awaited, registry.leases) == (frozenset(), {})
 
 
+def test_what_has_ended_is_told_again_until_nobody_could_go_on_by_it(registry: Registry) -> None:
+    """The word of it may have gone to a link that was dying, or the target was started again and has forgotten."""
+    ask(registry)
+    answer(registry, "jti-1")
+    message = LeaseRevoked("jti-1", "the node is gone")
+    assert registry.handle(Disenrolled(1.0, frozenset({peer("a")})))[-1] == Send(TARGET, message)
+    registry.handle(TargetLost(2.0, TARGET, "closed"))
+    assert add_target(registry, link=7, at=3.0)[1:] == [Send(7, message)]
+    lease_seconds = 600.0
+    registry.handle(Tick(lease_seconds + HONOURED_SECONDS - 1.0))
+    assert Send(8, message) in add_target(registry, link=8, at=lease_seconds + HONOURED_SECONDS - 1.0)
+    registry.handle(Tick(lease_seconds + HONOURED_SECONDS))
+    assert Send(9, message) not in add_target(registry, link=9, at=lease_seconds + HONOURED_SECONDS)
+
+
+def test_nobody_makes_it_remember_without_end(registry: Registry) -> None:
+    for number in range(MAX_ENDED + 5):
+        ask(registry, at=float(number))
+        answer(registry, f"jti-{number + 1}", accepted=False)
+    told = [i.message for i in add_target(registry, link=7) if isinstance(i, Send)]
+    ended = [message.jti for message in told if isinstance(message, LeaseRevoked)]
+    assert ended == [f"jti-{number + 1}" for number in range(5, MAX_ENDED + 5)]
+
+
 def test_who_comes_back_after_the_other_was_revoked_is_told_then() -> None:
     message = LeaseRevoked("old", "the operator has revoked a peer of it")
     registry = restarted(in_force())
     assert registry.handle(Disenrolled(1.0, frozenset({peer("a")}))) == []
     assert add_target(registry, at=2.0)[1:] == [Send(TARGET, message)]
-    assert [type(told) for told in add_target(registry, link=5, at=3.0)] == [Close, Send, TargetGone], "told once"
+    again = add_target(registry, link=5, at=3.0)
+    assert [type(told) for told in again] == [Close, Send, TargetGone, Send], "it may have been started again"
+    assert again[-1] == Send(5, message)
     registry = restarted(in_force())
     assert registry.handle(Disenrolled(1.0, frozenset({T}))) == []
     assert add_node(registry, at=2.0)[1:] == [Send(NODE, message)]
