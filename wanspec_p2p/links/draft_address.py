@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from wanspec_p2p.security.tls import is_loopback
+from wanspec_p2p.security.tls import is_loopback, may_be_here
 
 __all__ = ["DRAFT_PATH", "DraftAddress", "parse"]
 
@@ -20,8 +20,8 @@ class DraftAddress(NamedTuple):
 
     @property
     def loopback(self) -> bool:
-        """It is on the machine of whoever dials it."""
-        return is_loopback(self.host)
+        """It may be on the machine of whoever dials it."""
+        return may_be_here(self.host)
 
 
 def parse(address: str) -> DraftAddress | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import socket
 import ssl
 from pathlib import Path
 
@@ -26,6 +27,7 @@ __all__ = [
     "fingerprint",
     "is_loopback",
     "listener_context",
+    "may_be_here",
 ]
 
 
@@ -99,6 +101,23 @@ def is_loopback(host: str) -> bool:
         return False
     mapped = getattr(address, "ipv4_mapped", None)
     return bool((mapped or address).is_loopback)
+
+
+def may_be_here(host: str) -> bool:
+    """Whether dialling a host may reach this machine: loopback in any spelling, 127.1 and 2130706433 too, and addresses
+    that stand for any. `is_loopback` is for what we trust, this for what we keep away from. Names are not looked up.
+    """
+    host = host.strip("[]").lower()
+    if is_loopback(host) or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        pass
+    try:
+        return socket.inet_aton(host)[0] in (0, 127)
+    except (OSError, UnicodeError):
+        return False
 
 
 def _first_certificate(pem: Path) -> bytes:

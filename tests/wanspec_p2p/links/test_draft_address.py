@@ -13,6 +13,12 @@ from wanspec_p2p.links.draft_address import DraftAddress, parse
         ("ws://[::1]:1/wanspec/draft", "::1", 1, False, True),
         ("wss://gpu.example/wanspec/draft", "gpu.example", 443, True, False),
         ("wss://127.0.0.1:7/wanspec/draft", "127.0.0.1", 7, True, True),
+        ("wss://127.1:22/wanspec/draft", "127.1", 22, True, True),
+        ("wss://2130706433:22/wanspec/draft", "2130706433", 22, True, True),
+        ("wss://0.0.0.0:22/wanspec/draft", "0.0.0.0", 22, True, True),
+        ("wss://[::]:22/wanspec/draft", "::", 22, True, True),
+        ("wss://a.localhost:22/wanspec/draft", "a.localhost", 22, True, True),
+        ("wss://10.0.0.127/wanspec/draft", "10.0.0.127", 443, True, False),
     ],
 )
 def test_a_targets_door(address: str, host: str, port: int, secure: bool, loopback: bool) -> None:
