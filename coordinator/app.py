@@ -17,6 +17,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from coordinator.access import ApiKeys, LoopbackGuard
+from coordinator.connections import MAX_PATH_SHOWN
 from coordinator.endpoints import Endpoints
 from coordinator.executor import Executor
 from coordinator.ledger import LedgerError
@@ -34,7 +35,6 @@ __all__ = ["NODE_PATH", "TARGET_PATH", "create_app"]
 RETRY_SECONDS = 1.0
 READY_SECONDS = 5.0
 """How long it counts that the ledger could be written, or could not: to find out takes a write, and anybody may ask."""
-MAX_PATH_SHOWN = 128
 NODE_PATH, TARGET_PATH = "/wanspec/node", "/wanspec/target"
 
 log = structlog.get_logger("coordinator")

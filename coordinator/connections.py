@@ -28,7 +28,7 @@ from wanspec_p2p.protocol.limits import MAX_FRAGMENTS
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 
-__all__ = ["GuardedHttp", "GuardedWebSocket"]
+__all__ = ["MAX_PATH_SHOWN", "GuardedHttp", "GuardedWebSocket"]
 
 MAX_CONNECTIONS = 4096
 """Open sockets of everybody together; the next one is answered 503 and closed."""
@@ -39,6 +39,7 @@ BODY_SECONDS = 60.0
 STALL_SECONDS = 30.0
 """How long the other end may take nothing of what is waiting for it."""
 MAX_PATH_SHOWN = 128
+"""Of a path that a stranger asked for: characters in a log or an answer."""
 
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 

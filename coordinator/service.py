@@ -74,8 +74,10 @@ async def _serve(
 ) -> None:
     clock = SystemClock()
     identity = Identity.load_or_create(settings.identity_file)
-    tls = _tls(settings, clock)
-    _warn_of_its_names(settings, clock)
+    files = addresses.certificate_files(settings, clock)
+    tls = None if files is None else listener_context(files.certificate, files.key)
+    if files is not None:
+        _warn_of_its_names(settings, files)
     reached = addresses.of_settings(settings, listening.getsockname()[1])
     ledger = SqliteLedger(settings.ledger_file, receipt_days=settings.receipt_days)
     try:
@@ -171,15 +173,9 @@ def _names(settings: CoordinatorSettings) -> list[str]:
     return [name for name in (settings.host.strip("[]") if settings.loopback else None, public) if name]
 
 
-def _tls(settings: CoordinatorSettings, clock: Clock) -> ssl.SSLContext | None:
-    files = addresses.certificate_files(settings, clock)
-    return None if files is None else listener_context(files.certificate, files.key)
-
-
-def _warn_of_its_names(settings: CoordinatorSettings, clock: Clock) -> None:
+def _warn_of_its_names(settings: CoordinatorSettings, files: addresses.TlsFiles) -> None:
     """A certificate made for another host stays, since peers have pinned it; clients that look at names refuse it."""
-    files = addresses.certificate_files(settings, clock)
-    host = None if files is None else addresses.host_left_out(settings, files.certificate)
+    host = addresses.host_left_out(settings, files.certificate)
     if host is not None:
         do = "stop the coordinator, run `wanspec coordinator rotate-cert` and start it again"
         log.warning("the certificate does not name the host where the coordinator is reached", host=host, do=do)

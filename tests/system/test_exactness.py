@@ -10,7 +10,7 @@ import pytest
 
 from wanspec_p2p.cli.bench.cluster import Cluster
 from wanspec_p2p.cli.bench.exactness import CONDITIONS, Condition, compare
-from wanspec_p2p.cli.bench.measuring import load_prompts
+from wanspec_p2p.cli.bench.measuring import Prompt, load_prompts
 from wanspec_p2p.cli.processes import Fleet
 from wanspec_p2p.client import AsyncClient
 
@@ -20,6 +20,11 @@ PROMPTS = Path(__file__).parents[1] / "data" / "prompts.jsonl"
 MODEL, DRAFTER = "smollm2-135m", "smollm2-draft"
 QUICK_DRAFTER = "ngram:smollm2-135m"
 """Starts at once, and is right where a text repeats itself."""
+
+
+def prompts_of(*ids: str) -> list[Prompt]:
+    by_id = {prompt.id: prompt for prompt in load_prompts(PROMPTS)}
+    return [by_id[number] for number in ids]
 
 
 @asynccontextmanager
@@ -37,8 +42,7 @@ async def running(
 async def test_every_condition_gives_the_tokens_of_the_target_alone(
     tmp_path: Path, environment: dict[str, str], model_cache: Path
 ) -> None:
-    by_id = {prompt.id: prompt for prompt in load_prompts(PROMPTS)}
-    prompts = [by_id["14"], by_id["7"]]  # one that repeats its prompt, and one that greedily comes to its own end
+    prompts = prompts_of("14", "7")  # one that repeats its prompt, and one that greedily comes to its own end
     async with running(tmp_path, environment, model_cache) as (cluster, client):
         outcomes = await compare(
             cluster,
@@ -66,8 +70,7 @@ async def test_nor_does_a_drafter_at_the_target_beside_such_nodes_change_a_token
     tmp_path: Path, environment: dict[str, str], model_cache: Path
 ) -> None:
     conditions = (Condition.KILLED, Condition.LIAR)
-    by_id = {prompt.id: prompt for prompt in load_prompts(PROMPTS)}
-    prompts = [by_id["14"]]  # it repeats its prompt: nodes draft that one, too
+    prompts = prompts_of("14")  # it repeats its prompt: nodes draft that one, too
     async with running(tmp_path, environment, model_cache, QUICK_DRAFTER) as (cluster, client):
         outcomes = await compare(
             cluster,

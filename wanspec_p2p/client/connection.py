@@ -69,11 +69,11 @@ class Endpoint:
     fingerprint: str | None
 
     def __post_init__(self) -> None:
-        with _as_address(self.url):
-            _ = urlsplit(self.url).port
         if not KEY.fullmatch(self._key):
             raise ConfigError("the API key holds a blank, a line break or a character that is not ASCII")
-        parts = urlsplit(self.url)
+        with _as_address(self.url):
+            parts = urlsplit(self.url)
+            _ = parts.port
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"{self.url!r} is not a coordinator's address; it looks like https://host:port")
         if parts.scheme == "http" and not self.loopback:
