@@ -19,8 +19,12 @@ from websockets.asyncio.server import ServerConnection
 from wanspec_p2p.links.turns import Turns
 from wanspec_p2p.protocol.limits import MAX_FRAME_BYTES
 
-__all__ = ["MAX_UNSENT_BYTES", "BoundedClientConnection", "BoundedServerConnection"]
+__all__ = ["MAX_SOCKETS", "MAX_UNSENT_BYTES", "BoundedClientConnection", "BoundedServerConnection"]
 
+MAX_SOCKETS = 2048
+"""Open connections of one listener, links (`websocket.MAX_LINKS`) and those that have yet to ask for one; the next is
+hung up on.
+"""
 MAX_UNSENT_BYTES = 4 * MAX_FRAME_BYTES
 """A link has two senders, of one frame each at a time."""
 
@@ -83,4 +87,7 @@ class BoundedClientConnection(_Bounded, ClientConnection):
 
 
 class BoundedServerConnection(_Bounded, ServerConnection):
-    pass
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if len(self.server.handler_tasks) > MAX_SOCKETS:
+            self.transport.abort()

@@ -283,6 +283,7 @@ async def listen(
             max_queue=limits.MAX_QUEUE_FRAMES,
             logger=_log,
             create_connection=BoundedServerConnection,
+            ssl_handshake_timeout=None if tls is None else limits.HANDSHAKE_SECONDS,
         )
     except OSError as error:
         if error.errno == errno.EADDRINUSE:

@@ -13,6 +13,7 @@ from functools import partial
 import structlog
 
 from wanspec_p2p.clock import Clock, SystemClock
+from wanspec_p2p.errors import CloseCode
 from wanspec_p2p.links import enrolling, membership
 from wanspec_p2p.links.base import Transport
 from wanspec_p2p.links.enrolling import Credentials
@@ -96,10 +97,13 @@ async def _serve(
     home = Home(ours.coordinator, settings.coordinator_urls)
     settings = _introduced(settings, ours.coordinator.said)
     certificate, context = _tls(settings, clock)
-    made: asyncio.Future[Target] = asyncio.get_running_loop().create_future()
+    target: Target | None = None
 
     async def admit(transport: Transport) -> None:
-        await (await asyncio.shield(made)).admit(transport)
+        if target is None:  # nobody has been told of it yet
+            await transport.close(CloseCode.TRY_AGAIN_LATER, "this target is still loading its model")
+        else:
+            await target.admit(transport)
 
     # Before the model, which takes a while: a port in use is said at once.
     listener = await listen(settings.host, settings.port, admit, tls=context)
@@ -122,7 +126,6 @@ async def _serve(
                 rng=random.Random(),
                 local=local,
             )
-            made.set_result(target)
             address = settings.address or _address(settings.host, listener.port, secure=certificate is not None)
             joined = _Joined(ours.keeper, home, target, address, ready)
             await target.serve(address, certificate, ours.secret, joined, stop)

@@ -26,6 +26,7 @@ from wanspec_p2p.errors import (
     RemoteProtocolError,
     Unreachable,
 )
+from wanspec_p2p.links import bounded as bounded_connections
 from wanspec_p2p.links import websocket
 from wanspec_p2p.links.base import Transport
 from wanspec_p2p.links.peer import accept, connect
@@ -566,6 +567,32 @@ async def test_links_beyond_the_limit_are_told_to_come_back(monkeypatch: pytest.
         with pytest.raises(Unreachable, match="no room for another"):
             await dial(url, certificate=None)
         await first.close()
+
+
+async def test_connections_that_ask_for_no_link_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded_connections, "MAX_SOCKETS", 1)
+    async with _listening(_echo) as (listener, url):
+        _, silent = await asyncio.open_connection(HOST, listener.port)
+        with pytest.raises(Unreachable):
+            await dial(url, certificate=None)
+        silent.close()
+        await silent.wait_closed()
+        while True:  # the listener has heard of it
+            with contextlib.suppress(Unreachable):
+                await (await dial(url, certificate=None)).close()
+                break
+
+
+@pytest.mark.parametrize("secure", [False, True])
+async def test_whoever_connects_and_says_nothing_is_hung_up_on(
+    secure: bool, tls: Tls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "HANDSHAKE_SECONDS", 0.01)
+    async with _listening(_echo, tls if secure else None) as (listener, _):
+        reader, writer = await asyncio.open_connection(HOST, listener.port)
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+        writer.close()
 
 
 async def test_a_message_in_too_many_pieces_is_refused() -> None:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -20,7 +21,7 @@ from wanspec_p2p.errors import AddressInUse, CloseCode, ConfigError, LinkClosed,
 from wanspec_p2p.links import membership
 from wanspec_p2p.links.base import Transport
 from wanspec_p2p.links.peer import PeerLink, accept, connect
-from wanspec_p2p.links.websocket import Listener, dial, listen
+from wanspec_p2p.links.websocket import DRAFT_PATH, Listener, dial, listen
 from wanspec_p2p.protocol.codec import AT_COORDINATOR_FROM_TARGET, AT_NODE_FROM_TARGET
 from wanspec_p2p.protocol.common_messages import Registered
 from wanspec_p2p.protocol.target_to_coordinator import Finished, RegisterTarget, TargetDrain, TargetMessage, Tokens
@@ -296,6 +297,30 @@ async def test_one_that_was_replaced_says_whose_key_it_was_and_what_to_do(
 async def test_without_a_token_it_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="wanspec target join TOKEN"):
         await service.run(TargetSettings(data_dir=tmp_path / "data", cache_dir=tmp_path))
+
+
+async def test_while_its_model_is_loading_whoever_dials_is_told_to_come_back(
+    coordinator: Coordinator, model: ScriptedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ports: list[int] = []
+
+    async def listening(*where: Any, **how: Any) -> Listener:
+        listener = await listen(*where, **how)
+        ports.append(listener.port)
+        return listener
+
+    async def load(name: str, **how: object) -> ScriptedModel:
+        transport = await dial(f"ws://127.0.0.1:{ports[0]}{DRAFT_PATH}", certificate=None)
+        with pytest.raises(PeerRefused, match="still loading its model") as caught:
+            await transport.receive()
+        assert caught.value.code == CloseCode.TRY_AGAIN_LATER
+        await transport.close()
+        return model
+
+    monkeypatch.setattr(service, "listen", listening)
+    monkeypatch.setattr(service, "load_language_model", load)
+    async with running(TargetSettings(data_dir=tmp_path / "d", cache_dir=tmp_path, join=coordinator.token())):
+        pass
 
 
 async def test_a_model_that_cannot_be_loaded_leaves_no_port_behind(
