@@ -52,8 +52,6 @@ Nonce = Callable[[int], bytes]
 
 _GOODBYE_SECONDS = 2.0
 """How long either side of a Goodbye waits for the other: to take it, or to close after it."""
-_UNANSWERED_PINGS = 8
-"""As many have to be out that nobody answered, however much time has passed."""
 
 
 @dataclass(slots=True)
@@ -228,7 +226,6 @@ class PeerLink(Generic[In]):
         self._peer, self._role = complete.peer, complete.role
         self._frames = frames
         self._pulse = Pulse(clock, pings)
-        self._unanswered: dict[int, float] = {}  # pings since one was answered, to the loop's time when they were sent
         self._inbox: deque[In] = deque()
         self._arrived, self._room = asyncio.Event(), asyncio.Event()
         self._ending: Ending | None = None
@@ -336,10 +333,10 @@ class PeerLink(Generic[In]):
                     patience.listen()
                     message = await self._frames.receive()
                     patience.rest()
-                    self._check_pongs(message)
                     if isinstance(message, Goodbye):
                         raise await self._last_words(message)
                     await self._take(message)
+                    self._pulse.check()
         except TimeoutError:
             reason = f"the peer was silent for {limits.SILENCE_SECONDS:g} s"
             self._end(LinkClosed(reason))
@@ -352,21 +349,6 @@ class PeerLink(Generic[In]):
             await transport.close()
         finally:
             self._end(LinkClosed("the link's reader stopped"))  # cancelled, or failed: nobody may wait for ever
-
-    def _check_pongs(self, message: In | CommonMessage) -> None:
-        """A peer of which frames come, and none of them answers a ping, hides how far away it is.
-
-        Raises:
-            RemoteProtocolError: it has done so for `PONG_SECONDS`.
-        """
-        if isinstance(message, Pong) and message.id in self._unanswered:
-            self._unanswered.clear()
-        if len(self._unanswered) < _UNANSWERED_PINGS:  # in fewer it may be us who stood still
-            return
-        since = next(iter(self._unanswered.values()))
-        if asyncio.get_running_loop().time() - since >= limits.PONG_SECONDS:
-            reason = f"Pings were left unanswered for {limits.PONG_SECONDS:g} s"
-            raise RemoteProtocolError(reason, CloseCode.POLICY_VIOLATION)
 
     async def _take(self, message: In | CommonMessage) -> None:
         if isinstance(message, Ping):
@@ -388,7 +370,6 @@ class PeerLink(Generic[In]):
         self._pulse.stopped_reading()
         while len(self._inbox) >= limits.MAX_QUEUE_FRAMES and self._ending is None:
             self._pulse.forget()  # pongs wait behind this message, and would measure our own slowness
-            self._unanswered.clear()
             self._room.clear()
             await self._room.wait()
         self._pulse.reads_again()
@@ -418,19 +399,13 @@ class PeerLink(Generic[In]):
                     self._ping_due = False
                     next_ping.cancel()
                     next_ping = loop.call_later(limits.PING_SECONDS, self.ping)
-                    await self._ping()
+                    await self._frames.send(self._pulse.ping(wants_pong=self.wants_pongs and self.reading))
                 else:
                     await self._pulse.wake.wait()
         except (LinkClosed, PeerRefused):
             pass  # the reader learns it too, and why
         finally:
             next_ping.cancel()
-
-    async def _ping(self) -> None:
-        ping = self._pulse.ping()
-        await self._frames.send(ping)
-        if self.wants_pongs and self.reading:
-            self._unanswered[ping.id] = asyncio.get_running_loop().time()
 
 
 def _for_sender(ending: Ending) -> LinkClosed | PeerRefused:

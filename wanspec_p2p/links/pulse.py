@@ -21,6 +21,8 @@ _ID_BITS = 52
 bit is always set: ids, and the frames they are in, have one length."""
 STRAY_PONGS = 32
 """How many more pongs than pings a peer may send. An honest one sends none: each is guesswork."""
+_MANY_IGNORED = 8
+"""As many have to be out that nobody answered, however much time has passed: with fewer we may have stood still."""
 _RTT_GAIN, _JITTER_GAIN = 1 / 8, 1 / 4  # RFC 6298 §2, alpha and beta
 
 
@@ -44,11 +46,16 @@ class Pulse:
         self._clock, self._nonce = clock, nonce
         self._unanswered = 0  # pings, whatever the pongs answered
         self._sent_at: dict[int, float] = {}  # the oldest first
+        self._ignored: dict[int, float] = {}  # those that want a pong, since one of them was answered, to when
         self._owed: Pong | None = None
         self._theirs = Allowance(limits.PINGS_AT_ONCE, limits.PINGS_A_SECOND)
 
-    def ping(self) -> Ping:
-        """The next ping to send, now."""
+    def ping(self, *, wants_pong: bool = False) -> Ping:
+        """The next ping to send, now.
+
+        Args:
+            wants_pong: whether it is held against the peer (`check`) if neither this one nor any later one is answered.
+        """
         now = self._clock.monotonic()
         drawn = int.from_bytes(self._nonce(8), "big") % 2**_ID_BITS
         ping = Ping(id=2**_ID_BITS + drawn, at=now)
@@ -56,6 +63,8 @@ class Pulse:
         self._sent_at[ping.id] = now
         if len(self._sent_at) > OUTSTANDING_PINGS:
             del self._sent_at[next(iter(self._sent_at))]
+        if wants_pong:
+            self._ignored[ping.id] = now
         return ping
 
     def pong(self, pong: Pong) -> None:
@@ -67,6 +76,8 @@ class Pulse:
         self._unanswered -= 1
         if self._unanswered < -STRAY_PONGS:
             raise RemoteProtocolError("more Pongs than Pings")
+        if pong.id in self._ignored:
+            self._ignored.clear()
         sent_at = self._sent_at.pop(pong.id, None)
         if sent_at is None:
             return
@@ -77,9 +88,22 @@ class Pulse:
         self.jitter += _JITTER_GAIN * (abs(self.rtt - sample) - self.jitter)  # of the estimate before this sample
         self.rtt += _RTT_GAIN * (sample - self.rtt)
 
+    def check(self) -> None:
+        """A peer of which frames come, and none of them answers a ping, hides how far away it is.
+
+        Raises:
+            RemoteProtocolError: it has done so for `PONG_SECONDS`.
+        """
+        if len(self._ignored) < _MANY_IGNORED:
+            return
+        if self._clock.monotonic() - next(iter(self._ignored.values())) >= limits.PONG_SECONDS:
+            reason = f"Pings were left unanswered for {limits.PONG_SECONDS:g} s"
+            raise RemoteProtocolError(reason, CloseCode.POLICY_VIOLATION)
+
     def forget(self) -> None:
         """The pongs of the pings that are out will come late for reasons of our own."""
         self._sent_at.clear()
+        self._ignored.clear()
 
     def stopped_reading(self) -> None:
         self._theirs.refill(self._clock.monotonic())

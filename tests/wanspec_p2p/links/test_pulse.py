@@ -68,6 +68,35 @@ def test_the_id_of_the_next_ping_cannot_be_told_from_those_before() -> None:
         assert msgspec.convert({"type": "ping", "id": id, "at": 0.0}, Ping).id == id
 
 
+def test_a_peer_that_answers_none_of_many_pings_is_at_fault_after_a_while() -> None:
+    clock = ManualClock()
+    pulse = Pulse(clock)
+    pings = []
+    for _ in range(7):
+        pings.append(pulse.ping(wants_pong=True))
+        clock.advance(limits.PONG_SECONDS)
+        pulse.check()
+    pulse.pong(Pong(id=pings[0].id + 1, at=0.0))  # a guess
+    pulse.ping()  # one that wants no answer
+    pulse.check()
+    pulse.ping(wants_pong=True)
+    with pytest.raises(RemoteProtocolError, match="left unanswered for 16 s") as caught:
+        pulse.check()
+    assert caught.value.code == CloseCode.POLICY_VIOLATION
+    pulse.pong(Pong(id=pings[3].id, at=0.0))
+    pulse.check()
+
+
+def test_pings_are_not_held_against_a_peer_while_we_do_not_read() -> None:
+    clock = ManualClock()
+    pulse = Pulse(clock)
+    for _ in range(20):
+        pulse.ping(wants_pong=True)
+        clock.advance(limits.PONG_SECONDS)
+    pulse.forget()
+    pulse.check()
+
+
 def test_forgotten_pings_are_not_measured() -> None:
     clock = ManualClock()
     pulse = Pulse(clock)
