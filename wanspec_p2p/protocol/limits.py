@@ -15,7 +15,8 @@ MAX_QUEUE_FRAMES = 64
 MAX_NAME = 128
 MAX_REASON = 512
 MAX_URL = 512
-MAX_LEASE = 4096
+MAX_LEASE = 16_384
+"""Characters of a signed lease, whatever its names and addresses are made of."""
 MAX_SECRET = 128
 MAX_FEATURES = 32
 MAX_MODELS = 16

@@ -126,7 +126,7 @@ def test_time_is_our_clocks(at: float, leeway: float, fault: str | None) -> None
             id="tampered",
         ),
         pytest.param(lambda: _signed(_payload(), typ="JWT"), "not a lease of this coordinator", id="another type"),
-        pytest.param(lambda: LEASE + "A" * MAX_LEASE_CHARACTERS, "longer than 4096 characters", id="oversized"),
+        pytest.param(lambda: LEASE + "A" * MAX_LEASE_CHARACTERS, "longer than 16384 characters", id="oversized"),
         pytest.param(lambda: "", "malformed", id="empty"),
         pytest.param(lambda: "a.b.c", "malformed", id="junk"),
         pytest.param(lambda: LEASE[: len(LEASE) // 2], "malformed", id="cut off"),
@@ -166,14 +166,23 @@ def test_junk_never_raises_anything_else(lease: str) -> None:
     _refusal(lease)
 
 
-def test_a_lease_fits_where_it_travels() -> None:
+@pytest.mark.parametrize("letter", ["o", "\U0001f600", "\x01"], ids=["ascii", "emoji", "control"])
+@pytest.mark.parametrize("sign", ["a", "\\"])
+def test_a_lease_fits_where_it_travels(letter: str, sign: str) -> None:
+    """Whatever a node and a target call themselves: a node that is sent a longer one would have to hang up."""
     assert MAX_LEASE_CHARACTERS == limits.MAX_LEASE
+    name = letter * limits.MAX_NAME
     widest = msgspec.structs.replace(
         CLAIMS,
-        owner="o" * 128,
-        site="s" * 128,
-        pool="p" * 128,
-        model="m" * 128,
-        addresses=tuple(f"wss://{'a' * 200}{i}" for i in range(8)),
+        owner=name,
+        site=name,
+        pool=name,
+        model=name,
+        addresses=tuple(f"wss://{sign}".ljust(limits.MAX_URL - 1, sign) + str(i) for i in range(limits.MAX_ADDRESSES)),
+        certificate="c" * 64,
+        expires=2**53,
     )
-    assert len(issue(COORDINATOR, widest)) <= MAX_LEASE_CHARACTERS
+    assert len(widest.addresses[0]) == limits.MAX_URL
+    lease = issue(COORDINATOR, widest)
+    assert len(lease) <= MAX_LEASE_CHARACTERS
+    assert _check(lease) == widest
