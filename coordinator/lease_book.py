@@ -23,6 +23,7 @@ from coordinator.instructions import Instruction, LeaseTerms, OfferLease, Record
 from coordinator.lease_shelf import LeaseShelf
 from coordinator.matching import Match, fitting_model
 from coordinator.records import AwaitedLease, LeaseRecord, NodeRecord, PeerState, TargetRecord, WantRecord
+from wanspec_p2p.links.absence import Absence
 from wanspec_p2p.protocol.common_messages import LeaseRevoked
 from wanspec_p2p.protocol.coordinator_to_target import Drafters, GrantedDrafter
 from wanspec_p2p.protocol.node_to_coordinator import LeaseAnswer
@@ -31,6 +32,9 @@ from wanspec_p2p.types import PeerId
 
 __all__ = ["LeaseBook"]
 
+UNANSWERED_SECONDS, LONGEST_UNANSWERED_SECONDS = 15.0, 960.0
+"""How long a node that left an offer unanswered is offered nothing, twice as long each time: a target waits for it
+meanwhile, and it may be silent to keep others away."""
 MAX_ENDED = 4096
 """Of one peer that are remembered: more than it has in the life of a lease, unless somebody makes them end."""
 HONOURED_SECONDS = 900.0
@@ -60,6 +64,7 @@ class LeaseBook:
         # By peer and jti: why a lease of its has ended before its time, and until when somebody may go on by it.
         self._ended: dict[PeerId, dict[str, tuple[str, float]]] = {}
         self._wants: dict[tuple[PeerId, str], WantRecord] = {}
+        self._silent = Absence(UNANSWERED_SECONDS, longest=LONGEST_UNANSWERED_SECONDS)
 
     @property
     def leases(self) -> Mapping[str, LeaseRecord]:
@@ -106,7 +111,7 @@ class LeaseBook:
         node, target = self._nodes.get(match.node), self._targets[want.target]
         if node is None or node.state is not PeerState.ACTIVE or self.taken(node.peer) >= node.slots:
             return []  # it changed while others were asked
-        if node.peer in self.partners(want.target):
+        if node.peer in self.partners(want.target) or self._silent.has(node.peer, at):
             return []
         lease = LeaseRecord(
             jti=self._new_id(),
@@ -134,6 +139,7 @@ class LeaseBook:
             if answer.accepted:
                 return []
             return self._revoke(lease, answer.reason or "the node let go of it", tell_node=False)
+        self._silent.forgive(node.peer)
         want = self._wants.get((lease.target, lease.want))
         if want is not None:
             want.outstanding.discard(lease.jti)
@@ -165,7 +171,7 @@ class LeaseBook:
     def tick(self, at: float) -> list[Instruction]:
         instructions: list[Instruction] = []
         for want in [want for want in self._wants.values() if at >= want.deadline]:
-            instructions += self._give_up(want)
+            instructions += self._give_up(at, want)
         self._forget_what_is_over(at)
         for lease in self._leases:
             if not lease.held:
@@ -176,11 +182,13 @@ class LeaseBook:
                 instructions += self._renew(at, lease)
         return instructions
 
-    def _give_up(self, want: WantRecord) -> list[Instruction]:
+    def _give_up(self, at: float, want: WantRecord) -> list[Instruction]:
         """Time is up: the offers still out are withdrawn, the target gets what there is."""
         instructions: list[Instruction] = []
         for jti in sorted(want.outstanding):
-            instructions += self._revoke(self._leases.by_jti[jti], "no answer in time")
+            lease = self._leases.by_jti[jti]
+            self._silent.add(lease.node, at)
+            instructions += self._revoke(lease, "no answer in time")
         want.outstanding.clear()
         return [*instructions, *self._answer_target(want)]
 

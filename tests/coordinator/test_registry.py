@@ -30,7 +30,7 @@ from coordinator.events import (
     Tick,
 )
 from coordinator.instructions import Close, Instruction, OfferLease, RecordLease, RenewLease, Send, TargetGone
-from coordinator.lease_book import HONOURED_SECONDS, MAX_ENDED
+from coordinator.lease_book import HONOURED_SECONDS, MAX_ENDED, UNANSWERED_SECONDS
 from coordinator.matching import Candidate
 from coordinator.records import NodeRecord, PeerState, Tally, TargetRecord
 from coordinator.registry import Registry
@@ -245,6 +245,32 @@ def test_who_does_not_answer_in_time_is_left_out_and_told(registry: Registry) ->
     assert [entry.jti for entry in drafters.message.drafters] == [in_time.terms.jti]
     assert answer(registry, late.terms.jti, link=late.link) == []  # too late
     assert list(registry.leases) == [in_time.terms.jti]
+
+
+def test_a_node_that_leaves_offers_unanswered_makes_nobody_wait_again_for_a_while(registry: Registry) -> None:
+    """However fast it says it is."""
+    add_node(registry, link=3, name="b", models=(drafter(speed=1e9),))
+    at = 0.0
+    for times in range(3):
+        (offer,) = ask(registry, at, want=f"w{times}")
+        assert isinstance(offer, OfferLease)
+        assert offer.link == 3
+        at += 2.0
+        registry.handle(Tick(at))
+        (other,) = ask(registry, at, want=f"x{times}")
+        assert isinstance(other, OfferLease)
+        assert other.link == NODE
+        answer(registry, other.terms.jti, accepted=False, at=at)
+        at += 2**times * UNANSWERED_SECONDS
+        for link in (NODE, 3):
+            registry.handle(NodeBeat(at, link, Heartbeat(0)))
+    (offer,) = ask(registry, at, want="y")
+    assert isinstance(offer, OfferLease)
+    assert offer.link == 3
+    answer(registry, offer.terms.jti, accepted=False, link=3, at=at)
+    (again,) = ask(registry, at, want="z")
+    assert isinstance(again, OfferLease)
+    assert again.link == 3, "a no is an answer"
 
 
 def test_a_node_has_no_more_leases_than_slots_and_one_a_target() -> None:

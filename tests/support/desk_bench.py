@@ -41,7 +41,7 @@ class Pool(DrafterPool):
             coordinator=mint.identity.public_key,
             per_session=1,
             clock=clock,
-            arrived=lambda: None,
+            arrived=lambda node: None,
             short=lambda: None,
         )
         self._model = model

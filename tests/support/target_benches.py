@@ -28,7 +28,7 @@ from wanspec_p2p.speculation.target_session import SessionSpec, TargetSession
 from wanspec_p2p.target.drafters import DrafterPool
 from wanspec_p2p.target.engine import Engine
 from wanspec_p2p.target.runner import SessionRunner
-from wanspec_p2p.types import FinishReason, Role, Sampling, SessionId, TokenId
+from wanspec_p2p.types import FinishReason, PeerId, Role, Sampling, SessionId, TokenId
 
 __all__ = ["ADDRESS", "PoolBench", "TargetBench", "running_target"]
 
@@ -87,7 +87,7 @@ class PoolBench:
     async def _before(self) -> None:
         await self.gate.wait()
 
-    def _arrived(self) -> None:
+    def _arrived(self, node: PeerId) -> None:
         self.came += 1
 
     def _left(self) -> None:

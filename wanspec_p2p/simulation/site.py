@@ -111,7 +111,7 @@ class Site(Watched):
             coordinator=self._coordinator.public_key,
             per_session=drafters,
             clock=self.clock,
-            arrived=self._changed.set,
+            arrived=lambda node: self._changed.set(),
             short=self._changed.set,
             tokenizer=target.info.tokenizer,
             hedge=hedge,

@@ -149,8 +149,10 @@ class Control:
         if self._pool is None or not self._registered:
             return
         now = self._clock.monotonic()
+        for node in self._recruiter.overdue(now):
+            log.info("a drafter that was granted did not come: perhaps it cannot reach this target", node=node)
         count = self._recruiter.missing(len(self._pool.attached), now, self._pool.lacking)
-        exclude = self._pool.unwanted
+        exclude = [*self._pool.unwanted, *self._recruiter.absent(now)]
         scouting = not count and self._pool.comparing and self._recruiter.scouts(now)
         if scouting:
             count, exclude = 1, [*exclude, *self._pool.released]
@@ -250,10 +252,12 @@ class Control:
                 raise RemoteProtocolError(f"{type(message).__name__} is not expected here")
 
     def _answered(self, message: Drafters) -> None:
-        if not self._recruiter.answered(message.want, len(message.drafters), self._clock.monotonic()):
+        here = () if self._pool is None else self._pool.attached  # a node may be faster than the answer
+        granted = [drafter.node for drafter in message.drafters if drafter.node not in here]
+        if not self._recruiter.answered(message.want, granted, self._clock.monotonic()):
             return
         reason = "" if message.drafters else message.reason or "none given"
-        attached = 0 if self._pool is None else len(self._pool.attached)
+        attached = len(here)
         scarcity = (reason, attached > 0) if reason else None
         if scarcity is not None and scarcity != self._scarcity:  # it is asked again every few seconds; said once
             if self._pool is not None and attached:

@@ -9,6 +9,7 @@ import structlog
 
 from wanspec_p2p.clock import Clock
 from wanspec_p2p.errors import CloseCode, LinkClosed, PeerRefused, RemoteProtocolError
+from wanspec_p2p.links.absence import Absence
 from wanspec_p2p.links.base import Link
 from wanspec_p2p.protocol.node_to_target import NodeToTarget
 from wanspec_p2p.protocol.target_to_node import TargetToNode
@@ -17,7 +18,7 @@ from wanspec_p2p.speculation.hedging import Lead
 from wanspec_p2p.speculation.instructions import AnnounceVerdict, OpenDraft, SendVerdict
 from wanspec_p2p.speculation.pace import Knowledge
 from wanspec_p2p.target.draft_link import DraftLink, attach
-from wanspec_p2p.target.retention import IDLE_SECONDS, Absent, Attached, Retention
+from wanspec_p2p.target.retention import IDLE_SECONDS, Attached, Retention
 from wanspec_p2p.target.runner import SessionRunner
 from wanspec_p2p.types import PeerId
 
@@ -53,7 +54,7 @@ class DrafterPool:
     me: this target's peer id: leases must name it.
     coordinator: the public key leases must be signed with.
     per_session: drafters each session gets, where there are so many.
-    arrived: called when a link came.
+    arrived: called when a node has shown its lease.
     short: called when one went, or sessions need more than there are; `lacking` says how many.
     tokenizer: fingerprint of the tokenizer drafters must share; None leaves that to the coordinator.
     hedge: whether another drafter is opened beside one that has gone silent.
@@ -69,7 +70,7 @@ class DrafterPool:
         coordinator: bytes,
         per_session: int,
         clock: Clock,
-        arrived: Callable[[], None],
+        arrived: Callable[[PeerId], None],
         short: Callable[[], None],
         tokenizer: str | None = None,
         hedge: bool = True,
@@ -81,7 +82,7 @@ class DrafterPool:
         self._sessions: dict[SessionRunner, set[PeerId]] = {}  # to the nodes that declined them, or lost their lanes
         self._rivals: dict[SessionRunner, dict[PeerId, PeerId]] = {}  # who shares a lane until one of them drafts
         self._revoked: dict[str, None] = {}  # in the order they came
-        self._dismissed, self._retention = Absent(DISMISSED_SECONDS), Retention()
+        self._dismissed, self._retention = Absence(DISMISSED_SECONDS), Retention()
         self._knowledge: Knowledge | None = None  # what its sessions share
         self._begun_at = -math.inf  # the last of them
         self._hedge, self._lead = hedge, Lead()
@@ -144,7 +145,7 @@ class DrafterPool:
         draft_link = DraftLink(link, lease, self._admit, self._lost, self._drafted, self._clock)
         self._replace(draft_link)
         log.info("a node attached", node=link.peer, owner=lease.owner, site=lease.site, model=lease.model)
-        self._arrived()
+        self._arrived(link.peer)
         try:
             await draft_link.serve()
         finally:
@@ -372,7 +373,7 @@ class DrafterPool:
         claims = check(lease, coordinator=self._coordinator, clock=self._clock, node=node, target=self._me)
         if claims.jti in self._revoked:
             raise RemoteProtocolError("the lease was revoked", CloseCode.LEASE_REFUSED)
-        if node in self._dismissed.at(self._clock.monotonic()):
+        if self._dismissed.has(node, self._clock.monotonic()):
             raise RemoteProtocolError("nothing it drafted was of use lately", CloseCode.IDLE)
         if self._tokenizer is not None and claims.tokenizer != self._tokenizer:
             raise RemoteProtocolError(

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 
+from wanspec_p2p.links.absence import Absence
 from wanspec_p2p.protocol import limits
+from wanspec_p2p.types import PeerId
 
-__all__ = ["ARRIVAL_SECONDS", "ASK_AGAIN_SECONDS", "FIRST_SCOUT_SECONDS", "RAREST_SCOUT_SECONDS", "Recruiter"]
+__all__ = [
+    "ABSENT_SECONDS",
+    "ARRIVAL_SECONDS",
+    "ASK_AGAIN_SECONDS",
+    "FIRST_SCOUT_SECONDS",
+    "LONGEST_ABSENT_SECONDS",
+    "RAREST_SCOUT_SECONDS",
+    "Recruiter",
+]
 
 ASK_AGAIN_SECONDS = 2.0
 """After an answer that was not enough."""
 ARRIVAL_SECONDS = 5.0
 """How long a node that was granted a lease may take to dial before another is asked for."""
+ABSENT_SECONDS, LONGEST_ABSENT_SECONDS = 30.0, 960.0
+"""How long one that did not is not asked for again, twice as long each time: it may say yes to keep others away."""
 FIRST_SCOUT_SECONDS, RAREST_SCOUT_SECONDS = 60.0, 960.0
 """When a target that has all it wants asks for one more, which may be better; twice as long after each that was not."""
 SPREAD = 0.25
@@ -27,7 +40,8 @@ class Recruiter:
         self._rng = rng
         self._asked: str | None = None
         self._asked_at = 0.0
-        self._expected: list[float] = []  # when granted nodes are given up on
+        self._expected: dict[PeerId, float] = {}  # nodes that were granted, to when they are given up on
+        self._absent = Absence(ABSENT_SECONDS, longest=LONGEST_ABSENT_SECONDS)
         self._not_before = 0.0
         self._scouting = False  # what was asked last is a scout
         self._scout_seconds = FIRST_SCOUT_SECONDS
@@ -39,13 +53,25 @@ class Recruiter:
         Args:
             lacking: how many more sessions could use, whatever is attached.
         """
-        self._expected = [deadline for deadline in self._expected if deadline > now]
+        self.overdue(now)
         short = max(self.wanted - attached, lacking)
         if short > 0 and self._scout_at is not None:
             self._look_again(now)  # not before all have been there for a while
         if self._waits(now):
             return 0
         return max(0, min(short, limits.MAX_DRAFTERS) - len(self._expected))
+
+    def overdue(self, now: float) -> list[PeerId]:
+        """Nodes that should have come since this was last asked."""
+        late = [node for node, deadline in self._expected.items() if deadline <= now]
+        for node in late:
+            del self._expected[node]
+            self._absent.add(node, now)
+        return late
+
+    def absent(self, now: float) -> list[PeerId]:
+        """Nodes not to be asked for, since they said they would come and did not."""
+        return self._absent.at(now)
 
     def scouts(self, now: float) -> bool:
         """Whether to ask for one more, where nobody is missing and those attached are at work."""
@@ -71,19 +97,19 @@ class Recruiter:
         self._scout_seconds = FIRST_SCOUT_SECONDS
         self._look_again(now)
 
-    def answered(self, want: str, granted: int, now: float) -> bool:
+    def answered(self, want: str, granted: Iterable[PeerId], now: float) -> bool:
         """Whether that matters: what was asked is answered, and was asked because drafters are missing."""
         if want != self._asked:
             return False
         self._asked = None
-        self._expected += [now + ARRIVAL_SECONDS] * granted
+        self._expected |= dict.fromkeys(granted, now + ARRIVAL_SECONDS)
         self._not_before = now + ASK_AGAIN_SECONDS
         return not self._scouting
 
-    def arrived(self) -> None:
+    def arrived(self, node: PeerId) -> None:
         """A node attached."""
-        if self._expected:
-            self._expected.pop(0)
+        self._expected.pop(node, None)
+        self._absent.forgive(node)
 
     def reset(self) -> None:
         """The coordinator was lost, and what was asked of it with it."""

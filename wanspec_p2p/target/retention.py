@@ -11,17 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from wanspec_p2p.links.absence import Absence
 from wanspec_p2p.types import PeerId
 
 __all__ = [
     "BETTER",
     "IDLE_SECONDS",
-    "MAX_ABSENT",
     "PATIENCE_SECONDS",
     "RELEASED_SECONDS",
     "SPARE_SECONDS",
     "TRIAL_SECONDS",
-    "Absent",
     "Attached",
     "Farewell",
     "Retention",
@@ -39,28 +38,6 @@ RELEASED_SECONDS = 1800.0
 """One that was let go is not looked at again for so long, unless drafters are missing."""
 SPARE_SECONDS = 600.0
 """After a drafter went silent a node more than is wanted stays: the next such drafter is replaced at once."""
-MAX_ABSENT = 1024
-"""Nodes that are remembered for not being asked."""
-
-
-class Absent:
-    """Nodes that are not asked for again for so many seconds."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._until: dict[PeerId, float] = {}  # in this order
-
-    def add(self, node: PeerId, now: float) -> None:
-        self._until.pop(node, None)
-        self._until[node] = now + self._seconds
-        if len(self._until) > MAX_ABSENT:
-            del self._until[next(iter(self._until))]
-
-    def at(self, now: float) -> list[PeerId]:
-        """Those that are absent still."""
-        for node in [node for node, until in self._until.items() if until <= now]:
-            del self._until[node]
-        return list(self._until)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +72,7 @@ class Retention:
 
     def __init__(self) -> None:
         self.retiring: frozenset[PeerId] = frozenset()
-        self._released = Absent(RELEASED_SECONDS)
+        self._released = Absence(RELEASED_SECONDS)
         self._spare_until = -math.inf
 
     def spare_wanted(self, now: float) -> None:

@@ -9,6 +9,7 @@ from tests.support.target_benches import PoolBench
 from tests.support.target_kit import FakeNode, Mint, target_alone, until
 from tests.support.virtual_time import in_virtual_time
 from wanspec_p2p.errors import CloseCode, LinkClosed
+from wanspec_p2p.links import absence
 from wanspec_p2p.links.memory import Path
 from wanspec_p2p.protocol.node_to_target import Decline, Draft
 from wanspec_p2p.protocol.target_to_node import Close
@@ -477,7 +478,7 @@ async def test_a_node_that_drafted_for_nothing_is_let_go_and_not_asked_for_until
 
 @in_virtual_time
 async def test_dismissals_without_end_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "MAX_ABSENT", 2)
+    monkeypatch.setattr(absence, "MAX_ABSENT", 2)
     async with PacedBench(per_session=4) as bench:
         nodes = [await bench.node() for _ in range(4)]
         bench.session(count=700, knowledge=Knowledge())

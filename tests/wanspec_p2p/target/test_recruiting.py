@@ -6,6 +6,7 @@ import pytest
 
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.target.recruiting import (
+    ABSENT_SECONDS,
     ARRIVAL_SECONDS,
     ASK_AGAIN_SECONDS,
     FIRST_SCOUT_SECONDS,
@@ -13,6 +14,9 @@ from wanspec_p2p.target.recruiting import (
     SPREAD,
     Recruiter,
 )
+from wanspec_p2p.types import PeerId
+
+NODES = [PeerId(letter * 32) for letter in "abc"]
 
 
 def recruiter_of(wanted: int) -> Recruiter:
@@ -35,7 +39,7 @@ def test_nothing_is_missing_when_all_are_there() -> None:
 def test_nodes_that_were_granted_are_given_time_to_dial() -> None:
     recruiter = recruiter_of(2)
     recruiter.asked("w1", 0.0)
-    recruiter.answered("w1", 1, 0.5)
+    recruiter.answered("w1", NODES[:1], 0.5)
     assert recruiter.missing(attached=0, now=0.5 + ASK_AGAIN_SECONDS) == 1
     assert recruiter.missing(attached=0, now=0.5 + ARRIVAL_SECONDS + 0.1) == 2
 
@@ -43,8 +47,8 @@ def test_nodes_that_were_granted_are_given_time_to_dial() -> None:
 def test_a_node_that_attached_is_not_waited_for_any_more() -> None:
     recruiter = recruiter_of(2)
     recruiter.asked("w1", 0.0)
-    recruiter.answered("w1", 2, 0.5)
-    recruiter.arrived()
+    recruiter.answered("w1", NODES[:2], 0.5)
+    recruiter.arrived(NODES[0])
     later = 0.5 + ASK_AGAIN_SECONDS
     assert recruiter.missing(attached=1, now=later) == 0
     assert recruiter.missing(attached=0, now=later) == 1  # it left again; the other one is still expected
@@ -53,7 +57,7 @@ def test_a_node_that_attached_is_not_waited_for_any_more() -> None:
 def test_an_answer_that_was_not_enough_is_followed_by_a_pause() -> None:
     recruiter = recruiter_of(2)
     recruiter.asked("w1", 0.0)
-    recruiter.answered("w1", 0, 0.5)
+    recruiter.answered("w1", NODES[:0], 0.5)
     assert recruiter.missing(attached=0, now=0.6) == 0
     assert recruiter.missing(attached=0, now=0.5 + ASK_AGAIN_SECONDS) == 2
 
@@ -69,21 +73,43 @@ def test_a_question_without_an_answer_is_asked_again() -> None:
 def test_an_answer_to_another_question_changes_nothing(want: str) -> None:
     recruiter = recruiter_of(1)
     recruiter.asked("w1", 0.0)
-    recruiter.answered(want, 1, 0.1)
+    recruiter.answered(want, NODES[:1], 0.1)
     assert recruiter.missing(attached=0, now=ARRIVAL_SECONDS) == 1
 
 
 def test_a_new_coordinator_link_is_asked_at_once() -> None:
     recruiter = recruiter_of(1)
     recruiter.asked("w1", 0.0)
-    recruiter.answered("w1", 1, 0.1)
+    recruiter.answered("w1", NODES[:1], 0.1)
     recruiter.reset()
     assert recruiter.missing(attached=0, now=0.2) == 1
 
 
+def test_nodes_that_do_not_come_are_not_asked_for_again_until_they_have() -> None:
+    recruiter, now = recruiter_of(2), 0.0
+    for times in range(3):
+        recruiter.asked("w", now)
+        recruiter.answered("w", NODES[:2], now)
+        now += ARRIVAL_SECONDS
+        assert recruiter.absent(now - 0.1) == []
+        assert recruiter.overdue(now) == NODES[:2]
+        assert recruiter.overdue(now) == []
+        assert recruiter.missing(0, now) == 2
+        now += 2**times * ABSENT_SECONDS
+        assert recruiter.absent(now - 0.1) == NODES[:2]
+        assert recruiter.absent(now) == []
+    recruiter.arrived(NODES[0])
+    recruiter.asked("w", now)
+    recruiter.answered("w", NODES[:2], now)
+    recruiter.arrived(NODES[1])
+    recruiter.overdue(now + ARRIVAL_SECONDS)
+    assert recruiter.absent(now + ARRIVAL_SECONDS) == NODES[:1]
+    assert recruiter.absent(now + ARRIVAL_SECONDS + ABSENT_SECONDS) == []
+
+
 def test_an_unexpected_arrival_is_no_error() -> None:
     recruiter = recruiter_of(1)
-    recruiter.arrived()
+    recruiter.arrived(NODES[0])
     assert recruiter.missing(attached=1, now=0.0) == 0
 
 
@@ -92,7 +118,7 @@ def test_more_than_usual_are_asked_for_where_sessions_lack_them() -> None:
     assert recruiter.missing(2, 0.0) == 0
     assert recruiter.missing(2, 0.0, lacking=1) == 1
     recruiter.asked("w", 0.0)
-    recruiter.answered("w", 1, 0.1)
+    recruiter.answered("w", NODES[:1], 0.1)
     assert recruiter.missing(2, 0.1 + ASK_AGAIN_SECONDS, lacking=1) == 0, "one is on its way"
     assert recruiter.missing(2, 0.2 + ARRIVAL_SECONDS, lacking=1000) == limits.MAX_DRAFTERS
 
@@ -105,8 +131,8 @@ def scouted_at(recruiter: Recruiter, since: float, until: float) -> list[float]:
         if recruiter.scouts(now):
             found.append(now)
             recruiter.asked("scout", now, scouting=True)
-            assert not recruiter.answered("scout", 1, now), "that there are none matters to nobody"
-            recruiter.arrived()
+            assert not recruiter.answered("scout", NODES[:1], now), "that there are none matters to nobody"
+            recruiter.arrived(NODES[0])
         now += 1.0
     return found
 
@@ -140,9 +166,9 @@ def test_while_an_answer_or_a_node_is_under_way_none_is_looked_for() -> None:
     assert not recruiter.scouts(0.0)
     recruiter.asked("w1", due)
     assert not recruiter.scouts(due)
-    assert recruiter.answered("w1", 1, due)
+    assert recruiter.answered("w1", NODES[:1], due)
     assert not recruiter.scouts(due + ASK_AGAIN_SECONDS), "it has to arrive first"
-    recruiter.arrived()
+    recruiter.arrived(NODES[0])
     assert recruiter.scouts(due + ASK_AGAIN_SECONDS)
 
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from wanspec_p2p.target import retention
 from wanspec_p2p.target.retention import (
     BETTER,
     IDLE_SECONDS,
@@ -12,7 +11,6 @@ from wanspec_p2p.target.retention import (
     RELEASED_SECONDS,
     SPARE_SECONDS,
     TRIAL_SECONDS,
-    Absent,
     Attached,
     Retention,
 )
@@ -96,13 +94,3 @@ def test_after_a_drafter_went_silent_one_more_stays_for_a_while() -> None:
     attached = [node(OLD), node(NEW)]
     assert retained.look(attached, 1, 5.0, 10.0 + LONG).nodes == []
     assert retained.stay(2, 10.0 + SPARE_SECONDS) == 2
-
-
-def test_the_absent_are_forgotten_in_time_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "MAX_ABSENT", 2)
-    absent = Absent(10.0)
-    for now, name in ((0.0, OLD), (1.0, OTHER), (2.0, OLD), (3.0, NEW)):
-        absent.add(name, now)
-    assert absent.at(3.0) == [OLD, NEW]
-    assert absent.at(12.0) == [NEW]
-    assert absent.at(13.0) == []

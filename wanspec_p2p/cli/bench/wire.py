@@ -79,7 +79,7 @@ async def measure(
         coordinator=coordinator.public_key,
         per_session=1,
         clock=clock,
-        arrived=attached.set,
+        arrived=lambda node: attached.set(),
         short=lambda: None,
         tokenizer=target.info.tokenizer,
     )
