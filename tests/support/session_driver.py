@@ -195,7 +195,8 @@ class Drive:
                     assert not self._busy
                     self._local_running = segment
                 case PrepareNoise(positions):
-                    self.target.sampler.noise.prepare(positions)
+                    for position in positions:
+                        self.target.sampler.noise.row(position)
                 case OpenDraft(drafter) | AnnounceVerdict(drafter) | SendVerdict(drafter) | CloseDraft(drafter):
                     self.links[drafter].down.append(instruction)
                 case Emit(position, committed):

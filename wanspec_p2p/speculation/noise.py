@@ -6,8 +6,6 @@ machines that never met draw the same one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,7 +31,10 @@ def gumbel_row(seed: bytes, position: int, size: int) -> NDArray[np.float64]:
 
 
 class Noise:
-    """The rows of one session, kept from when they are prepared until their position is settled; KEPT_ROWS at most."""
+    """The rows of one session, kept from when they are drawn, perhaps ahead of need, until their position is settled.
+
+    They are KEPT_ROWS at most.
+    """
 
     def __init__(self, seed: bytes, vocab_size: int) -> None:
         if len(seed) != SEED_BYTES:
@@ -43,17 +44,13 @@ class Noise:
         self._rows: dict[int, NDArray[np.float64]] = {}
 
     def row(self, position: int) -> NDArray[np.float64]:
+        """Milliseconds where it has not been drawn yet and the vocabulary is large."""
         row = self._rows.get(position)
         if row is None:
             if len(self._rows) >= KEPT_ROWS:
                 del self._rows[next(iter(self._rows))]  # the one that was drawn first
             row = self._rows[position] = gumbel_row(self._seed, position, self._size)
         return row
-
-    def prepare(self, positions: Iterable[int]) -> None:
-        """Draw rows ahead of need, while the model runs."""
-        for position in positions:
-            self.row(position)
 
     def settle(self, position: int) -> None:
         """Forget every row before `position`."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -33,6 +33,8 @@ MAX_ROWS = 512
 """Tokens and tree nodes: a pass of so many takes no more sessions in. The logits of all are in memory at once."""
 SLOW_PASS_SECONDS = 30.0
 """A pass cannot be interrupted and everyone waits for it, so one that takes this long is worth a line in the log."""
+
+_LAST = object()
 
 log = structlog.get_logger(__name__)
 
@@ -66,12 +68,19 @@ class _Request:
     """One session's wish to take part in a pass."""
 
     begin: Callable[[Turn], Segment | None]
-    meanwhile: Callable[[], None]
+    meanwhile: Callable[[], Iterator[None]]
     wish: Callable[[], Wish]
     rows: asyncio.Future[Rows | None]
     segment: Segment | None = None
     forward: asyncio.Future[list[Rows]] | None = None  # the pass it is in
     fault: Exception | None = None  # of its own, told when the pass is over
+
+    def steps(self) -> Iterator[None]:
+        """`meanwhile`, its own trouble kept."""
+        try:
+            yield from self.meanwhile()
+        except Exception as error:
+            self.fault = error
 
     def fail(self, error: Exception) -> None:
         if not self.rows.done():
@@ -134,7 +143,7 @@ class Engine:
     async def take_part(
         self,
         begin: Callable[[Turn], Segment | None],
-        meanwhile: Callable[[], None] = lambda: None,
+        meanwhile: Callable[[], Iterator[None]] = lambda: iter(()),
         wish: Callable[[], Wish] = Wish,
     ) -> Rows | None:
         """Run one segment in the next pass. Cancelled while that runs, it ends only when the pass has.
@@ -142,7 +151,7 @@ class Engine:
         Args:
             begin: called just before a pass begins; None leaves it to the others. If it was the drafter's, the session
                 waits for the next.
-            meanwhile: called while it runs, unless it ends before.
+            meanwhile: what to do while it runs, in steps; those that are left when it ends are left out.
             wish: what it could do with a pass; called when one is made up, right before `begin`.
 
         Returns:
@@ -182,6 +191,11 @@ class Engine:
                     await self._run(batch, self.model)
                 # Those who took part settle what they got, and ask again, before the next pass is made up.
                 await asyncio.sleep(0)
+        except Exception as error:
+            log.exception("no pass could be made up: this is a bug")
+            for request in self._asked:
+                request.fail(error)
+            self._asked.clear()
         finally:
             self._passes = None
             for request in self._asked:  # none, but where this task was cancelled: nobody else would tell them
@@ -277,14 +291,14 @@ class Engine:
 
     async def _use_the_time(self, batch: list[_Request], forward: asyncio.Future[list[Rows]]) -> None:
         await asyncio.sleep(0)  # let the pass reach the model before anything takes the processor
-        for request in batch:
-            if forward.done():
-                break
-            try:
-                request.meanwhile()
-            except Exception as error:
-                request.fault = error
-            await asyncio.sleep(0)  # links and other tasks have their turn in between
+        under_way = [request.steps() for request in batch]
+        while under_way:  # a step of each in turn
+            for steps in tuple(under_way):
+                if forward.done():
+                    return
+                if next(steps, _LAST) is _LAST:
+                    under_way.remove(steps)
+                await asyncio.sleep(0)  # links and other tasks have their turn in between
 
     def _slow(self, sessions: int) -> None:
         log.warning(

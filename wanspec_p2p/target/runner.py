@@ -7,7 +7,7 @@ those find no drafter to speak to and nobody who waits for the model, and change
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import structlog
@@ -179,10 +179,13 @@ class SessionRunner:
         log.error("the target's own drafter failed: the session goes on without it", error=str(error), exc_info=ours)
         return LocalFailed(str(error), self._clock.monotonic())
 
-    def _prepare(self, instructions: list[TargetInstruction]) -> None:
+    def _prepare(self, instructions: list[TargetInstruction]) -> Iterator[None]:
+        """Row by row: one takes milliseconds, and a junk draft that goes deep must not hold everybody up."""
         for instruction in instructions:
             if isinstance(instruction, PrepareNoise):
-                self.session.sampler.noise.prepare(instruction.positions)
+                for position in instruction.positions:
+                    self.session.sampler.noise.row(position)
+                    yield
 
     def _carry_out(self, instruction: TargetInstruction) -> None:
         match instruction:

@@ -87,9 +87,8 @@ def test_rows_do_not_depend_on_the_order_they_are_asked_for() -> None:
         assert np.array_equal(noise.row(position), gumbel_row(SEED, position, 16))
 
 
-def test_prepared_rows_are_kept_until_their_position_is_settled() -> None:
+def test_rows_are_kept_until_their_position_is_settled() -> None:
     noise = Noise(SEED, 16)
-    noise.prepare(range(10, 14))
     kept = {position: noise.row(position) for position in range(10, 14)}
     noise.settle(12)
     assert noise.row(12) is kept[12]

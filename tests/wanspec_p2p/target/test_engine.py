@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -131,7 +133,7 @@ async def test_who_has_nothing_to_run_leaves_the_pass_to_the_others_at_once() ->
 async def test_whoever_fails_to_begin_or_to_use_the_time_fails_alone() -> None:
     bench = Bench()
 
-    def broken(turn: object = None) -> None:
+    def broken(turn: object = None) -> Any:
         raise RuntimeError("a bug")
 
     begin = asyncio.create_task(bench.engine.take_part(broken))
@@ -149,7 +151,8 @@ async def test_a_pass_is_over_before_the_trouble_of_one_that_shared_it_is_told()
     """Who is told releases its cache, and the pass writes to it."""
     bench = Bench()
 
-    def broken() -> None:
+    def broken() -> Iterator[None]:
+        yield
         raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):
@@ -162,9 +165,61 @@ async def test_a_pass_is_over_before_the_trouble_of_one_that_shared_it_is_told()
 async def test_the_time_of_a_pass_is_used_while_it_runs() -> None:
     bench = Bench()
     used: list[float] = []
-    await bench.engine.take_part(lambda turn: Segment("a", 0, (), (1,)), lambda: used.append(now()))
-    assert used == [0.0]
+
+    def use() -> Iterator[None]:
+        used.append(now())
+        yield
+        used.append(now())
+
+    await bench.engine.take_part(lambda turn: Segment("a", 0, (), (1,)), use)
+    assert used == [0.0, 0.0]
     assert now() == 1.0
+    await bench.idle()
+
+
+@in_virtual_time
+async def test_what_is_done_meanwhile_ends_with_the_pass_and_everybody_has_a_turn() -> None:
+    bench = Bench()
+    steps: list[str] = []
+    ended = asyncio.Event()
+
+    def use(name: str, ends_at: int | None = None) -> Iterator[None]:
+        for step in itertools.count():
+            steps.append(f"{name}{step}")
+            if step == ends_at:
+                ended.set()
+            yield
+
+    async def until_ended(batch: Sequence[Segment]) -> None:
+        await ended.wait()
+
+    bench.model.before_forward = until_ended
+    uses = {"a": use("a"), "b": use("b", ends_at=2), "c": use("c")}
+    parts = [
+        bench.engine.take_part(lambda turn, name=name: Segment(name, 0, (), (1,)), lambda use=use: use)  # type: ignore[misc]  # mypy cannot infer these
+        for name, use in uses.items()
+    ]
+    assert all(rows is not None for rows in await asyncio.gather(*parts))
+    assert steps[:8] == ["a0", "b0", "c0", "a1", "b1", "c1", "a2", "b2"]
+    assert len(steps) < 30, "the pass is over: what is left of the steps is left out"
+    await bench.idle()
+
+
+@in_virtual_time
+async def test_where_no_pass_can_be_made_up_nobody_waits_for_one() -> None:
+    bench = WithDrafter()
+
+    def broken(wishes: Sequence[Wish], most: int) -> list[int]:
+        raise RuntimeError("a bug")
+
+    verification_rows, bench.plan.verification_rows = bench.plan.verification_rows, broken  # type: ignore[method-assign]  # on purpose
+    sessions = [asyncio.create_task(bench.session(name)) for name in "ab"]
+    for session in sessions:
+        with pytest.raises(RuntimeError, match="a bug"):
+            await session
+    bench.plan.verification_rows = verification_rows  # type: ignore[method-assign]  # as above
+    await bench.session("c")
+    assert bench.order == ["verify c"]
     await bench.idle()
 
 
