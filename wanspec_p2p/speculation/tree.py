@@ -260,7 +260,9 @@ class DraftTree:
                 left.append(node_id)
         for node_id in left[: max(0, len(left) - most)]:
             node = self._nodes.pop(node_id)
-            del self.children(node.parent)[node.token], self._by_hash[node.hash]
+            del self.children(node.parent)[node.token]
+            if self._by_hash.get(node.hash) == node_id:  # eight bytes, which somebody may have searched a match for
+                del self._by_hash[node.hash]
             for peer in node.holders:
                 self._held[peer] -= 1
 

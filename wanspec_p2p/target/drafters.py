@@ -143,10 +143,10 @@ class DrafterPool:
             await link.close()
             return
         draft_link = DraftLink(link, lease, self._admit, self._lost, self._drafted, self._clock)
-        self._replace(draft_link)
-        log.info("a node attached", node=link.peer, owner=lease.owner, site=lease.site, model=lease.model)
-        self._arrived(link.peer)
         try:
+            self._replace(draft_link)
+            log.info("a node attached", node=link.peer, owner=lease.owner, site=lease.site, model=lease.model)
+            self._arrived(link.peer)
             await draft_link.serve()
         finally:
             if self._links.get(link.peer) is draft_link:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.support.session_rows import check_tree, prefix_hash
+from wanspec_p2p.speculation import tree as tree_module
 from wanspec_p2p.speculation.tree import ROOT, DraftTree, Merge, chain_hash, session_hash
 from wanspec_p2p.types import PeerId, SessionId
 
@@ -57,6 +58,20 @@ def draft(
 
 def branches(tree: DraftTree) -> set[tuple[int, ...]]:
     return {tuple(tree.path(node)) for node in tree}
+
+
+def test_paths_of_one_hash_break_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight bytes are few enough for a node that searches."""
+    monkeypatch.setattr(tree_module, "chain_hash", lambda before, token: bytes(8))
+    tree = tree_of()
+    for token in range(4):
+        node, _ = tree.add(ROOT, token, A)
+        tree.add(node, token, B)
+    tree.shed((), 3)
+    assert len(tree) == 3
+    tree.commit((0,))
+    tree.shed((), 0)
+    assert len(tree) == 0
 
 
 def test_hashes_are_the_published_chain() -> None:

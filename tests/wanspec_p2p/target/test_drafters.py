@@ -477,6 +477,25 @@ async def test_a_node_that_drafted_for_nothing_is_let_go_and_not_asked_for_until
 
 
 @in_virtual_time
+async def test_a_node_that_no_session_can_be_given_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever went wrong: it would hold a lane, and draft nothing."""
+
+    def broken(*arguments: object) -> None:
+        raise RuntimeError("a bug")
+
+    async with PoolBench() as bench:
+        runner = bench.session()
+        monkeypatch.setattr(runner, "join", broken)
+        node = await bench.dial()
+        await node.attach(bench.mint.lease(node.identity.peer_id))
+        with pytest.raises(RuntimeError, match="a bug"):
+            await bench._serving.pop()
+        assert bench.pool.attached == []
+        monkeypatch.undo()
+        await bench.finish()
+
+
+@in_virtual_time
 async def test_dismissals_without_end_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(absence, "MAX_ABSENT", 2)
     async with PacedBench(per_session=4) as bench:
