@@ -253,8 +253,10 @@ class DraftLink:
 
     def _grant(self, window: Window) -> WireWindow:
         """A word that gives a window is credit for as many tokens: a drafter that keeps to its window, however that
-        changes, never sends more between two words that it reads."""
-        self._credit = min(self._credit + window.tokens, MAX_CREDIT * len(self._sessions))
+        changes, never sends more between two words that it reads. What was saved up stays when sessions end: it may be
+        under way."""
+        saved_up = min(self._credit + window.tokens, MAX_CREDIT * len(self._sessions))
+        self._credit = max(self._credit, saved_up)
         return WireWindow(positions=window.positions, tokens=window.tokens)
 
     def _say(self, message: TargetToNode) -> None:

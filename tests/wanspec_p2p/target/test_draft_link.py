@@ -147,6 +147,30 @@ async def test_what_a_way_that_stood_still_holds_back_is_credit_saved_and_no_mor
 
 
 @in_virtual_time
+async def test_credit_that_was_given_stays_when_other_answers_end() -> None:
+    """What was drafted for them, and for those that go on, may be under way."""
+    async with PoolBench() as bench:
+        node = await bench.node()
+        bench.session(count=1000)
+        long = await node.opened()
+        for number in range(7):
+            bench.session(f"short-{number}", count=20)
+        bench.gate.set()
+        windows, ended = 0, 0
+        while ended < 7:
+            message = await node.link.receive()
+            windows += isinstance(message, Open) or (isinstance(message, Verdict) and message.window is None)
+            ended += isinstance(message, Close)
+        bench.gate.clear()
+        assert windows * long.window.tokens > 2 * MAX_CREDIT
+        for _ in range(2 * MAX_CREDIT // 64):
+            await node.draft(long, [0] * 64)
+        await settled()
+        assert bench.pool.attached
+        await bench.finish()
+
+
+@in_virtual_time
 async def test_a_frame_that_is_no_message_ends_the_link_and_not_the_session() -> None:
     async with PoolBench() as bench:
         node = await bench.node()
