@@ -129,17 +129,26 @@ class Control:
             PeerRefused: the coordinator does not want this target; trying again would change nothing.
             RemoteProtocolError: on first contact, whoever answered is not the coordinator of the join token.
         """
-        ticking = asyncio.create_task(self._tick(), name="heartbeats")
+        tasks = (
+            asyncio.create_task(self._dial_again_and_again(), name="link to the coordinator"),
+            asyncio.create_task(self._tick(), name="heartbeats"),
+        )
         try:
-            while True:
-                reason = await self._stay_linked()
-                delay = self._backoff.next()
-                log.warning("no coordinator", reason=reason, again_in_seconds=round(delay, 1))
-                await self._sleep(delay)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # both go on for ever: it is why one does not
         finally:
-            ticking.cancel()
-            await asyncio.gather(ticking, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self._desk.cancel_all()
+
+    async def _dial_again_and_again(self) -> None:
+        while True:
+            reason = await self._stay_linked()
+            delay = self._backoff.next()
+            log.warning("no coordinator", reason=reason, again_in_seconds=round(delay, 1))
+            await self._sleep(delay)
 
     def drain(self, reason: str) -> None:
         self._outbox.say(TargetDrain(reason))

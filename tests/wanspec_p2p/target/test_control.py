@@ -475,3 +475,17 @@ async def test_a_coordinator_that_does_not_read_is_given_up(monkeypatch: pytest.
         assert any("does not read" in line["reason"] for line in logs if line["event"] == "no coordinator")
         assert bench.target.desk.active == 0
         await bench.coordinator.taken_in()
+
+
+@in_virtual_time
+async def test_what_fails_in_a_heartbeat_ends_the_target_instead_of_its_heartbeats(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise RuntimeError("a bug")
+
+    async with running_target() as bench:
+        await bench.coordinator.taken_in()
+        monkeypatch.setattr(bench.target.pool, "close_expired", broken)
+        with pytest.raises(RuntimeError, match="a bug"):
+            await bench.ended()
