@@ -137,7 +137,7 @@ def _load(weights: Weights, placement: Placement, *, exact: bool) -> tuple[Model
             attention=attention_name(exact=exact),
         )
         vocab_size = min(weights.tokenizer.vocab_size, int(model.get_input_embeddings().num_embeddings))
-        passes = Passes(model, vocab_size=vocab_size, exact=exact)
+        passes = Passes(model, vocab_size=weights.tokenizer.vocab_size, exact=exact)
         verdict = self_test(passes, vocab_size)
     except ModelError:
         raise

@@ -167,9 +167,15 @@ class SessionRunner:
                 raise
             self.feed(self._failed(error, drafting))
             return
-        if rows is not None:
-            event = LocalDrafted if drafting else Verified
-            self.feed(event(list(rows), self._clock.monotonic()))
+        if rows is None:
+            return
+        if not drafting:
+            self.feed(Verified(list(rows), self._clock.monotonic()))
+            return
+        try:
+            self.feed(LocalDrafted(list(rows), self._clock.monotonic()))
+        except Exception as error:
+            self.feed(self._failed(error, drafting))
 
     def _failed(self, error: Exception, drafting: bool) -> TargetEvent:
         """No answer needs the target's own drafter, whatever is wrong with it."""

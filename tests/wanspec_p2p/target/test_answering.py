@@ -63,6 +63,15 @@ async def test_whatever_goes_wrong_at_the_targets_own_drafter_costs_no_answer() 
     assert (await bench.said.finished()).usage.target_draft_passes == 0
 
 
+@in_virtual_time
+async def test_rows_of_the_targets_own_drafter_that_cannot_be_ranked_cost_no_answer() -> None:
+    sampling = Sampling(temperature=1.0)
+    bench = Bench(local=ScriptedModel(seed=1, vocab_size=100, context=64))  # a row has a number for each id, or should
+    assert await bench.answer(request(network=False, sampling=sampling)) == target_alone(
+        bench.model, (1, 2, 3), 12, sampling
+    )
+
+
 @pytest.mark.parametrize("network", [False, True])
 @in_virtual_time
 async def test_the_targets_own_drafts_are_accepted_as_nodes_are_and_won_by_nobody(network: bool) -> None:
