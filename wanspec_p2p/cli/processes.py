@@ -221,37 +221,54 @@ async def with_fleet(prefix: str, work: Callable[[Fleet, Path, Mapping[str, str]
         prefix: of the folder's name.
 
     Raises:
-        KeyboardInterrupt: there was a signal.
+        KeyboardInterrupt: there was a signal, during the work or while the children were ended.
     """
     with tempfile.TemporaryDirectory(prefix=prefix) as name:
         directory = Path(name)
         environment = wanspec_environment(os.environ, directory / "config")
-        async with Fleet(directory, environment) as fleet:
-            return await _until_signal(fleet, work(fleet, directory, environment))
+        fleet = Fleet(directory, environment)
+        with _Interrupts(fleet) as interrupts:
+            async with fleet:
+                return await interrupts.run(work(fleet, directory, environment))
 
 
-async def _until_signal(fleet: Fleet, work: Awaitable[T]) -> T:
-    """The first signal ends the work in order, the second one every child at once.
+class _Interrupts:
+    """The first signal ends the work in order, the second one every child at once. Afterwards signals do what they did
+    before, which the loop forgets: a command that has more to do than this work still tidies up.
 
     Raises:
-        KeyboardInterrupt: there was a signal.
+        KeyboardInterrupt: at the end of the block; there was a signal.
     """
-    loop = asyncio.get_running_loop()
-    task = asyncio.ensure_future(work)
-    received = False
 
-    def interrupt() -> None:
-        nonlocal received
-        if received:
-            fleet.kill()
-        received = True
-        task.cancel()
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._loop = asyncio.get_running_loop()
+        self._received = False
+        self._cancel: Callable[[], object] = lambda: None
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, interrupt)
-    try:
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.ensure_future(work)
+        self._cancel = task.cancel
         return await task
-    except asyncio.CancelledError:
-        if received:
+
+    def _interrupt(self) -> None:
+        if self._received:
+            self._fleet.kill()
+        self._received = True
+        self._cancel()
+
+    def __enter__(self) -> Self:
+        self._before = {at: signal.getsignal(at) for at in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        for number in self._before:
+            self._loop.add_signal_handler(number, self._interrupt)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            self._loop.remove_signal_handler(number)
+            if handler is not None:  # else it was not set from Python
+                signal.signal(number, handler)
+        if self._received and (kind is None or issubclass(kind, asyncio.CancelledError)):
             raise KeyboardInterrupt from None
-        raise

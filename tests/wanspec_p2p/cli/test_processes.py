@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import psutil
 import pytest
 
 from wanspec_p2p.cli import processes
-from wanspec_p2p.cli.processes import ChildDied, Fleet, wanspec_command, wanspec_environment
+from wanspec_p2p.cli.processes import Child, ChildDied, Fleet, wanspec_command, wanspec_environment, with_fleet
 from wanspec_p2p.errors import WanspecError
 
 READY = 'import sys, time, signal; print(\'{"event": "ready", "url": "x://1"}\', flush=True);'
@@ -146,6 +147,42 @@ async def test_a_child_sees_the_end_of_its_stdin_when_we_are_gone(fleet: Fleet) 
     assert child.process.stdin is not None
     child.process.stdin.close()
     assert await child.process.wait() == 7
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_the_children_are_ended_is_an_interrupt_too(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, pids = Child.stop, []
+
+    async def interrupted(child: Child) -> None:
+        pids.append(child.process.pid)
+        os.kill(os.getpid(), number)
+        await stop(child)
+
+    async def work(fleet: Fleet, directory: Path, environment: Mapping[str, str]) -> None:
+        await (await fleet.start("one", python(READY + "sys.stdin.read()"))).ready(10)
+
+    monkeypatch.setattr(Child, "stop", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(with_fleet("wanspec-test-", work))
+    assert [gone(pid) for pid in pids] == [True]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_do_afterwards_what_they_did_before(number: signal.Signals) -> None:
+    async def nothing(fleet: Fleet, directory: Path, environment: Mapping[str, str]) -> None:
+        assert signal.getsignal(number) is not mine
+
+    def mine(number: int, frame: object) -> None:
+        raise AssertionError("nobody sends one")
+
+    before = signal.signal(number, mine)
+    try:
+        asyncio.run(with_fleet("wanspec-test-", nothing))
+        assert signal.getsignal(number) is mine
+    finally:
+        signal.signal(number, before)
 
 
 def test_children_run_this_very_wanspec_whatever_the_current_directory_holds() -> None:
