@@ -93,7 +93,7 @@ class _Answer:
             return
         try:
             chunk = msgspec.json.decode(data, type=_Chunk)
-        except (msgspec.DecodeError, UnicodeError) as error:
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise Failure("not the API") from error
         if chunk.error is not None:
             raise Failure("error in stream")
@@ -161,6 +161,7 @@ async def _ask(
             raise Failure(f"http {response.status_code}")
         if response.headers.get("Content-Type", "").partition(";")[0].strip().lower() != "text/event-stream":
             raise Failure("not a stream")
+        response.encoding = "utf-8-sig"  # of every event stream, whatever `charset` says; it may begin with a BOM
         async for event in httpx2.EventSource(response):
             if event.data:  # without, it is none: https://html.spec.whatwg.org/multipage/server-sent-events.html
                 answer.feed(event.data, clock.monotonic(), limit)

@@ -116,6 +116,16 @@ async def test_a_content_type_has_no_case(kind: str) -> None:
     assert (await played(event("a", finish="stop"), DONE, kind=kind)).failure is None
 
 
+@pytest.mark.parametrize("charset", ["undefined", "utf-16", "idna", "base64"])
+async def test_a_stream_is_utf_8_whatever_it_says(charset: str) -> None:
+    kind = f"text/event-stream; charset={charset}"
+    assert (await played(event("a", finish="stop"), DONE, kind=kind)).failure is None
+
+
+async def test_a_stream_may_begin_with_a_byte_order_mark() -> None:
+    assert (await played("\ufeff" + event("a"), event("b", finish="stop"), DONE)).tokens == 2
+
+
 @pytest.mark.parametrize(
     ("steps", "failure"),
     [
@@ -124,6 +134,7 @@ async def test_a_content_type_has_no_case(kind: str) -> None:
         ([event("a")], "broke off"),
         (["data: nonsense\n\n"], "not the API"),
         (['data: {"choices": 3}\n\n'], "not the API"),
+        (['data: {"error": ' + "[" * 100_000 + "\n\n"], "not the API"),
         ([event("a"), 'data: {"error": {"message": "overloaded"}}\n\n'], "error in stream"),
         ([event("a")] * 1000, "endless"),
         (["data: " + "x" * 10_000_000], "broke off"),
