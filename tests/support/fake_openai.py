@@ -36,6 +36,7 @@ class FakeOpenAI:
     status: int = 200
     redirect: str | None = None
     key: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)  # of its streams
     asked: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))  # released by each request
     seen: list[tuple[dict[str, str], dict[str, Any]]] = field(default_factory=list)  # headers and bodies
 
@@ -51,7 +52,7 @@ class FakeOpenAI:
             return JSONResponse({"error": {"message": "Incorrect API key provided: sk-echoed"}}, 401)
         if self.status != 200:
             return JSONResponse({"error": {"message": "no"}}, self.status)
-        return StreamingResponse(self._events(), media_type="text/event-stream")
+        return StreamingResponse(self._events(), media_type="text/event-stream", headers=self.headers)
 
     async def _events(self) -> AsyncIterator[str]:
         yield event("", role="assistant")  # OpenAI's first chunk carries no text

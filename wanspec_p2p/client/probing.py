@@ -1,7 +1,7 @@
 """How long an OpenAI-compatible endpoint takes to the first token and from token to token, asked again and again.
 
-Every answer is asked for over a connection of its own and begins with other words, so that neither a connection that is
-still open nor a cached prompt makes an endpoint look idle.
+Every answer is asked for over a connection of its own, without cookies, and begins with other words, so that neither a
+connection that is still open nor a cached prompt makes an endpoint look idle.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import random
 import ssl
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx2
 import msgspec
@@ -251,13 +252,16 @@ async def probe(
 
 
 def _client(endpoint: ProbedEndpoint, key: str | None, timeout: float, context: ssl.SSLContext) -> httpx2.AsyncClient:
-    """Follows no redirect: it would lead away with the key. Compression would hold tokens back."""
+    """Follows no redirect: it would lead away with the key. Compression would hold tokens back; a cookie would lead
+    every request to the machine that the first one came to.
+    """
     headers = {"User-Agent": f"wanspec-p2p/{__version__}", "Accept-Encoding": "identity"}
     if key is not None:
         headers["Authorization"] = f"Bearer {key}"
     try:
         return httpx2.AsyncClient(
             headers=headers,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
             verify=context,
             timeout=timeout,
             trust_env=not endpoint.loopback,

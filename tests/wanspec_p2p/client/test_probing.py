@@ -252,6 +252,30 @@ async def test_each_request_is_one_an_openai_service_takes_and_begins_with_other
     assert prompts[0] != prompts[1] and all(prompt.endswith("] Hello.") for prompt in prompts)
 
 
+async def test_no_cookie_leads_every_request_to_the_same_machine() -> None:
+    found: list[Measurement] = []
+
+    def keep(measurement: Measurement) -> None:
+        found.append(measurement)
+        if len(found) == 2:
+            raise ConfigError("two are enough")
+
+    fake = FakeOpenAI(headers={"Set-Cookie": "machine=seven; Path=/"})
+    with serving(fake) as url, pytest.raises(ConfigError, match="two are enough"):
+        await probe(
+            ProbePlan((endpoint("a", url),)),
+            {},
+            keep,
+            seconds=60.0,
+            interval=0.001,
+            concurrency=1,
+            clock=SystemClock(),
+            rng=random.Random(0),
+        )
+    assert [measurement.failure for measurement in found] == [None, None]
+    assert ["cookie" in headers for headers, _ in fake.seen] == [False, False]
+
+
 async def test_a_redirect_does_not_lead_the_key_away() -> None:
     elsewhere, kept = FakeOpenAI(), Kept()
     with serving(elsewhere) as there, serving(FakeOpenAI(redirect=f"{there}/chat/completions")) as here:
