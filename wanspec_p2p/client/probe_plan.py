@@ -91,9 +91,11 @@ def _check(file: Path, endpoint: ProbedEndpoint) -> None:
     try:
         parts = urlsplit(endpoint.base_url)
         host, _ = parts.hostname, parts.port  # reading the port is what checks it
+        (host or "").encode("idna")  # as it is looked up: no part of it may be empty, or too long
     except ValueError:
         host = None
-    if not host or parts.scheme not in ("http", "https"):
+    odd = " " in endpoint.base_url or not endpoint.base_url.isprintable()
+    if not host or odd or parts.scheme not in ("http", "https"):
         raise ConfigError(f"{where}: base_url is not an address; it looks like https://host/v1")
     if parts.username is not None or parts.query or parts.fragment:
         raise ConfigError(f"{where}: base_url may hold no password and no query: it is stored with what is measured")
@@ -105,15 +107,17 @@ def read_keys(plan: ProbePlan, environ: Mapping[str, str]) -> dict[str, str]:
     """The key of each endpoint that needs one, by the endpoint's name.
 
     Raises:
-        ConfigError: a variable is not set, or holds what cannot be a key. The line names the variable.
+        ConfigError: a variable is not set, or holds what cannot be a key. The line names the variable, unless that may
+            be a key.
     """
     keys: dict[str, str] = {}
     for endpoint in plan.endpoint:
         if (variable := endpoint.api_key_env) is None:
             continue
         key = environ.get(variable, "").strip()
-        if not key:
-            raise ConfigError(f"{variable} is not set: endpoint {endpoint.name!r} needs its key there")
+        if not key:  # what is no variable may be the key itself, and many keys are spelt as a variable could be
+            named = variable if variable.isupper() else "the variable that api_key_env names"
+            raise ConfigError(f"{named} is not set: endpoint {endpoint.name!r} needs its key there")
         if not (key.isascii() and key.isprintable() and " " not in key):
             raise ConfigError(f"{variable} holds something that cannot be a key: spaces, line ends or other signs")
         keys[endpoint.name] = key

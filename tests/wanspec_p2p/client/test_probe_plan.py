@@ -47,6 +47,10 @@ def test_a_plan_needs_little(tmp_path: Path) -> None:
         (ENDPOINT + ENDPOINT, "two endpoints are called 'a'"),
         (ENDPOINT.replace("https://west.example/v1", "west.example"), "looks like https://host/v1"),
         (ENDPOINT.replace("https://west.example/v1", "https://west:no/v1"), "looks like https://host/v1"),
+        (ENDPOINT.replace("west.example", "west..example"), "looks like https://host/v1"),
+        (ENDPOINT.replace("west.example", "w" * 64 + ".example"), "looks like https://host/v1"),
+        (ENDPOINT.replace("west.example", "we st.example"), "looks like https://host/v1"),
+        (ENDPOINT.replace("/v1", "/v1\\n"), "looks like https://host/v1"),
         (ENDPOINT.replace("https://west.example", "http://west.example"), "plain http to another machine"),
     ],
 )
@@ -97,3 +101,10 @@ def test_a_key_that_cannot_be_one_is_said_so_and_not_repeated(tmp_path: Path, va
     with pytest.raises(ConfigError, match="WEST_KEY") as caught:
         read_keys(found, {} if value is None else {"WEST_KEY": value})
     assert not value or value not in str(caught.value)
+
+
+def test_a_key_that_is_spelt_as_a_variable_is_not_repeated(tmp_path: Path) -> None:
+    found = plan(tmp_path, ENDPOINT + 'api_key_env = "gsk_Secret"')
+    with pytest.raises(ConfigError, match="the variable that api_key_env names is not set: endpoint 'a'") as caught:
+        read_keys(found, {})
+    assert "gsk_Secret" not in str(caught.value)
