@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from wanspec_p2p.simulation.swarm_peers import SimulatedTokenizer
 from wanspec_p2p.simulation.testbed_peer import peer_command
 from wanspec_p2p.types import Role, TokenId
 
-__all__ = ["Bed", "Reply"]
+__all__ = ["Bed", "Reply", "loading"]
 
 READY_SECONDS = 60.0
 ANSWER_SECONDS = 600.0
@@ -152,6 +152,28 @@ class Bed:
         if not found:
             raise WanspecError("/health was never asked: the run was too short")
         return [float(seconds) for seconds in found]
+
+
+@asynccontextmanager
+async def loading(*watching: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.TaskGroup]:
+    """Tasks that load a bed, and what watches it until all of them have ended.
+
+    Raises:
+        Exception: the first that a task of the group raised; else one that ended the watching too early.
+    """
+    watches = [asyncio.create_task(watch) for watch in watching]
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    finally:
+        for watch in watches:
+            watch.cancel()
+        ended = await asyncio.gather(*watches, return_exceptions=True)
+    for fault in ended:
+        if isinstance(fault, Exception):
+            raise fault
 
 
 def _client(url: str, key: str) -> httpx2.AsyncClient:

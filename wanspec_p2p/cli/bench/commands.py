@@ -176,7 +176,7 @@ def failover(
 
 @app.command()
 def streams(
-    streams: Annotated[int, typer.Option(help="Answers under way at once.", min=1)] = 200,
+    streams: Annotated[int, typer.Option(help="Answers under way at once.", min=1, max=4096)] = 200,
     minutes: Annotated[float, typer.Option(help="How long.", min=0.1)] = 10.0,
     tokens: Tokens = 64,
     verify: Annotated[float, typer.Option(help="Seconds of a model's pass over 64 rows.", min=0.001)] = 0.25,

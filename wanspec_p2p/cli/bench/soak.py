@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wanspec_p2p.cli.bench.bed import Bed
+from wanspec_p2p.cli.bench.bed import Bed, loading
 from wanspec_p2p.cli.bench.holdings import Holdings, Watched
 from wanspec_p2p.cli.processes import Fleet, with_fleet
 from wanspec_p2p.clock import Clock, SystemClock
@@ -55,7 +55,8 @@ async def run(*, minutes: float, nodes: int, seed: int) -> Outcome:
 
     async def work(fleet: Fleet, directory: Path, _: Mapping[str, str]) -> Outcome:
         async with Bed.running(fleet, directory, seed=seed, setting=Setting(local=False), slots=8) as bed:
-            return await _Soak(bed, random.Random(seed), SystemClock()).run(minutes * 60.0, nodes)
+            soak = _Soak(bed, random.Random(seed), SystemClock())
+            return await fleet.while_alive(soak.run(minutes * 60.0, nodes))
 
     return await with_fleet("wanspec-bench-", work)
 
@@ -73,15 +74,12 @@ class _Soak:
         await self._gone()
         outcome.before = await bed.usage()
         watched, begun = Watched(), clock.monotonic()
-        watching = asyncio.create_task(bed.watch(watched, clock))
-        async with asyncio.TaskGroup() as group:
+        async with loading(bed.watch(watched, clock)) as group:
             for _ in range(nodes):
                 group.create_task(self._place(begun + seconds))
             for number in range(STREAMS):
                 group.create_task(self._stream(number, begun + seconds))
         outcome.seconds = clock.monotonic() - begun
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
         await self._gone()
         outcome.after = await bed.settled(outcome.before, SETTLE_SECONDS)
         state = await bed.state()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wanspec_p2p.cli.bench.bed import Bed, Reply
+from wanspec_p2p.cli.bench.bed import Bed, Reply, loading
 from wanspec_p2p.cli.bench.holdings import Holdings, Watched
 from wanspec_p2p.cli.processes import Fleet, with_fleet
 from wanspec_p2p.clock import Clock, SystemClock
@@ -81,16 +81,12 @@ class _Load:
         outcome.before = await bed.usage()
         watched, begun = Watched(), clock.monotonic()
         health = await bed.health()
-        watching = [asyncio.create_task(bed.watch(watched, clock)), asyncio.create_task(self._count())]
         until = begun + seconds
-        async with asyncio.TaskGroup() as group:
+        async with loading(bed.watch(watched, clock), self._count()) as group:
             for number in range(outcome.streams):
                 group.create_task(self._stream(number, until))
             group.create_task(self._bursts(until))
         outcome.seconds = clock.monotonic() - begun
-        for task in watching:
-            task.cancel()
-        await asyncio.gather(*watching, return_exceptions=True)
         outcome.health = await bed.latencies(health)
         outcome.after = await bed.settled(outcome.before, SETTLE_SECONDS)
         outcome.grew(watched)
