@@ -22,7 +22,9 @@ def demo(
     prompt: Annotated[str, typer.Option(help="What to ask.")] = PROMPT,
     max_tokens: Annotated[int, typer.Option(help="Length of the answer.", min=1)] = 96,
     temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0.0, max=100.0)] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of the draws, where the temperature is above 0.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Of the draws, where the temperature is above 0.", min=-(2**63), max=2**63 - 1)
+    ] = 0,
     json: Json = False,
 ) -> None:
     """Start a coordinator, a target and three nodes here, answer a prompt, and compare with the target alone."""

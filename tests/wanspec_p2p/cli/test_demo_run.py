@@ -120,7 +120,14 @@ def test_a_difference_has_an_exit_code_of_its_own(run: Run, stage: Stage, fake: 
 
 
 @pytest.mark.parametrize(
-    "wrong", [("--prompt", ""), ("--prompt", "\udcff"), ("--temperature", "nan"), ("--temperature", "101")]
+    "wrong",
+    [
+        ("--prompt", ""),
+        ("--prompt", "\udcff"),
+        ("--temperature", "nan"),
+        ("--temperature", "101"),
+        ("--seed", str(2**63)),
+    ],
 )
 def test_nothing_is_started_for_what_cannot_be_asked(run: Run, stage: Stage, wrong: tuple[str, str]) -> None:
     code, out, err = run("demo", *wrong)
