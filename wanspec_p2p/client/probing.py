@@ -269,3 +269,7 @@ def _client(endpoint: ProbedEndpoint, key: str | None, timeout: float, context: 
         )
     except (ValueError, httpx2.InvalidURL) as error:  # a proxy variable that is none
         raise ConfigError("the proxy that HTTPS_PROXY or ALL_PROXY names cannot be used") from error
+    except ImportError as error:
+        raise ConfigError(
+            "HTTPS_PROXY or ALL_PROXY names a SOCKS proxy: install the package socksio for it, or name another proxy"
+        ) from error

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import socket
 import subprocess
@@ -290,6 +291,18 @@ async def test_what_an_endpoint_says_of_a_refused_key_is_not_kept(caplog: pytest
         await kept.probe(ProbePlan((endpoint("a", url),)), {"a": "sk-wrong"})
     assert kept.found[0].failure == "http 401"
     assert "sk-" not in repr(kept.found) + caplog.text
+
+
+@pytest.mark.parametrize(
+    ("proxy", "words"),
+    [("socks5://127.0.0.1:9", "install the package socksio"), ("foo://me:secret@x", "cannot be used")],
+)
+async def test_a_proxy_that_cannot_be_used_is_one_line(monkeypatch: pytest.MonkeyPatch, proxy: str, words: str) -> None:
+    monkeypatch.setattr(os, "environ", {"ALL_PROXY": proxy})
+    monkeypatch.setitem(sys.modules, "socksio", None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=words) as caught:
+        await Kept().probe(ProbePlan((endpoint("a", "https://host.invalid/v1"),)))
+    assert "secret" not in str(caught.value)
 
 
 WARMED = """
