@@ -82,7 +82,8 @@ def _alone(out: Path) -> Iterator[None]:
     def refuse() -> None:
         raise ConfigError(f"another `wanspec probe run` stores into {out}: let it go on, or name another --out")
 
-    path = out.with_name(f"{out.name}.lock")
+    file = out.resolve()  # the same by whatever link it is reached
+    path = file.with_name(f"{file.name}.lock")
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(file_lock(path, refuse))

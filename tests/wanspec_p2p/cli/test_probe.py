@@ -204,6 +204,15 @@ def test_a_second_run_into_the_same_series_is_refused(run: Run, tmp_path: Path, 
     assert "cannot be locked (Is a directory)" in err
 
 
+def test_a_series_is_the_same_by_whatever_link(run: Run, tmp_path: Path, series: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(series)
+    with file_lock(tmp_path / "load.sqlite3.lock"):
+        code, _, err = run("probe", "run", plan(tmp_path, a="http://127.0.0.1:9/v1"), "--out", str(link))
+    assert (code, err.count("\n")) == (ExitCode.USAGE, 1)
+    assert f"stores into {link}" in err
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_a_good_file_and_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "load.sqlite3"
