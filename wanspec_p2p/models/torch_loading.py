@@ -21,19 +21,42 @@ def read_model(directory: Path, *, dtype: torch.dtype, device: Device, attention
         attention: a name that transformers knows: one of its own, or one that was registered with it.
 
     Raises:
-        ModelError: the directory cannot be loaded.
+        ModelError: the directory cannot be loaded, or lacks some of the weights.
     """
     quiet_transformers()
     from transformers import AutoModelForCausalLM
 
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype, attn_implementation=attention, use_safetensors=True, trust_remote_code=False
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=dtype,
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # told below, by name
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # a damaged file can make transformers raise anything
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+            raise
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"{directory} cannot be loaded: {line}") from error
+    model, found = loaded
+    _check_whole(directory, found)
     return model.eval().to(device.value)
+
+
+def _check_whole(directory: Path, found: dict[str, Any]) -> None:
+    """transformers fills what it misses with random numbers, which are others at every start."""
+    missing, odd = sorted(found["missing_keys"]), sorted(found["mismatched_keys"])
+    if not missing and not odd:
+        return
+    name = missing[0] if missing else odd[0][0]
+    what = "lack" if missing else "have another shape for"
+    more = f" and {len(missing) + len(odd) - 1} more" if len(missing) + len(odd) > 1 else ""
+    raise ModelError(
+        f"{directory} cannot be loaded: its weights {what} {name}{more}: fetch it again, or mend its config.json"
+    )
 
 
 LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
