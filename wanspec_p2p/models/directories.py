@@ -12,6 +12,7 @@ from wanspec_p2p.models.digests import Manifest, read_manifest, record_files, sa
 
 __all__ = ["check_directory", "directory_manifest", "read_config", "read_tokenizer_config"]
 
+INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 COUNTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
 
@@ -20,7 +21,8 @@ def check_directory(directory: Path) -> None:
     """Refuse what could run code or cannot be loaded.
 
     Raises:
-        ModelError: no configuration or no safetensors weights, pickled weights, or code of the model's own.
+        ModelError: no configuration or no safetensors weights, pickled weights, weights from elsewhere than the digest
+            covers, or code of the model's own.
     """
     config = read_config(directory)
     if not any(directory.glob("*.safetensors")):
@@ -31,10 +33,27 @@ def check_directory(directory: Path) -> None:
                 "convert them to safetensors first"
             )
         raise ModelError(f"{directory} holds no *.safetensors weights")
+    _check_named_weights(directory, config)
     for name in ("config.json", "tokenizer_config.json"):
         path = directory / name
         if path.is_file() and (config if name == "config.json" else _read_json(path)).get("auto_map"):
             raise ModelError(f"{path} asks for code of its own (auto_map), which is never run here: use another model")
+
+
+def _check_named_weights(directory: Path, config: dict[str, Any]) -> None:
+    """transformers reads whatever file these name, pickles too; we read safetensors that lie in the directory."""
+    if config.get("transformers_weights") is not None:
+        raise ModelError(f"{directory / 'config.json'} names its weights (transformers_weights): take that out")
+    if (directory / "adapter_config.json").is_file():
+        raise ModelError(f"{directory} holds an adapter (adapter_config.json): merge it into the weights first")
+    if not (directory / INDEX).is_file():
+        return
+    named = _read_json(directory / INDEX).get("weight_map")
+    if not isinstance(named, dict):
+        raise ModelError(f"{directory / INDEX} has no weight_map: fetch it again")
+    for file in named.values():
+        if not isinstance(file, str) or not file.endswith(".safetensors") or {"/", "\\"} & set(file):
+            raise ModelError(f"{directory / INDEX} names {file!r}, which is no safetensors file beside it")
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -62,7 +81,7 @@ def read_tokenizer_config(directory: Path) -> dict[str, Any]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise ModelError(f"{path} is not a JSON object")

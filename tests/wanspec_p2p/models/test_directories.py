@@ -37,11 +37,37 @@ def test_code_of_the_models_own_is_refused(directory: Path, name: str) -> None:
         check_directory(directory)
 
 
+@pytest.mark.parametrize(
+    "file", ["weights.bin", "sub/model.safetensors", "../model.safetensors", "a\\b.safetensors", 5]
+)
+def test_an_index_names_only_what_the_digest_covers(directory: Path, file: object) -> None:
+    index = directory / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"lm_head.weight": "model.safetensors"}}))
+    check_directory(directory)
+    index.write_text(json.dumps({"weight_map": {"lm_head.weight": "model.safetensors", "model.norm.weight": file}}))
+    with pytest.raises(ModelError, match="which is no safetensors file beside it"):
+        check_directory(directory)
+    index.write_text("{}")
+    with pytest.raises(ModelError, match="has no weight_map"):
+        check_directory(directory)
+
+
+def test_weights_from_elsewhere_are_refused(directory: Path) -> None:
+    config = read_config(directory)
+    (directory / "config.json").write_text(json.dumps({**config, "transformers_weights": "adapter_model.bin"}))
+    with pytest.raises(ModelError, match="transformers_weights"):
+        check_directory(directory)
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="merge it into the weights first"):
+        check_directory(directory)
+
+
 def test_missing_and_damaged_parts_are_one_line(directory: Path) -> None:
     (directory / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="no \\*.safetensors"):
         check_directory(directory)
-    for content in ("{", "[]"):
+    for content in ("{", "[]", "[" * 200_000):
         (directory / "config.json").write_text(content)
         with pytest.raises(ModelError, match="not "):
             check_directory(directory)
