@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from wanspec_p2p.errors import ModelError
 from wanspec_p2p.models.digests import Manifest, read_manifest, record_files, save_manifest
 
-__all__ = ["check_directory", "directory_manifest", "read_config", "read_tokenizer_config"]
+__all__ = ["check_directory", "directory_manifest", "named_size", "read_config", "read_tokenizer_config"]
 
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -66,6 +67,18 @@ def read_config(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ModelError(f"{directory} is no transformers model: it has no config.json")
     return _read_json(path)
+
+
+def named_size(config: Mapping[str, Any], name: str) -> int | None:
+    """A size that config.json names; None where it names none, or 0.
+
+    Raises:
+        ModelError: it is no whole number, or below 0.
+    """
+    value = config.get(name)
+    if value is not None and (type(value) is not int or value < 0):
+        raise ModelError(f"{name} is {value!r}, which is no size: mend config.json")
+    return value or None
 
 
 def read_tokenizer_config(directory: Path) -> dict[str, Any]:

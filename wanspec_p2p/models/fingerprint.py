@@ -44,8 +44,10 @@ def tokenizer_facts(directory: Path) -> TokenizerFacts:
             "pre_tokenizer": content.get("pre_tokenizer"),
         }
         ids = [*_ids(model["vocab"]), *(token["id"] for token in added)]
+        if odd := [token for token in ids if type(token) is not int or token < 0]:
+            raise ValueError(f"{odd[0]!r} is no token id")
         canonical = orjson.dumps(deciding, option=orjson.OPT_SORT_KEYS)
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} is damaged: {error}") from error
     return TokenizerFacts(hashlib.sha256(canonical).hexdigest(), max(ids, default=-1) + 1)
 

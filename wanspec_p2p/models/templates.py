@@ -38,7 +38,8 @@ def _named(config: dict[str, Any]) -> object:
     template = config.get("chat_template")
     if not isinstance(template, list):
         return template
-    return next((entry.get("template") for entry in template if entry.get("name") == "default"), None)
+    named = (entry for entry in template if isinstance(entry, dict))
+    return next((entry.get("template") for entry in named if entry.get("name") == "default"), None)
 
 
 def _text(token: object) -> object:

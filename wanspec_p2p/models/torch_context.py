@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from wanspec_p2p.errors import ModelError
+
 __all__ = ["context_length", "rotates_by_length"]
 
 
@@ -15,6 +17,9 @@ def context_length(config: Any) -> int:
     context of `longrope`, which takes other factors in a pass that reaches beyond it, for every row of the pass: keys
     that earlier passes wrote would no longer fit, and a deep junk draft would change the rows beside it. `dynamic`
     scaling changes nothing up to `max_position_embeddings`.
+
+    Raises:
+        ModelError: it has no context.
     """
     bounds = [
         config.max_position_embeddings,
@@ -22,7 +27,10 @@ def context_length(config: Any) -> int:
         getattr(config, "attention_chunk_size", None),
         *(rope.get("original_max_position_embeddings") for rope in _ropes(config) if _kind(rope) == "longrope"),
     ]
-    return min(int(bound) for bound in bounds if bound)
+    context = min((int(bound) for bound in bounds if bound), default=0)
+    if context < 1:
+        raise ModelError("config.json names no context: max_position_embeddings must be 1 or more")
+    return context
 
 
 def rotates_by_length(config: Any) -> bool:

@@ -78,10 +78,17 @@ def check_attention(model: Any) -> None:
 
 
 def eos_tokens(model: Any) -> tuple[TokenId, ...]:
-    """Ids that end an answer, as the model's configuration names them."""
+    """Ids that end an answer, as the model's configuration names them.
+
+    Raises:
+        ModelError: what it names is no id.
+    """
     named = getattr(model.generation_config, "eos_token_id", None)
     if named is None:
         named = getattr(model.config, "eos_token_id", None)
     if named is None:
         return ()
-    return tuple(named) if isinstance(named, list | tuple) else (int(named),)
+    tokens = tuple(named) if isinstance(named, list | tuple) else (named,)
+    if not all(isinstance(token, int) for token in tokens):
+        raise ModelError(f"eos_token_id is {named!r}, which is no token id: mend generation_config.json")
+    return tokens

@@ -32,7 +32,7 @@ class TorchTokenizer:
         self._facts = tokenizer_facts(directory)
         try:
             self._inner: Any = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # tokenizers raises nothing more exact, and a damaged file can raise anything
             raise ModelError(f"the tokenizer in {directory} cannot be read: {_first_line(error)}") from error
         added: dict[int, Any] = self._inner.added_tokens_decoder
         self._special_ids = {str(token): number for number, token in added.items() if token.special}

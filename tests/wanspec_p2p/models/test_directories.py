@@ -9,7 +9,7 @@ import pytest
 
 from wanspec_p2p.errors import ModelError
 from wanspec_p2p.models import digests
-from wanspec_p2p.models.directories import check_directory, directory_manifest, read_config
+from wanspec_p2p.models.directories import check_directory, directory_manifest, named_size, read_config
 
 
 @pytest.fixture
@@ -35,6 +35,14 @@ def test_code_of_the_models_own_is_refused(directory: Path, name: str) -> None:
     (directory / name).write_text(json.dumps({**content, "auto_map": {"AutoModelForCausalLM": "modeling.Evil"}}))
     with pytest.raises(ModelError, match="auto_map"):
         check_directory(directory)
+
+
+def test_a_size_is_a_whole_number_where_there_is_one() -> None:
+    assert [named_size({"size": value}, "size") for value in (7, 0, None)] == [7, None, None]
+    assert named_size({}, "size") is None
+    for odd in (-1, 1.5, float("nan"), "7", [7], True):
+        with pytest.raises(ModelError, match="size is .*, which is no size: mend config.json"):
+            named_size({"size": odd}, "size")
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,12 @@ def test_the_vocabulary_reaches_to_the_highest_id(tmp_path: Path) -> None:
     assert facts(tmp_path, lambda c: c.update(model=unigram, added_tokens=[])).vocab_size == 2
 
 
+@pytest.mark.parametrize("odd", ["1", -1, 1.5, None])
+def test_an_id_that_is_none_is_one_line(tmp_path: Path, odd: object) -> None:
+    with pytest.raises(ModelError, match=r"tokenizer\.json is damaged: .* is no token id"):
+        facts(tmp_path, lambda c: c["model"]["vocab"].update(odd=odd))
+
+
 def test_missing_and_damaged_files_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no tokenizer\.json"):
         tokenizer_facts(tmp_path)

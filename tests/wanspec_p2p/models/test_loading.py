@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -72,6 +73,24 @@ async def test_the_ngram_drafter_takes_another_models_tokenizer(tiny_directory: 
     model = await load_language_model(f"ngram:{tiny_directory}", catalog=catalog, threads=None, dtype=None)
     assert (model.info.name, model.info.vocab_size, model.info.context, model.info.eos) == ("ngram", 258, 512, (256,))
     assert model.info.tokenizer == load_tokenizer(str(tiny_directory), catalog=catalog).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"max_position_embeddings": -5}, "max_position_embeddings is -5, which is no size"),
+        ({"max_position_embeddings": "x"}, "max_position_embeddings is 'x', which is no size"),
+        ({"eos_token_id": ["x"]}, "eos_token_id is .*, which is no token id"),
+    ],
+)
+async def test_what_the_ngram_drafter_is_told_of_a_model_must_be_true(
+    tiny_directory: Path, tmp_path: Path, change: dict[str, object], said: str
+) -> None:
+    directory = Path(shutil.copytree(tiny_directory, tmp_path / "model"))
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(ModelError, match=said):
+        await load_language_model(f"ngram:{directory}", catalog=Catalog(tmp_path / "c"), threads=None, dtype=None)
 
 
 async def test_the_users_mistakes_are_one_line(tiny_directory: Path, tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def test_without_a_template_there_is_no_digest(tmp_path: Path) -> None:
     assert template_digest(tmp_path) is None
     assert digest(tmp_path, {"bos_token": "<s>"}) is None
     assert digest(tmp_path, {"chat_template": [{"name": "tools", "template": "B"}]}) is None
+    assert digest(tmp_path, {"chat_template": ["A"]}) is None
     (tmp_path / "tokenizer_config.json").write_text("{")
     with pytest.raises(ModelError, match=r"tokenizer_config\.json is not JSON"):
         template_digest(tmp_path)

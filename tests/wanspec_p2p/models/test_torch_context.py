@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from wanspec_p2p.errors import ModelError
 from wanspec_p2p.models.torch_context import context_length, rotates_by_length
 
 LONG = {"rope_type": "longrope", "original_max_position_embeddings": 40}
@@ -31,6 +32,12 @@ def config(**settings: Any) -> Any:
 )
 def test_the_context_ends_where_attention_or_rotation_changes(settings: dict[str, Any], context: int) -> None:
     assert context_length(config(**settings)) == context
+
+
+@pytest.mark.parametrize("positions", [0, -5])
+def test_a_model_without_a_context_is_refused(positions: int) -> None:
+    with pytest.raises(ModelError, match="max_position_embeddings must be 1 or more"):
+        context_length(SimpleNamespace(max_position_embeddings=positions))
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,12 @@ def test_end_tokens_are_those_of_the_generation_settings_first(
     assert eos_tokens(some(generation, config)) == tokens
 
 
+@pytest.mark.parametrize("odd", ["x", 1.5, [3, None]])
+def test_end_tokens_that_are_none_are_one_line(odd: object) -> None:
+    with pytest.raises(ModelError, match="eos_token_id is .*, which is no token id"):
+        eos_tokens(some(odd, 2))
+
+
 @pytest.mark.parametrize("model", [{"_supports_attention_backend": True, "soft": 30.0}, {"soft": None}])
 def test_attention_that_cannot_be_replaced_is_refused(model: dict[str, Any]) -> None:
     config = SimpleNamespace(model_type="odd", attn_logit_softcapping=model.pop("soft"))

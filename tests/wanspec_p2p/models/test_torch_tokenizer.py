@@ -88,6 +88,11 @@ def test_a_damaged_tokenizer_is_one_line(tiny_directory: Path, tmp_path: Path) -
     with pytest.raises(ModelError) as caught:
         TorchTokenizer(tmp_path)
     assert "\n" not in str(caught.value)
+    shutil.copytree(tiny_directory, tmp_path, dirs_exist_ok=True)
+    content = (tmp_path / "tokenizer.json").read_text()
+    (tmp_path / "tokenizer.json").write_text(content.replace('"BPE"', '"Nonsense"'))
+    with pytest.raises(ModelError, match="the tokenizer in .* cannot be read: data did not match"):
+        TorchTokenizer(tmp_path)
 
 
 @pytest.mark.model

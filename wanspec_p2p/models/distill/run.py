@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from wanspec_p2p.errors import ConfigError, EngineError, ModelError
 from wanspec_p2p.locking import file_lock
 from wanspec_p2p.models.copying import COPYING_FILE
-from wanspec_p2p.models.directories import read_config
+from wanspec_p2p.models.directories import named_size, read_config
 from wanspec_p2p.models.distill.card import write_card
 from wanspec_p2p.models.distill.corpus import Corpus, Dialogue
 from wanspec_p2p.models.distill.files import replace_file
@@ -122,7 +122,7 @@ def _check_room(job: Job, corpus: Corpus) -> None:
     here = written < job.plan.tokens and job.placement.device is not Device.CUDA
     caches = cache_bytes(config, rows=recipe.rows, context=recipe.context) if here else 0
     if job.placement.device is Device.CPU:
-        caches = max(caches, training_bytes(job.plan, hidden=int(config.get("hidden_size", 0))))
+        caches = max(caches, training_bytes(job.plan, hidden=named_size(config, "hidden_size") or 0))
     check_room(
         job.out, tokens=job.plan.tokens, written=written, weights=4 * _parameters(job.source.directory), caches=caches
     )

@@ -14,7 +14,7 @@ import torch
 from wanspec_p2p.errors import ModelError
 from wanspec_p2p.locking import file_lock
 from wanspec_p2p.models.catalog import Catalog
-from wanspec_p2p.models.directories import read_config
+from wanspec_p2p.models.directories import named_size, read_config
 from wanspec_p2p.models.distill.corpus import Corpus, Recipe
 from wanspec_p2p.models.distill.dialogues import Dialogues, Frame, chat_frame
 from wanspec_p2p.models.distill.torch_decoder import read_batched
@@ -76,16 +76,16 @@ def recipe_for(source: Source, *, seed: int, device: Device, prompts: Sequence[s
 
 def context_of(config: Mapping[str, Any]) -> int:
     """Positions; within a sliding window, sliding and full attention are the same."""
-    positions = int(config.get("max_position_embeddings") or CONTEXT)
-    return min(positions, int(config.get("sliding_window") or positions))
+    positions = named_size(config, "max_position_embeddings") or CONTEXT
+    return min(positions, named_size(config, "sliding_window") or positions)
 
 
 def cache_bytes(config: Mapping[str, Any], *, rows: int, context: int) -> int:
     """What keys and values of `rows` sequences of `context` tokens take in float32."""
-    heads = int(config.get("num_attention_heads") or 1)
-    kv_heads = int(config.get("num_key_value_heads") or heads)
-    head = int(config.get("head_dim") or int(config.get("hidden_size") or 1) // heads)
-    return rows * context * int(config.get("num_hidden_layers") or 1) * kv_heads * head * 2 * 4
+    heads = named_size(config, "num_attention_heads") or 1
+    kv_heads = named_size(config, "num_key_value_heads") or heads
+    head = named_size(config, "head_dim") or max((named_size(config, "hidden_size") or 1) // heads, 1)
+    return rows * context * (named_size(config, "num_hidden_layers") or 1) * kv_heads * head * 2 * 4
 
 
 def _memory(device: Device) -> int:
@@ -115,7 +115,7 @@ def fill_corpus(
         )
     dialogues = Dialogues(tokenizer, seed=corpus.recipe.seed, prompts=prompts, longest=longest)
     highest = max(dialogues.highest, *frame.before, *frame.middle, *frame.between)
-    if highest >= (held := int(read_config(source.directory).get("vocab_size") or 0)):
+    if highest >= (held := named_size(read_config(source.directory), "vocab_size") or 0):
         raise ModelError(
             f"{source.name} cannot be distilled: its tokenizer makes id {highest}, its vocabulary has {held}"
         )

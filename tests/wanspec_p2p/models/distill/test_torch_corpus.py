@@ -170,6 +170,11 @@ def test_rows_and_context_follow_the_target_and_the_machine(monkeypatch: pytest.
 def test_what_caches_take() -> None:
     assert cache_bytes(SMOLLM2, rows=2, context=10) == 2 * 10 * 30 * 3 * 64 * 2 * 4
     assert context_of({}) == 704
+    for name in ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_size"):
+        with pytest.raises(ModelError, match=f"{name} is nan, which is no size"):
+            cache_bytes({"hidden_size": 576} | {name: float("nan")}, rows=2, context=10)
+    with pytest.raises(ModelError, match="max_position_embeddings is -5"):
+        context_of({"max_position_embeddings": -5})
 
 
 def test_shapes_are_kept_whatever_the_rows(source: Source, recipe: Recipe, tmp_path: Path) -> None:
