@@ -100,8 +100,8 @@ def fill_corpus(
     """Let the target write until the corpus holds `tokens` tokens of its own. Another run that fills it is waited for.
 
     Raises:
-        ModelError: the target has no chat template that will do or one that leaves no room, a tokenizer that is not
-            its own, or cannot be loaded.
+        ModelError: the target has no chat template that will do or one that leaves no room, no end token that ends its
+            turns, a tokenizer that is not its own, or cannot be loaded.
         ConfigError: the disk is full, or a shard is damaged.
     """
     label = f"{source.name} writes"
@@ -143,6 +143,11 @@ def _write(
     recipe = corpus.recipe
     model = read_batched(source.directory, placement)
     eos, vocab_size = frozenset(eos_tokens(model)), tokenizer_facts(source.directory).vocab_size
+    if eos.isdisjoint(frame.between):
+        raise ModelError(
+            f"{source.name} cannot be distilled: no turn of its chat template ends with one of its end tokens "
+            f"{sorted(eos)}: name that token as eos_token_id in generation_config.json"
+        )
     while have < tokens:
         begun = have
         first, shard = len(corpus), len(corpus.shards)

@@ -138,6 +138,15 @@ def test_a_template_that_leaves_no_room_is_refused(source: Source, recipe: Recip
     assert not corpus.directory.exists()
 
 
+def test_a_target_whose_turns_never_end_is_refused(tmp_path: Path) -> None:
+    directory = write_tiny_model(tmp_path / "endless", eos_token_id=5)
+    endless = find_source(str(directory), Catalog(tmp_path / "cache"))
+    recipe = msgspec.structs.replace(recipe_for(endless, seed=3, device=Device.CPU), rows=4, context=40)
+    with pytest.raises(ModelError, match=r"endless cannot be distilled: no turn .* one of its end tokens \[5\]: name"):
+        fill(Corpus(tmp_path / "corpus", recipe), endless, 100)
+    assert not list((tmp_path / "corpus").glob("shard-*"))
+
+
 def test_prompts_that_leave_no_room_are_refused(source: Source, recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--prompts: every prompt is longer than 21 tokens"):
         fill(Corpus(tmp_path / "c", recipe), source, 100, prompts=("x" * 22,))
