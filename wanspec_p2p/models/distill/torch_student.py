@@ -22,6 +22,8 @@ from wanspec_p2p.types import Device
 __all__ = ["LAYERS_FILE", "build_student", "load_layers", "spread_layers", "store_drafter", "trained_parameters"]
 
 LAYERS_FILE = "layers.safetensors"
+PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")
+"""Settings with an entry for each layer."""
 FROZEN = ("embed_tokens.weight", "lm_head.weight")
 
 
@@ -62,15 +64,19 @@ def build_student(directory: Path, *, layers: Sequence[int], width: int | None, 
         raise ConfigError(f"--layers {','.join(map(str, layers))}: name each layer once, the lowest first")
     config = copy.deepcopy(target.config)
     config.num_hidden_layers = len(layers)
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[layer] for layer in layers]
+    for name in PER_LAYER:
+        if len(entries := getattr(config, name, None) or ()) == total:
+            setattr(config, name, [entries[layer] for layer in layers])
     body.layers = torch.nn.ModuleList(body.layers[layer] for layer in layers)
     if width is not None:
         for layer in body.layers:
             _narrow(layer, width, config)
         config.intermediate_size = width
     student = type(target)(config)
-    student.load_state_dict(target.state_dict())
+    try:
+        student.load_state_dict(target.state_dict())
+    except RuntimeError as error:
+        raise ModelError(f"models of type {config.model_type} are not supported: their layers differ") from error
     for name, parameter in student.named_parameters():
         parameter.requires_grad_(not name.endswith(FROZEN))
     return student.to(device.value)

@@ -45,6 +45,13 @@ def test_the_first_and_the_last_layers(count: int, total: int, layers: tuple[int
     assert spread_layers(count, total) == layers
 
 
+def test_a_layer_keeps_what_the_target_says_of_it(tmp_path: Path) -> None:
+    directory = write_tiny_model(tmp_path / "smollm3", kind="SmolLM3", num_hidden_layers=4, no_rope_layers=[1, 0, 1, 0])
+    made = student(directory, 0, 3)
+    assert [layer.self_attn.use_rope for layer in made.model.layers] == [1, 0]
+    assert made.config.no_rope_layers == [1, 0]
+
+
 @pytest.mark.parametrize("count", [0, -1, 31])
 def test_layers_beyond_the_target_are_one_line(count: int) -> None:
     with pytest.raises(ConfigError, match=f"--layers {count}: the target has 30 layers, so a drafter takes 1 to 30"):
