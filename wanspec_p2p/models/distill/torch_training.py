@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wanspec_p2p.errors import EngineError
 from wanspec_p2p.models.distill.corpus import Dialogue, Origin
 from wanspec_p2p.models.distill.torch_checkpoint import Checkpoints
 from wanspec_p2p.models.distill.torch_head import soft_cross_entropy
@@ -127,7 +128,11 @@ class Trainer:
         return len(self._plan)
 
     def run(self, tell: Callable[[Reading], None], *, measure_every: int = 100) -> None:
-        """Train to the end of the schedule, or on from where it was interrupted."""
+        """Train to the end of the schedule, or on from where it was interrupted.
+
+        Raises:
+            EngineError: it diverged; the checkpoint is one of before.
+        """
         begun = time.monotonic()
         tokens = sum(sum(len(self._dialogues[i].ids) for i in batch) for batch in self._plan[: self.step])
         self.student.train()
@@ -151,7 +156,12 @@ class Trainer:
         batch = self._batch([self._dialogues[i] for i in indices])
         loss = self._loss(batch)
         torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(self._parameters.values(), CLIP)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), CLIP)
+        if not math.isfinite(float(loss.detach()) + float(norm)):
+            raise EngineError(
+                f"training diverged at step {self.step + 1} of {self.steps}: delete the drafter's folder (layers-…) "
+                "and begin anew with a smaller --peak"
+            )
         for optimizer in self._optimizers:
             optimizer.step()
         return float(loss.detach())
@@ -187,7 +197,8 @@ class Trainer:
 
     def _loss(self, batch: _Batch) -> Tensor:
         hidden = self._hidden(batch.ids, batch.positions)
-        return soft_cross_entropy(hidden, self._head, batch.label_ids, batch.label_weights) / batch.label_weights.sum()
+        weight = batch.label_weights.sum().clamp(min=1e-9)  # a dialogue may be all given, and fill a batch
+        return soft_cross_entropy(hidden, self._head, batch.label_ids, batch.label_weights) / weight
 
     def _hidden(self, ids: Tensor, positions: Tensor) -> Tensor:
         """Last hidden states at flat `positions`. Padding lies behind every real token, so causality hides it."""

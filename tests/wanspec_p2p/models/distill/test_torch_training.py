@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from tests.wanspec_p2p.models.distill.conftest import VOCABULARY
-from wanspec_p2p.errors import ConfigError
+from wanspec_p2p.errors import ConfigError, EngineError
 from wanspec_p2p.models.distill import torch_training
 from wanspec_p2p.models.distill.corpus import Dialogue, Origin
 from wanspec_p2p.models.distill.torch_checkpoint import Checkpoints
@@ -98,6 +99,30 @@ def test_readings_count_steps_and_tokens(
     ]
     trained = [d for i, d in enumerate(dialogues) if (i + 1) % HELD_BACK_EVERY]
     assert readings[-1].tokens == 3 * sum(len(d.ids) for d in trained)
+
+
+def test_a_training_that_diverges_ends_with_one_line(
+    target_directory: Path, dialogues: list[Dialogue], tmp_path: Path
+) -> None:
+    made = trainer(target_directory, dialogues, tmp_path / "c", every=0)
+
+    def spoil(reading: Reading) -> None:
+        if reading.step == 2:
+            with torch.no_grad():
+                next(iter(trained_parameters(made.student).values())).view(-1)[0] = torch.inf
+
+    with pytest.raises(EngineError, match="training diverged at step 3 of .* begin anew with a smaller --peak"):
+        made.run(spoil)
+
+
+def test_a_dialogue_with_nothing_to_learn_changes_nothing(
+    target_directory: Path, dialogues: list[Dialogue], tmp_path: Path
+) -> None:
+    given = dataclasses.replace(dialogues[0], origins=np.zeros_like(dialogues[0].origins))
+    made = trainer(target_directory, [given], tmp_path / "c")
+    readings: list[Reading] = []
+    made.run(readings.append)
+    assert {reading.loss for reading in readings} == {0.0}
 
 
 def test_the_same_seed_and_data_give_the_same_weights(
