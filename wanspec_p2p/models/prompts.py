@@ -29,7 +29,7 @@ def load_prompts(file: Path, flag: str, count: int | None = None) -> list[Prompt
         ConfigError: the file cannot be read, is empty, or a line is neither.
     """
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise ConfigError(f"{flag} {file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -50,6 +50,6 @@ def _prompt(line: str, number: int, where: str) -> Prompt:
         if not isinstance(text, str) or not text:
             raise ValueError
         (prompt.id + prompt.category + text).encode()  # JSON can spell halves of characters, which are no text
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         raise ConfigError(f"{where}, line {number} has no `prompt` and no `turns` with text in it") from None
     return prompt

@@ -30,6 +30,10 @@ def test_prompts_of_both_forms(tmp_path: Path) -> None:
     ]
 
 
+def test_a_mark_that_says_utf_8_is_no_part_of_the_first_prompt(tmp_path: Path) -> None:
+    assert load_prompts(prompts_file(tmp_path, '\ufeff{"prompt": "one"}'), "--prompts") == [Prompt("1", "other", "one")]
+
+
 def test_so_many_prompts_spread_over_the_file(tmp_path: Path) -> None:
     file = prompts_file(tmp_path, *(json.dumps({"prompt": str(i)}) for i in range(10)))
     assert [prompt.text for prompt in load_prompts(file, "--unseen", 3)] == ["0", "3", "6"]
@@ -38,7 +42,7 @@ def test_so_many_prompts_spread_over_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "line", ["nonsense", "3", '"prompt"', "[]", "{}", '{"prompt": 3}', '{"prompt": ""}', '{"turns": []}',
-             '{"turns": "ab", "prompt": null}', '{"prompt": "\\ud800"}']
+             '{"turns": "ab", "prompt": null}', '{"prompt": "\\ud800"}', pytest.param("[" * 200_000, id="deep")]
 )  # fmt: skip
 def test_a_line_that_is_no_prompt_is_named(tmp_path: Path, line: str) -> None:
     file = prompts_file(tmp_path, '{"prompt": "good"}', "", line)
