@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from wanspec_p2p.errors import ModelError
@@ -62,7 +62,7 @@ def convert_gguf(path: Path, out: Path, progress: Progress) -> None:
     missing = set(model.state_dict()) - set(tensors) - ({"lm_head.weight"} if config.tie_word_embeddings else set())
     if missing:
         raise ModelError(f"{path.name} lacks {', '.join(sorted(missing)[:3])}")
-    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    _save(tensors, out / "model.safetensors")
     config.save_pretrained(out)
     GenerationConfig.from_model_config(config).save_pretrained(out)
     AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(out)
@@ -77,11 +77,21 @@ def assemble_drafter(layers: Path, target: Path, out: Path, progress: Progress) 
     with safe_open(layers / "layers.safetensors", framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}
     tensors["model.embed_tokens.weight"] = embedding.to(tensors["model.norm.weight"].dtype)
-    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    _save(tensors, out / "model.safetensors")
     shutil.copyfile(layers / "config.json", out / "config.json")
     for file in shared_files(target):
         shutil.copyfile(file, out / file.name)
     progress("assemble", 1, 1)
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Raises:
+    OSError: the disk is full; safetensors has an error of its own for it.
+    """
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 def shared_files(target: Path) -> list[Path]:

@@ -7,9 +7,11 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from wanspec_p2p.errors import ModelError
+from wanspec_p2p.models import torch_convert
 from wanspec_p2p.models.torch_convert import assemble_drafter, convert_gguf
 
 HIDDEN, FEED, VOCAB = 32, 64, 260
@@ -97,3 +99,13 @@ def test_a_drafter_takes_the_targets_embedding_and_tokenizer(tiny_directory: Pat
     assert sorted(stored) == ["model.embed_tokens.weight", "model.norm.weight"]
     assert (out / "tokenizer.json").read_bytes() == (tiny_directory / "tokenizer.json").read_bytes()
     assert (out / "config.json").read_text() == "{}"
+
+
+def test_a_full_disk_is_an_error_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(torch_convert, "save_file", full)
+    write_gguf(tmp_path / "m.gguf")
+    with pytest.raises(OSError, match="No space left on device"):
+        convert_gguf(tmp_path / "m.gguf", tmp_path, lambda label, done, total: None)
