@@ -39,7 +39,7 @@ DRAFTER_FILES = {
     "copying.json": "3947c617b938de3b4c1f7413a55d8d84dfaea3446fd5bba7f4d041bac8513933",
 }
 """SHA-256 of each."""
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w.-]+)?")
 WHEELS_VARIABLE = "WANSPEC_WHEELS"
 
 

@@ -77,7 +77,7 @@ def test_a_model_of_the_users_own_that_cannot_be_read_is_not_the_caches_fault(
         Catalog(tmp_path / "cache").path(str(directory))
 
 
-@pytest.mark.parametrize("name", ["smollm3", "", "a/b/c", "https://example.org/model"])
+@pytest.mark.parametrize("name", ["smollm3", "", "a/b/c", "./model", "../model", "https://example.org/model"])
 def test_an_unknown_name_is_one_line_that_names_the_known_ones(tmp_path: Path, name: str) -> None:
     with pytest.raises(ModelError, match=f"known are {TARGET}, {DRAFTER}"):
         Catalog(tmp_path).path(name)
