@@ -46,7 +46,7 @@ def self_test(passes: Passes, vocab_size: int) -> Verdict:
     `passes.joins` where sessions that share a pass have the bits they would have alone.
 
     Raises:
-        ModelError: our passes do not compute what transformers does: the architecture is not supported.
+        ModelError: our passes do not compute what transformers does: the architecture is not supported; or no numbers.
     """
     draw = random.Random(0)
     text = [draw.randrange(vocab_size) for _ in range(PROMPT + STEPS)]
@@ -76,6 +76,8 @@ def _check_against_transformers(passes: Passes, text: Sequence[TokenId]) -> None
     first, *chain = text
     ours = passes.run(passes.new_cache(), [first], chain, range(-1, len(chain) - 1))
     known = np.isfinite(theirs[0])
+    if not known.any():
+        raise ModelError("the model's logits are no numbers: its weights are damaged, fetch it again")
     ours, theirs = ours[:, known], theirs[:, known]
     apart = np.abs(ours - theirs).max(1) / np.ptp(theirs, 1)
     alike = apart.max() <= WRONG_MODEL if passes.model.dtype == torch.float32 else np.median(apart) <= WRONG_ROUNDED

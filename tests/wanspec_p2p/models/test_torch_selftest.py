@@ -49,6 +49,14 @@ class Leaky(Passes):
         return rows + np.float32(1e-4) * len(tree) if self.tail in self.tails else rows
 
 
+def test_weights_that_are_no_numbers_are_refused(tiny_directory: Path) -> None:
+    passes = read(tiny_directory)
+    with torch.no_grad():
+        passes.model.model.layers[1].mlp.up_proj.weight[0, 0] = torch.nan
+    with pytest.raises(ModelError, match="logits are no numbers: its weights are damaged"):
+        self_test(passes, 258)
+
+
 def test_an_engine_whose_rows_depend_on_their_company_says_near_tie(tiny_directory: Path) -> None:
     passes = read(tiny_directory)
     passes.__class__ = Leaky
