@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -52,8 +53,9 @@ def verify(name: ModelName, json: Json = False) -> None:
         manifest = model_cache(progress).verify(name)
     if json:
         emit({"name": name, "digest": manifest.digest, "files": sorted(manifest.files)})
-    else:
-        say(f"{name}: {len(manifest.files)} files are what they were; weights {manifest.digest}")
+    else:  # digests of a directory of one's own are taken whenever a file of it was changed
+        since = "as when they were last changed" if os.path.isdir(name) else "what they were"
+        say(f"{name}: {len(manifest.files)} files are {since}; weights {manifest.digest}")
 
 
 @app.command()

@@ -43,6 +43,18 @@ def test_verify_names_the_files(run: Run, directory: Path) -> None:
     assert code == 0 and json.loads(out)["files"] == ["model.safetensors"]
 
 
+def test_verify_does_not_say_that_a_directory_of_ones_own_is_what_it_was(
+    run: Run, directory: Path, tmp_path: Path
+) -> None:
+    """What was changed since is digested anew."""
+    assert "1 files are what they were" in run("models", "verify", "smollm2-135m")[1]
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "config.json").write_text("{}")
+    (own / "model.safetensors").write_bytes(b"weights")
+    assert "2 files are as when they were last changed" in run("models", "verify", str(own))[1]
+
+
 def test_a_damaged_file_is_one_line(run: Run, directory: Path) -> None:
     (directory / "model.safetensors").write_bytes(b"changed")
     code, out, err = run("models", "verify", "smollm2-135m")
