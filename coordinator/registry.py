@@ -197,8 +197,8 @@ class Registry:
         message = event.message
         if not _dialable(message):
             reason = (
-                "each address must start with wss:// (and a certificate be named), or with ws:// on loopback, "
-                f"and have the path {draft_address.DRAFT_PATH}"
+                "each address must start with wss:// and a host (and a certificate be named), or with ws:// on "
+                f"loopback, and have the path {draft_address.DRAFT_PATH}"
             )
             return [Close(event.link, CloseCode.POLICY_VIOLATION, reason)]
         replaced, revoked = self._replace(event.at, event.link, event.peer)

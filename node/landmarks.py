@@ -88,7 +88,7 @@ async def connection_seconds(landmark: Landmark, clock: Clock) -> float:
     try:
         found = await asyncio.get_running_loop().getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)
         return await _first(found, clock)
-    except (OSError, UnicodeError) as error:  # a host that is no name
+    except OSError as error:
         raise Unreachable(f"nobody answers at {landmark.address}: {error}") from error
 
 

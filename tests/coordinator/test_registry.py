@@ -141,6 +141,12 @@ def test_a_target_nobody_could_dial_is_refused(address: str) -> None:
     assert len(add_target(registry, addresses=("wss://target.example:1/wanspec/draft",), certificate="c" * 64)) == 1
 
 
+def test_a_target_whose_host_cannot_be_looked_up_is_refused() -> None:
+    (close,) = add_target(make(), addresses=("wss://a..b/wanspec/draft",), certificate="0" * 64)
+    assert isinstance(close, Close)
+    assert close.code is CloseCode.POLICY_VIOLATION
+
+
 def test_targets_of_other_pools_do_not_count_for_the_mismatch() -> None:
     registry = make()
     add_target(registry)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
+from wanspec_p2p.links.address import split
 from wanspec_p2p.security.tls import is_loopback, may_be_here
 
 __all__ = ["DRAFT_PATH", "DraftAddress", "parse"]
@@ -25,10 +25,12 @@ class DraftAddress(NamedTuple):
 
 
 def parse(address: str) -> DraftAddress | None:
-    """None for what no target has: another path than `DRAFT_PATH` or anything after it, a user, ws:// off loopback."""
+    """None for what no target has: another path than `DRAFT_PATH` or anything after it, a user, a host that
+    cannot be looked up, ws:// off loopback.
+    """
     try:
-        parts = urlsplit(address)
-        host, port = parts.hostname, parts.port
+        parts, host = split(address)
+        port = parts.port
     except ValueError:
         return None
     if not host or "@" in parts.netloc or parts.path != DRAFT_PATH or not address.endswith(DRAFT_PATH):

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 import structlog
 
 from wanspec_p2p.errors import ConfigError, LinkClosed, RemoteProtocolError, Unreachable
+from wanspec_p2p.links.address import split
 from wanspec_p2p.links.membership import Membership
 from wanspec_p2p.links.peer import PeerLink
 from wanspec_p2p.protocol import limits
@@ -89,8 +89,7 @@ def check_urls(urls: Sequence[str]) -> None:
     """Raises ValueError for what is no address of a coordinator. Whether it may be dialled is seen when it is."""
     for url in urls:
         try:
-            parts = urlsplit(url)
-            host, _ = parts.hostname or "", parts.port  # reading the port is what checks it
+            parts, host = split(url)
             fine = bool(host) and (parts.scheme == "wss" or (parts.scheme == "ws" and is_loopback(host)))
         except ValueError:
             fine = False

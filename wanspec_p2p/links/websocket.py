@@ -12,7 +12,6 @@ import errno
 import http
 import logging
 import ssl
-import urllib.parse
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -33,6 +32,7 @@ from wanspec_p2p.errors import (
     Unreachable,
     WanspecError,
 )
+from wanspec_p2p.links import address
 from wanspec_p2p.links.base import Transport
 from wanspec_p2p.links.bounded import BoundedClientConnection, BoundedServerConnection
 from wanspec_p2p.links.closing import ended
@@ -170,7 +170,7 @@ async def dial(url: str, *, certificate: str | None) -> WebSocketTransport:
         raise Unreachable(f"{url} answers with HTTP status {status}: {said}") from error
     except InvalidURI as error:
         raise ConfigError(f"{url!r} is not an address of a peer: {error.msg}") from error
-    except (InvalidProxy, ImportError) as error:
+    except (InvalidProxy, ImportError, UnicodeError) as error:  # the last: its host, since ours has been looked at
         raise ConfigError(f"the proxy of this system's settings cannot be used: {error}") from error
     except InvalidHandshake as error:
         raise Unreachable(f"{url} does not answer as wanspec-p2p does: {error}") from error
@@ -189,9 +189,7 @@ async def dial(url: str, *, certificate: str | None) -> WebSocketTransport:
 
 def _checked(url: str) -> tuple[bool, str]:
     try:
-        parts = urllib.parse.urlsplit(url)
-        host = parts.hostname
-        parts.port  # noqa: B018  # raises ValueError for a port that is none
+        parts, host = address.split(url)
     except ValueError as error:
         raise ConfigError(f"{url!r} is not an address: {error}") from error
     if parts.scheme not in ("ws", "wss") or not host:

@@ -45,6 +45,9 @@ def test_a_targets_door(address: str, host: str, port: int, secure: bool, loopba
         "wss://gpu.example:99999/wanspec/draft",
         "wss://[::1/wanspec/draft",
         "wss:///wanspec/draft",
+        "wss://a..b/wanspec/draft",  # a host that no codec takes
+        "wss://.gpu.example/wanspec/draft",
+        f"wss://{'a' * 64}.example/wanspec/draft",
         "nonsense",
     ],
 )

@@ -115,7 +115,18 @@ async def test_a_way_without_tls_leaves_the_certificate_that_is_known() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "coordinator.example", "https://c", "wss://", "wss://c:port", "ws://c.example", "wss://" + "c" * 600]
+    "url",
+    [
+        "",
+        "coordinator.example",
+        "https://c",
+        "wss://",
+        "wss://c:port",
+        "ws://c.example",
+        "wss://" + "c" * 600,
+        "wss://" + "c" * 64,
+        "wss://c..example",
+    ],
 )
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="is not a coordinator's address; it looks like wss://name:port"):

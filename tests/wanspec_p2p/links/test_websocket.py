@@ -359,6 +359,8 @@ async def test_a_handlers_refusal_is_no_failure_of_the_listener(caplog: pytest.L
         ("ws://127.0.0.1:99999/", None, "is not an address"),
         ("ws://[::1/", None, "is not an address"),
         ("ws://127.0.0.1/x#fragment", None, "is not an address"),
+        ("wss://a..b:7001/", "0" * 64, "is not an address: 'a..b' is not the name of a host"),
+        (f"wss://{'a' * 64}.example/", "0" * 64, "is not the name of a host"),
     ],
 )
 async def test_addresses_that_are_not_dialled(url: str, certificate: str | None, line: str) -> None:
@@ -489,6 +491,14 @@ async def test_elsewhere_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(Unreachable, match="does not answer as wanspec-p2p does"):
             await dial("wss://target.invalid:7001/", certificate="0" * 64)
     assert heard.startswith(b"CONNECT target.invalid:7001 ")
+
+
+async def test_a_proxy_that_cannot_be_looked_up_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "wss_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("https_proxy", "http://a..b:1")
+    with pytest.raises(ConfigError, match="the proxy of this system's settings cannot be used"):
+        await dial("wss://target.invalid:7001/", certificate="0" * 64)
 
 
 # Who is let in ------------------------------------------------------------------------------------------------------
