@@ -104,20 +104,41 @@ def is_loopback(host: str) -> bool:
 
 
 def may_be_here(host: str) -> bool:
-    """Whether dialling a host may reach this machine: loopback in any spelling, 127.1 and 2130706433 too, and addresses
-    that stand for any. `is_loopback` is for what we trust, this for what we keep away from. Names are not looked up.
+    """Whether dialling a host may reach this machine: loopback in any spelling, 127.1 and 2130706433 too, addresses
+    that stand for any, and either within an IPv6 address. `is_loopback` is for what we trust, this for what we keep
+    away from. Names are not looked up.
     """
-    host = host.strip("[]").lower()
+    try:
+        host = host.encode("idna").decode()  # as sockets do: other scripts' digits and dots become plain ones
+    except UnicodeError:
+        pass  # no socket takes it
+    host = host.strip("[]").lower().removesuffix(".")
     if is_loopback(host) or host.endswith(".localhost"):
         return True
     try:
-        return ipaddress.ip_address(host).is_unspecified
+        address = ipaddress.ip_address(host)
     except ValueError:
         pass
+    else:
+        inner = _carried(address) if isinstance(address, ipaddress.IPv6Address) else address
+        return address.is_unspecified or (inner is not None and inner.packed[0] in _HERE)
     try:
-        return socket.inet_aton(host)[0] in (0, 127)
+        return socket.inet_aton(host)[0] in _HERE
     except (OSError, UnicodeError):
         return False
+
+
+_HERE = (0, 127)
+"""First bytes of the IPv4 addresses that mean this machine."""
+_CARRIERS = tuple(map(ipaddress.IPv6Network, ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96")))
+"""Whose last 32 bits are an IPv4 address (RFC 4291 §2.5.5, RFC 2765, RFC 6052)."""
+
+
+def _carried(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that a system or a gateway may dial in its place."""
+    if any(address in carrier for carrier in _CARRIERS):
+        return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+    return address.sixtofour
 
 
 def _first_certificate(pem: Path) -> bytes:

@@ -18,6 +18,7 @@ from wanspec_p2p.links.draft_address import DraftAddress, parse
         ("wss://0.0.0.0:22/wanspec/draft", "0.0.0.0", 22, True, True),
         ("wss://[::]:22/wanspec/draft", "::", 22, True, True),
         ("wss://a.localhost:22/wanspec/draft", "a.localhost", 22, True, True),
+        ("wss://[::ffff:0.0.0.0]:22/wanspec/draft", "::ffff:0.0.0.0", 22, True, True),
         ("wss://10.0.0.127/wanspec/draft", "10.0.0.127", 443, True, False),
     ],
 )

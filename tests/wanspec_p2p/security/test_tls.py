@@ -22,6 +22,7 @@ from wanspec_p2p.security.tls import (
     fingerprint,
     is_loopback,
     listener_context,
+    may_be_here,
 )
 
 
@@ -104,3 +105,60 @@ def test_loopback(host: str) -> None:
 )
 def test_not_loopback(host: str) -> None:
     assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "localhost.",
+        "a.localhost",
+        "a.LOCALHOST.",
+        "127.8.9.10",
+        "127.0.0.1.",
+        "127.1",
+        "0x7f.1",
+        "2130706433",
+        "0",
+        "0.0.0.0",
+        "0.0.0.1",
+        "１２７.0.0.1",  # digits that sockets take for plain ones
+        "127。0。0。1",
+        "::",
+        "[::1]",
+        "::1%lo",
+        "[::ffff:0.0.0.0]",
+        "::ffff:0:0",
+        "::ffff:127.0.0.1",
+        "::ffff:7f00:1",
+        "::127.0.0.1",
+        "::ffff:0:127.0.0.1",
+        "64:ff9b::7f00:1",
+        "64:ff9b::0.0.0.0",
+        "2002:7f00:1::1",
+    ],
+)
+def test_what_may_be_this_machine(host: str) -> None:
+    assert may_be_here(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        "gpu.example",
+        "localhost.example",
+        "127.0.0.1.example",
+        "10.0.0.127",
+        "10.127.0.1",
+        "2001:db8::7f00:1",
+        "::ffff:10.0.0.1",
+        "64:ff9b::a00:1",
+        "2002:a00:1::1",
+        "fe80::1%eth0",
+        "a..b",
+        "a" * 64,
+    ],
+)
+def test_what_is_another_machine(host: str) -> None:
+    assert not may_be_here(host)
