@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -13,7 +13,7 @@ from node.landmarks import connection_seconds
 from node.lease_checks import Held
 from wanspec_p2p import __version__
 from wanspec_p2p.clock import Clock
-from wanspec_p2p.errors import CloseCode, ConfigError, RemoteProtocolError, Unreachable
+from wanspec_p2p.errors import CloseCode, ConfigError, LinkClosed, RemoteProtocolError, Unreachable, UsageError
 from wanspec_p2p.links import discovery, websocket
 from wanspec_p2p.links.base import Link
 from wanspec_p2p.links.home import Home
@@ -32,6 +32,10 @@ __all__ = ["COORDINATOR_PATH", "Dialler", "find_on_local_network"]
 
 COORDINATOR_PATH = "/wanspec/node"
 BROWSE_SECONDS = 3.0
+MAX_HINTS = 4
+"""Addresses that were found and are tried, before it is our turn to wait."""
+
+Find: TypeAlias = Callable[[PeerId, Collection[str]], Awaitable[str | None]]
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T", bound=ControlMessage | DraftLinkMessage)
@@ -41,7 +45,8 @@ class Dialler:
     """Args:
     membership: the coordinator we belong to.
     urls: where else it may be.
-    find: looks for our coordinator on the local network when its own address does not answer, and tells an address.
+    find: looks for our coordinator on the local network when its own address does not answer, and tells an address
+        other than those it is given.
     """
 
     def __init__(
@@ -49,7 +54,7 @@ class Dialler:
         identity: Identity,
         membership: Membership,
         clock: Clock,
-        find: Callable[[PeerId], Awaitable[str | None]] | None = None,
+        find: Find | None = None,
         urls: Sequence[str] = (),
     ) -> None:
         self._home, self._urls = Home(membership, urls), urls
@@ -66,7 +71,7 @@ class Dialler:
         return is_loopback(urlsplit(self.membership.url).hostname or "")
 
     async def coordinator(self) -> PeerLink[CoordinatorToNode]:
-        """A link to our coordinator.
+        """A link to our coordinator, be it at an address the local network tells of.
 
         Raises:
             Unreachable, LinkClosed: nobody answers, or the link broke.
@@ -77,10 +82,32 @@ class Dialler:
         try:
             return await self._home.reach(self._coordinator_at)
         except Unreachable:
-            moved = await self._moved()
-            if moved is None:
+            if (link := await self._elsewhere()) is None:
                 raise
-        elsewhere = Home(moved)
+            return link
+
+    async def _elsewhere(self) -> PeerLink[CoordinatorToNode] | None:
+        """A link to our coordinator at an address that was found. Such an address is a hint, and anybody may have given
+        it: the keys stay those we were told, and who lacks them, or cannot be dialled at all, is not our coordinator.
+        """
+        # Off loopback a link needs TLS, and TLS needs the fingerprint that came with the join token.
+        if self._find is None or self.membership.certificate is None:
+            return None
+        tried: set[str] = set()
+        for _ in range(MAX_HINTS):
+            url = await self._find(self.membership.peer_id, tried)
+            if url is None:
+                break
+            tried.add(url)
+            if url.startswith("wss://"):
+                try:
+                    return await self._at(url)
+                except (UsageError, RemoteProtocolError, LinkClosed) as error:
+                    log.info("the coordinator is not where it is announced", address=url, reason=str(error))
+        return None
+
+    async def _at(self, url: str) -> PeerLink[CoordinatorToNode]:
+        elsewhere = Home(msgspec.structs.replace(self.membership, url=url))
         link = await elsewhere.reach(self._coordinator_at)
         self._home = Home(elsewhere.membership, self._urls)
         return link
@@ -92,16 +119,6 @@ class Dialler:
         return await self._connect(
             url, membership.certificate, codec, membership.peer_id, Role.COORDINATOR, features=features
         )
-
-    async def _moved(self) -> Membership | None:
-        """Where else to try. The hint is an address and nothing more: the keys stay those we were told."""
-        if self._find is None:
-            return None
-        url = await self._find(self.membership.peer_id)
-        # Off loopback a link needs TLS, and TLS needs the fingerprint that came with the join token.
-        if url is None or not url.startswith("wss://") or self.membership.certificate is None:
-            return None
-        return msgspec.structs.replace(self.membership, url=url)
 
     async def target(self, lease: Held, address: str) -> Link[NodeToTarget, TargetToNode]:
         """A link to the target of a lease, at one of its `dialable` addresses; raises as `coordinator`."""
@@ -140,10 +157,12 @@ class Dialler:
         return link
 
 
-async def find_on_local_network(peer: PeerId) -> str | None:
-    """Where this coordinator announces itself; None where it does not, or the network cannot be asked."""
+async def find_on_local_network(peer: PeerId, but: Collection[str]) -> str | None:
+    """Where this coordinator is announced, other than at the URLs in `but`; None where it is not, or the network cannot
+    be asked.
+    """
     try:
-        beacons = await discovery.browse(BROWSE_SECONDS, until=peer)
+        beacons = await discovery.browse(BROWSE_SECONDS, until=peer, but=but)
     except ConfigError as error:
         log.info("the local network cannot be asked for the coordinator", reason=str(error))
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -157,7 +157,7 @@ async def test_a_node_may_look_for_the_coordinator_on_the_local_network(
     found = f"wss://127.0.0.1:{ours.port}"
     gone = issue_join_token(ours, role=Role.NODE, url=f"https://127.0.0.1:{free_port()}").encode()
 
-    async def find(peer: str) -> str:
+    async def find(peer: str, but: Collection[str]) -> str:
         return found
 
     monkeypatch.setattr(daemon, "find_on_local_network", find)

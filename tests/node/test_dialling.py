@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from node.dialling import COORDINATOR_PATH, Dialler, find_on_local_network
+from node.dialling import COORDINATOR_PATH, MAX_HINTS, Dialler, find_on_local_network
 from tests.support.node_facts import NodeFacts
 from wanspec_p2p.errors import CloseCode, ConfigError, LinkClosed, PeerRefused, RemoteProtocolError, Unreachable
 from wanspec_p2p.links.base import Transport
@@ -133,13 +133,26 @@ def test_it_is_known_whether_the_coordinator_was_reached_on_this_machine(loopbac
 
 
 class Hints:
-    def __init__(self, url: str | None) -> None:
-        self.url = url
+    """What the local network tells, in the order it is heard."""
+
+    def __init__(self, *urls: str) -> None:
+        self.urls = urls
         self.asked: list[PeerId] = []
 
-    async def __call__(self, peer: PeerId) -> str | None:
+    async def __call__(self, peer: PeerId, but: Collection[str]) -> str | None:
         self.asked.append(peer)
-        return self.url
+        return next((url for url in self.urls if url not in but), None)
+
+
+NO_ADDRESSES = [
+    "wss://x:99999",
+    "wss://[",
+    "wss://a..b",
+    "wss://" + "a" * 100,
+    "wss://user@host",
+    "wss://h:1#f",
+    "wss://",
+]
 
 
 async def test_a_coordinator_that_moved_is_found_by_its_hint_and_proved_by_its_keys(loopback: Loopback) -> None:
@@ -154,43 +167,73 @@ async def test_a_coordinator_that_moved_is_found_by_its_hint_and_proved_by_its_k
     await link.close()
 
 
-async def test_a_hint_that_leads_to_somebody_else_changes_nothing(loopback: Loopback) -> None:
+@pytest.mark.parametrize("certificate", ["", "0" * 64])
+async def test_a_hint_that_leads_to_somebody_else_changes_nothing(loopback: Loopback, certificate: str) -> None:
+    """Another key or another certificate there is as good as nobody, also for a node that was never taken in."""
     facts = loopback.facts
     url = await loopback.listen(Identity.generate(), Role.COORDINATOR, secure=True)
-    gone = loopback.membership("wss://127.0.0.1:1", loopback.fingerprint)
+    gone = loopback.membership("wss://127.0.0.1:1", certificate or loopback.fingerprint)
     dialler = Dialler(facts.node, gone, facts.clock, Hints(url))
-    with pytest.raises(RemoteProtocolError):
+    with pytest.raises(Unreachable, match="127.0.0.1:1/"):
         await dialler.coordinator()
     assert dialler.membership == gone
 
 
+@pytest.mark.parametrize("hint", NO_ADDRESSES)
+async def test_a_hint_that_is_no_address_changes_nothing(loopback: Loopback, hint: str) -> None:
+    gone = loopback.membership("wss://127.0.0.1:1", "0" * 64)
+    dialler = Dialler(loopback.facts.node, gone, loopback.facts.clock, Hints(hint))
+    with pytest.raises(Unreachable, match="127.0.0.1:1/"):
+        await dialler.coordinator()
+    assert dialler.membership == gone
+
+
+async def test_the_first_hint_does_not_hide_the_others(loopback: Loopback) -> None:
+    facts = loopback.facts
+    foreign = await loopback.listen(Identity.generate(), Role.COORDINATOR, secure=True)
+    url = await loopback.listen(facts.coordinator, Role.COORDINATOR, secure=True)
+    gone = loopback.membership("wss://127.0.0.1:1", loopback.fingerprint)
+    hints = Hints("wss://a..b", "ws://127.0.0.1:9", foreign, url)
+    link = await Dialler(facts.node, gone, facts.clock, hints).coordinator()
+    assert link.peer == facts.coordinator.peer_id
+    await link.close()
+
+
+async def test_only_so_many_hints_are_followed_at_a_time(loopback: Loopback) -> None:
+    facts = loopback.facts
+    hints = Hints(*(f"wss://a..{number}" for number in range(100)))
+    gone = loopback.membership("wss://127.0.0.1:1", "0" * 64)
+    with pytest.raises(Unreachable):
+        await Dialler(facts.node, gone, facts.clock, hints).coordinator()
+    assert len(hints.asked) == MAX_HINTS
+
+
 @pytest.mark.parametrize(
-    ("hint", "certificate"), [(None, "0" * 64), ("ws://127.0.0.1:9", "0" * 64), ("wss://127.0.0.1:9", None)]
+    ("hints", "certificate"), [([], "0" * 64), (["ws://127.0.0.1:9"], "0" * 64), (["wss://127.0.0.1:9"], None)]
 )
 async def test_hints_that_prove_nothing_are_not_dialled(
-    loopback: Loopback, hint: str | None, certificate: str | None
+    loopback: Loopback, hints: list[str], certificate: str | None
 ) -> None:
     home = loopback.membership("ws://127.0.0.1:1", certificate)
     with pytest.raises(Unreachable, match="127.0.0.1:1/"):
-        await Dialler(loopback.facts.node, home, loopback.facts.clock, Hints(hint)).coordinator()
+        await Dialler(loopback.facts.node, home, loopback.facts.clock, Hints(*hints)).coordinator()
 
 
 async def test_the_local_network_is_asked_for_one_peer(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, other = Identity.generate().peer_id, Identity.generate().peer_id
     heard = [Beacon(other, None, "wss://other:1"), Beacon(ours, None, "wss://ours:1")]
 
-    async def browse(seconds: float, *, until: PeerId) -> list[Beacon]:
-        return heard
+    async def browse(seconds: float, *, until: PeerId, but: Collection[str]) -> list[Beacon]:
+        return [beacon for beacon in heard if beacon.url not in but]
 
     monkeypatch.setattr("wanspec_p2p.links.discovery.browse", browse)
-    assert await find_on_local_network(ours) == "wss://ours:1"
-    heard.pop()
-    assert await find_on_local_network(ours) is None
+    assert await find_on_local_network(ours, ()) == "wss://ours:1"
+    assert await find_on_local_network(ours, {"wss://ours:1"}) is None
 
 
 async def test_a_network_without_multicast_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def browse(seconds: float, *, until: PeerId) -> list[Beacon]:
+    async def browse(seconds: float, *, until: PeerId, but: Collection[str]) -> list[Beacon]:
         raise ConfigError("no multicast here")
 
     monkeypatch.setattr("wanspec_p2p.links.discovery.browse", browse)
-    assert await find_on_local_network(Identity.generate().peer_id) is None
+    assert await find_on_local_network(Identity.generate().peer_id, ()) is None

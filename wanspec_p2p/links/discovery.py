@@ -11,8 +11,7 @@ import asyncio
 import contextlib
 import ipaddress
 import re
-import urllib.parse
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -21,6 +20,7 @@ from zeroconf import InterfaceChoice, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from wanspec_p2p.errors import ConfigError
+from wanspec_p2p.links.address import split
 from wanspec_p2p.types import PeerId
 
 __all__ = ["SERVICE_TYPE", "Beacon", "advertise", "browse"]
@@ -43,11 +43,11 @@ class Beacon:
 
     def to_service(self) -> AsyncServiceInfo:
         """Raises ConfigError: the URL does not fit, or is none."""
-        parts = urllib.parse.urlsplit(self.url)
-        if not _URL.match(self.url) or parts.hostname is None or len(self.url.encode()) > _MAX_TXT:
+        if not _is_address(self.url):
             raise ConfigError(
                 f"{self.url!r} cannot be announced on the local network: it must be a short ws(s):// address"
             )
+        parts, host = split(self.url)
         properties = {"peer": self.peer, "url": self.url}
         if self.certificate is not None:
             properties["certificate"] = self.certificate
@@ -57,7 +57,7 @@ class Beacon:
             port=parts.port or (443 if parts.scheme == "wss" else 80),
             properties=properties,
             server=f"wanspec-{self.peer[:16]}.local.",
-            parsed_addresses=_addresses(parts.hostname),
+            parsed_addresses=_addresses(host),
         )
 
     @classmethod
@@ -68,7 +68,7 @@ class Beacon:
         except UnicodeDecodeError:
             return None
         peer, url, certificate = text.get("peer", ""), text.get("url", ""), text.get("certificate")
-        if not (_PEER.match(peer) and _URL.match(url) and len(url) <= _MAX_TXT):
+        if not (_PEER.match(peer) and _is_address(url)):
             return None
         if certificate is not None and not _DIGEST.match(certificate):
             return None
@@ -78,6 +78,13 @@ class Beacon:
 _PEER = re.compile(r"[a-z2-7]{32}\Z")
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _URL = re.compile(r"wss?://[!-~]+\Z")  # printable ASCII: it goes to screens
+
+
+def _is_address(url: str) -> bool:
+    try:
+        return _URL.match(url) is not None and len(url) <= _MAX_TXT and bool(split(url)[1])
+    except ValueError:
+        return False
 
 
 @contextlib.asynccontextmanager
@@ -100,12 +107,18 @@ async def advertise(beacon: Beacon, *, interfaces: Interfaces = InterfaceChoice.
 
 
 async def browse(
-    seconds: float, *, until: PeerId | None = None, interfaces: Interfaces = InterfaceChoice.All
+    seconds: float,
+    *,
+    until: PeerId | None = None,
+    but: Collection[str] = (),
+    interfaces: Interfaces = InterfaceChoice.All,
 ) -> list[Beacon]:
     """The coordinators that announce themselves within `seconds`, in the order they were heard.
 
     Args:
         until: return as soon as this one is among them.
+        but: URLs whose beacons are passed over. Anybody may announce any peer, and the first to do so is the one that
+            counts.
 
     Raises:
         ConfigError: the network has no multicast.
@@ -125,7 +138,8 @@ async def browse(
                     while len(found) < _MAX_FOUND and until not in found:
                         service = AsyncServiceInfo(SERVICE_TYPE, await names.get())
                         await service.async_request(network.zeroconf, _RESOLVE_MILLISECONDS)
-                        if (beacon := Beacon.from_properties(service.properties)) is not None:
+                        beacon = Beacon.from_properties(service.properties)
+                        if beacon is not None and beacon.url not in but:
                             found.setdefault(beacon.peer, beacon)
         finally:
             await browser.async_cancel()

@@ -33,7 +33,9 @@ def test_the_port_that_a_url_leaves_out() -> None:
     assert Beacon(BEACON.peer, BEACON.certificate, "wss://192.0.2.1").to_service().port == 443
 
 
-@pytest.mark.parametrize("url", ["http://x", "wss://", "wss://x y", "wss://" + "x" * 300, "wss://zürich.example"])
+@pytest.mark.parametrize(
+    "url", ["http://x", "wss://", "wss://x y", "wss://" + "x" * 300, "wss://zürich.example", "wss://x:99999"]
+)
 def test_what_cannot_be_announced(url: str) -> None:
     with pytest.raises(ConfigError, match="cannot be announced"):
         Beacon(BEACON.peer, BEACON.certificate, url).to_service()
@@ -52,6 +54,11 @@ def test_what_cannot_be_announced(url: str) -> None:
         {b"peer": b"a2" * 16, b"url": b"wss://" + b"x" * 300},
         {b"peer": b"a2" * 16, b"url": b"wss://x", b"certificate": b"zz"},
         {b"peer": b"a2" * 16, b"url": b"wss://\xff"},
+        {b"peer": b"a2" * 16, b"url": b"wss://x:99999"},
+        {b"peer": b"a2" * 16, b"url": b"wss://["},
+        {b"peer": b"a2" * 16, b"url": b"wss://a..b"},
+        {b"peer": b"a2" * 16, b"url": b"wss://" + b"a" * 64},
+        {b"peer": b"a2" * 16, b"url": b"wss://:1"},
     ],
 )
 def test_what_is_not_a_beacon(properties: dict[bytes, bytes | None]) -> None:
@@ -72,6 +79,17 @@ async def test_a_coordinator_is_found_on_loopback(url: str) -> None:
                 assert await browse(10, until=BEACON.peer, interfaces=LOOPBACK) == [beacon]
         except ConfigError as error:
             pytest.skip(f"no multicast here: {error}")
+
+
+async def test_a_beacon_that_is_passed_over_does_not_hide_the_next() -> None:
+    other = Beacon(PeerId("b3" * 16), None, "ws://127.0.0.1:7002")
+    async with asyncio.timeout(30):
+        try:
+            async with advertise(BEACON, interfaces=LOOPBACK), advertise(other, interfaces=LOOPBACK):
+                found = await browse(10, until=other.peer, but={BEACON.url}, interfaces=LOOPBACK)
+        except ConfigError as error:
+            pytest.skip(f"no multicast here: {error}")
+    assert found == [other]
 
 
 async def test_browsing_ends_though_nobody_is_there() -> None:
