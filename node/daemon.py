@@ -126,7 +126,7 @@ class _Joined:
 
     def __call__(self, pool: str) -> None:
         coordinator = self._dialler.membership
-        log.info("joined", pool=pool, coordinator=coordinator.peer_id, address=coordinator.url)
+        log.info("joined", pool=pool, coordinator=coordinator.peer_id, address=self._dialler.url)
         self.follow(coordinator.coordinator)
         self._keeper.keep(coordinator)
         if self._ready is not None:

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
-import msgspec
 import structlog
 
 from node.landmarks import connection_seconds
@@ -57,18 +56,23 @@ class Dialler:
         find: Find | None = None,
         urls: Sequence[str] = (),
     ) -> None:
-        self._home, self._urls = Home(membership, urls), urls
+        self._home = Home(membership, urls)
         self._identity, self._clock, self._find = identity, clock, find
 
     @property
     def membership(self) -> Membership:
-        """Where the coordinator was reached last, and its key."""
+        """Where the coordinator is looked for first, and its key."""
         return self._home.membership
+
+    @property
+    def url(self) -> str:
+        """Where the coordinator was reached last."""
+        return self._home.url
 
     @property
     def loopback(self) -> bool:
         """The coordinator was reached on this machine."""
-        return is_loopback(urlsplit(self.membership.url).hostname or "")
+        return is_loopback(urlsplit(self.url).hostname or "")
 
     async def coordinator(self) -> PeerLink[CoordinatorToNode]:
         """A link to our coordinator, be it at an address the local network tells of.
@@ -101,16 +105,10 @@ class Dialler:
             tried.add(url)
             if url.startswith("wss://"):
                 try:
-                    return await self._at(url)
+                    return await self._home.reach_at(url, self._coordinator_at)
                 except (UsageError, RemoteProtocolError, LinkClosed) as error:
                     log.info("the coordinator is not where it is announced", address=url, reason=str(error))
         return None
-
-    async def _at(self, url: str) -> PeerLink[CoordinatorToNode]:
-        elsewhere = Home(msgspec.structs.replace(self.membership, url=url))
-        link = await elsewhere.reach(self._coordinator_at)
-        self._home = Home(elsewhere.membership, self._urls)
-        return link
 
     async def _coordinator_at(self, membership: Membership) -> PeerLink[CoordinatorToNode]:
         url = membership.url.rstrip("/") + COORDINATOR_PATH

@@ -155,14 +155,14 @@ async def test_a_node_may_look_for_the_coordinator_on_the_local_network(
     cert, key, fingerprint = self_made(tmp_path)
     ours = CoordinatorSettings(data_dir=tmp_path / "coordinator", port=free_port(), tls_cert=cert, tls_key=key)
     found = f"wss://127.0.0.1:{ours.port}"
-    gone = issue_join_token(ours, role=Role.NODE, url=f"https://127.0.0.1:{free_port()}").encode()
+    gone = issue_join_token(ours, role=Role.NODE, url=f"https://127.0.0.1:{free_port()}")
 
     async def find(peer: str, but: Collection[str]) -> str:
         return found
 
     monkeypatch.setattr(daemon, "find_on_local_network", find)
-    settings = NodeSettings(data_dir=tmp_path / "peer", cache_dir=tmp_path, join=gone, discover=True)
+    settings = NodeSettings(data_dir=tmp_path / "peer", cache_dir=tmp_path, join=gone.encode(), discover=True)
     async with running(coordinator.service.run, ours):
         await daemon.enrol(settings)
     known = json.loads((settings.data_dir / "coordinator.json").read_text())
-    assert (known["url"], known["certificate"]) == (found, fingerprint)
+    assert (known["url"], known["certificate"]) == (gone.url, fingerprint)

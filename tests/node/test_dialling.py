@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from node.dialling import COORDINATOR_PATH, MAX_HINTS, Dialler, find_on_local_network
@@ -163,8 +162,18 @@ async def test_a_coordinator_that_moved_is_found_by_its_hint_and_proved_by_its_k
     dialler = Dialler(facts.node, gone, facts.clock, hints)
     link = await dialler.coordinator()
     assert hints.asked == [facts.coordinator.peer_id]
-    assert dialler.membership == msgspec.structs.replace(gone, url=url)
+    assert (dialler.url, dialler.membership) == (url, gone)
     await link.close()
+
+
+async def test_what_was_found_decides_whether_the_coordinator_is_on_this_machine(loopback: Loopback) -> None:
+    facts = loopback.facts
+    url = await loopback.listen(facts.coordinator, Role.COORDINATOR, secure=True)
+    gone = loopback.membership("wss://nowhere.invalid:1", loopback.fingerprint)
+    dialler = Dialler(facts.node, gone, facts.clock, Hints(url))
+    assert not dialler.loopback
+    await (await dialler.coordinator()).close()
+    assert dialler.loopback
 
 
 @pytest.mark.parametrize("certificate", ["", "0" * 64])

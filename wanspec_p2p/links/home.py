@@ -41,8 +41,10 @@ class Home:
         if membership.certificate is None and any(url.startswith("wss://") for url in urls):
             raise ConfigError("coordinator_urls: this coordinator was joined without TLS, so no wss:// can be checked")
         self.membership = membership
-        """Where the coordinator was reached last, and the key and the certificate it showed there."""
-        self._urls = urls
+        """Where the coordinator is looked for first, and the key and the certificate it showed last. This is kept."""
+        self.url = membership.url
+        """Where it was reached last."""
+        self._urls = (membership.url, *urls)
 
     async def reach(self, dial: Callable[[Membership], Awaitable[PeerLink[T]]]) -> PeerLink[T]:
         """A link from the first address at which the coordinator proves itself: where it was last, then the others.
@@ -63,12 +65,25 @@ class Home:
             except (RemoteProtocolError, Unreachable, LinkClosed) as error:
                 failures.append(error)
             else:
-                self._found(place, link.public_key, link.certificate)
+                self._proved(place, link)
                 return link
         raise _worst(failures)
 
-    def _found(self, place: Membership, key: bytes, certificate: str | None) -> None:
+    async def reach_at(self, url: str, dial: Callable[[Membership], Awaitable[PeerLink[T]]]) -> PeerLink[T]:
+        """A link from an address that anybody may have named. It serves this once and is not kept: whoever relays to
+        the coordinator from there could cut us off for good by leaving.
+
+        Raises:
+            As `dial`.
+        """
+        link = await dial(msgspec.structs.replace(self.membership, url=url))
+        self._proved(self.membership, link)
+        self.url = url
+        return link
+
+    def _proved(self, place: Membership, link: PeerLink[T]) -> None:
         """It has proved its key on a connection that is bound to this certificate: the earlier ones are done with."""
+        key, certificate = link.public_key, link.certificate
         if key != place.coordinator:
             log.warning("the coordinator has a new key, signed by its old one", now=peer_id(key), was=place.peer_id)
         if certificate is None:
@@ -77,6 +92,7 @@ class Home:
             message = "the coordinator has a new certificate, signed by its old one"
             log.warning(message, now=certificate, was=place.certificate)
         self.membership = msgspec.structs.replace(place, coordinator=key, certificate=certificate)
+        self.url = place.url
 
 
 def _worst(failures: Sequence[RemoteProtocolError | Unreachable | LinkClosed]) -> Exception:

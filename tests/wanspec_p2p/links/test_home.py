@@ -42,6 +42,33 @@ async def test_the_address_it_was_reached_at_last_comes_first() -> None:
     assert (network.asked, home.membership) == (["wss://first"], FIRST)
 
 
+async def test_an_address_that_anybody_named_serves_once_and_takes_no_others_place() -> None:
+    """Whoever relays from there may leave."""
+    network = Network(first=COORDINATOR, relay=STRANGER)
+    home = Home(FIRST)
+    await home.reach_at("wss://relay", network.dial)
+    assert (home.url, home.membership.url) == ("wss://relay", "wss://first")
+    assert home.membership.coordinator == STRANGER.public_key, "its key was proved there as anywhere"
+    await home.reach(network.dial)
+    assert (home.url, network.asked) == ("wss://first", ["wss://relay", "wss://first"])
+
+
+async def test_an_address_that_anybody_named_changes_nothing_where_it_fails() -> None:
+    home = Home(FIRST)
+    with pytest.raises(RemoteProtocolError):
+        await home.reach_at("wss://relay", Network(relay=IMPOSTOR).dial)
+    assert (home.url, home.membership) == (FIRST.url, FIRST)
+
+
+async def test_the_address_it_was_joined_at_is_tried_also_when_another_was_the_last() -> None:
+    network = Network(first=Unreachable("nobody"), second=COORDINATOR)
+    home = Home(FIRST, ("wss://second",))
+    await home.reach(network.dial)
+    network.places |= {"wss://first": COORDINATOR, "wss://second": Unreachable("nobody")}
+    await home.reach(network.dial)
+    assert network.asked == ["wss://first", "wss://second", "wss://second", "wss://first"]
+
+
 @pytest.mark.parametrize("failure", [Unreachable("nobody"), LinkClosed("broke"), IMPOSTOR])
 async def test_the_others_are_tried_in_turn_and_the_one_that_answers_is_remembered(failure: Exception) -> None:
     network = Network(first=failure, second=failure, third=COORDINATOR)
