@@ -41,6 +41,7 @@ from node.coordinator_events import (
 from node.lease_checks import Held, dialable, may_be_timed, unfit
 from node.limits import LendingLimits, Load
 from wanspec_p2p.errors import CloseCode, LocalProtocolError, RemoteProtocolError
+from wanspec_p2p.links.closing import ends_a_service
 from wanspec_p2p.protocol.common_messages import LeaseRevoked, Registered
 from wanspec_p2p.protocol.coordinator_to_node import Landmarks, LeaseOffer, LeaseRenewed, ProbeRequest
 from wanspec_p2p.protocol.node_to_coordinator import Drain, Heartbeat, LeaseAnswer, RegisterNode
@@ -54,7 +55,7 @@ FINAL_REFUSALS = frozenset(
         CloseCode.NOT_ENROLLED,
         CloseCode.JOIN_REFUSED,
         CloseCode.TOKENIZER_MISMATCH,
-        CloseCode.VERSION_MISMATCH,
+        CloseCode.VERSION_MISMATCH,  # on first contact; see `ends_a_service`
         CloseCode.REPLACED,  # two daemons with one identity would otherwise throw each other out for ever
     }
 )
@@ -142,7 +143,7 @@ class CoordinatorLink:
             self._show_secret = True  # it has forgotten us, and the operator gave us a token for that
             self.state = State.OFFLINE
             return [Redial(event.error.reason)]
-        if event.error.code in FINAL_REFUSALS:
+        if ends_a_service(event.error, FINAL_REFUSALS, enrolled=self._enrolled):
             self.state = State.ENDED
             return [*self._drop_all("the coordinator does not want this node"), GiveUp(event.error)]
         self.state = State.OFFLINE

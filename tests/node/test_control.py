@@ -10,6 +10,7 @@ import pytest
 
 from node.control import MAX_PROBES, ControlLink, DialCoordinator
 from node.coordinator_link import CoordinatorLink
+from node.dialling import COORDINATOR_PATH, Dialler
 from node.draft_links import DraftLinks
 from node.drafting import DraftingEngine
 from node.landmarks import LandmarkTimer
@@ -21,6 +22,9 @@ from tests.support.scripted_models import ScriptedModel
 from tests.support.waits import Waits
 from wanspec_p2p.errors import CloseCode, ConfigError, LinkClosed, PeerRefused, RemoteProtocolError, Unreachable
 from wanspec_p2p.links.backoff import Backoff
+from wanspec_p2p.links.base import Transport
+from wanspec_p2p.links.membership import Membership
+from wanspec_p2p.links.websocket import listen
 from wanspec_p2p.protocol.coordinator_to_node import Landmark, Landmarks, LeaseOffer, ProbeRequest
 from wanspec_p2p.protocol.node_to_coordinator import Drain, Heartbeat, LeaseAnswer, ProbeResult, Timed
 from wanspec_p2p.security.leases import check
@@ -332,3 +336,28 @@ async def test_what_is_wrong_with_the_set_up_ends_it_and_hangs_up() -> None:
         async with asyncio.timeout(5):
             await link.receive()
     await bench.close()
+
+
+@pytest.mark.parametrize("code", [CloseCode.NOT_ENROLLED, CloseCode.REPLACED, CloseCode.VERSION_MISMATCH])
+async def test_whoever_has_taken_the_coordinators_port_ends_no_member(code: CloseCode) -> None:
+    """Without TLS anybody on the machine may, while the coordinator restarts."""
+
+    dials = 0
+
+    async def close(transport: Transport) -> None:
+        nonlocal dials
+        dials += 1
+        await transport.close(code, "go away")
+
+    listener = await listen("127.0.0.1", 0, close, tls=None, path=COORDINATOR_PATH)
+    facts = NodeFacts()
+    membership = Membership(f"ws://127.0.0.1:{listener.port}", facts.coordinator.public_key, None)
+    bench = Bench(enrolled=True, dial=Dialler(facts.node, membership, facts.clock).coordinator)
+    bench.start()
+    async with asyncio.timeout(20):
+        while dials < 3 and not bench.running.done():
+            await bench.waits.end()
+            await asyncio.sleep(0.01)
+    assert not bench.running.done()
+    await bench.close()
+    await listener.close()

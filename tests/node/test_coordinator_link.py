@@ -129,6 +129,13 @@ def test_a_final_refusal_ends_the_node_with_that_error(machine: CoordinatorLink,
     assert machine.state is State.ENDED
 
 
+def test_another_version_is_final_on_first_contact_and_later_is_not(facts: NodeFacts) -> None:
+    """It is said before a key is proved: whoever has taken the coordinator's port can say it."""
+    event = refused(CloseCode.VERSION_MISMATCH, "upgrade")
+    assert machine_of(facts).handle(event) == [GiveUp(event.error)]
+    assert machine_of(facts, enrolled=True).handle(event) == [Redial("upgrade")]
+
+
 @pytest.mark.parametrize("code", [CloseCode.TRY_AGAIN_LATER, CloseCode.INTERNAL_ERROR, CloseCode.POLICY_VIOLATION])
 def test_any_other_refusal_is_tried_again_when_the_coordinator_says(machine: CoordinatorLink, code: CloseCode) -> None:
     event = replace(refused(code, "full"), retry_after=7.0)

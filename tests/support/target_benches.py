@@ -150,7 +150,7 @@ class PoolBench:
 class TargetBench:
     """A whole target over in-memory links: `coordinator` is at the far end of its control link."""
 
-    def __init__(self, secret: str = "", **settings: object) -> None:
+    def __init__(self, secret: str = "", *, enrolled: bool = False, **settings: object) -> None:
         self.clock = LoopClock()
         self.identity = Identity.generate()
         self.mint = Mint(self.clock, self.identity)
@@ -162,7 +162,7 @@ class TargetBench:
             self.identity, self.mint.identity, self.model, self.clock, self.coordinator.dial, **settings
         )
         self.serving = asyncio.create_task(
-            self.target.serve(ADDRESS, None, secret, self.joined.append, self.stop), name="target"
+            self.target.serve(ADDRESS, None, secret, self.joined.append, self.stop, enrolled=enrolled), name="target"
         )
         self._ends: list[asyncio.Task[None]] = []
         self._nodes: list[FakeNode] = []

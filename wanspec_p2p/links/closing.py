@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from wanspec_p2p.errors import CloseCode, LinkClosed, PeerRefused
 
-__all__ = ["MAX_CLOSE_REASON_BYTES", "close_reason", "ended"]
+__all__ = ["MAX_CLOSE_REASON_BYTES", "close_reason", "ended", "ends_a_service", "unproved"]
 
 MAX_CLOSE_REASON_BYTES = 123
 """RFC 6455 §5.5: a control frame has at most 125 bytes, two of which are the code."""
@@ -17,6 +19,20 @@ _NO_BLAME = frozenset(
         1006,  # no close frame at all
     }
 )
+_IN_THE_HANDSHAKE = frozenset(
+    {
+        CloseCode.PROTOCOL_ERROR,
+        CloseCode.INVALID_DATA,
+        CloseCode.POLICY_VIOLATION,
+        CloseCode.MESSAGE_TOO_BIG,
+        CloseCode.INTERNAL_ERROR,
+        CloseCode.TRY_AGAIN_LATER,
+        CloseCode.VERSION_MISMATCH,
+        CloseCode.HANDSHAKE_FAILED,
+    }
+)
+"""Refusals that a listener may have for a dialler before either has proved its key. Whatever depends on who the dialler
+is comes after."""
 
 
 def close_reason(reason: str) -> str:
@@ -29,3 +45,23 @@ def ended(code: int, reason: str = "") -> LinkClosed | PeerRefused:
     if code in _NO_BLAME:
         return LinkClosed(reason or "the link is closed")
     return PeerRefused(code, reason)
+
+
+def unproved(refusal: PeerRefused) -> LinkClosed | PeerRefused:
+    """What a refusal is worth that came before the listener proved its key: whoever has taken its address could say
+    the same, so nothing but what the handshake itself is refused for.
+    """
+    if refusal.code in _IN_THE_HANDSHAKE:
+        return refusal
+    return LinkClosed(f"whoever listens there has proved no key, and closed with code {refusal.code}: {refusal}")
+
+
+def ends_a_service(refusal: PeerRefused, final: Collection[int], *, enrolled: bool) -> bool:
+    """Whether another try would change nothing.
+
+    Args:
+        final: the codes of such refusals.
+        enrolled: the coordinator has taken us in before. Then that it speaks another version is no reason to end: it is
+            said before a key is proved, and perhaps not by the coordinator.
+    """
+    return refusal.code in final and not (enrolled and refusal.code == CloseCode.VERSION_MISMATCH)

@@ -16,6 +16,7 @@ import structlog
 
 from wanspec_p2p.errors import CloseCode, LinkClosed, PeerRefused, RemoteProtocolError, Unreachable
 from wanspec_p2p.links import membership
+from wanspec_p2p.links.closing import ends_a_service
 from wanspec_p2p.links.membership import UNKNOWN, Introduction, Keeper, Membership
 from wanspec_p2p.links.peer import PeerLink
 from wanspec_p2p.protocol.common_messages import ENROLMENT, ControlMessage, Enrol, Registered
@@ -80,7 +81,8 @@ async def ask(
     """Whether the coordinator says that this peer is enrolled; where it cannot be asked, a line of the log says why.
 
     Args:
-        enrolled: it was before. Then somebody else who answers is no reason to end: the coordinator may come back.
+        enrolled: it was before. Then somebody else who answers, or somebody who speaks another version, is no reason to
+            end: the coordinator may come back.
         final: close codes of refusals that another try would not change.
 
     Raises:
@@ -97,7 +99,7 @@ async def ask(
             log.info("enrolled", coordinator=link.peer, pool=told.pool)
         return told is not None  # where it is None, the coordinator says what it has to say when we register
     except PeerRefused as error:
-        if error.code in final:
+        if ends_a_service(error, final, enrolled=enrolled):
             raise
         reason = str(error)
     except RemoteProtocolError as error:

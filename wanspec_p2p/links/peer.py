@@ -23,6 +23,7 @@ from typing import Generic, TypeVar
 from wanspec_p2p.clock import Clock
 from wanspec_p2p.errors import CloseCode, LinkClosed, PeerRefused, RemoteProtocolError
 from wanspec_p2p.links.base import Transport
+from wanspec_p2p.links.closing import unproved
 from wanspec_p2p.links.patience import Patience
 from wanspec_p2p.links.pulse import Pulse
 from wanspec_p2p.protocol import limits
@@ -88,8 +89,9 @@ async def connect(
 
     Raises:
         RemoteProtocolError: the peer is somebody else, or breaks the protocol.
-        PeerRefused: the peer will not have us, and says why.
-        LinkClosed: the transport ended, or the handshake took longer than `HANDSHAKE_SECONDS`.
+        PeerRefused: the handshake is refused, and the peer says why. It has proved nothing.
+        LinkClosed: the transport ended, whatever else it was ended with, or the handshake took longer than
+            `HANDSHAKE_SECONDS`.
     """
     machine = Dialler(
         identity,
@@ -100,7 +102,10 @@ async def connect(
         features=features,
         software=software,
     )
-    link = await _establish(transport, codec, machine, clock, pings, Begin())
+    try:
+        link = await _establish(transport, codec, machine, clock, pings, Begin())
+    except PeerRefused as refusal:
+        raise unproved(refusal) from None
     link.certificate = certificate
     return link
 

@@ -13,6 +13,7 @@ from wanspec_p2p.clock import Clock
 from wanspec_p2p.errors import CloseCode, LinkClosed, PeerRefused, RemoteProtocolError, Unreachable
 from wanspec_p2p.links.backoff import Backoff
 from wanspec_p2p.links.base import Link
+from wanspec_p2p.links.closing import ends_a_service
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.common_messages import LeaseRevoked, Registered
 from wanspec_p2p.protocol.coordinator_to_target import Cancel, CoordinatorToTarget, Drafters, Generate, ReceiptsStored
@@ -38,7 +39,7 @@ FINAL_REFUSALS = frozenset(
     {
         CloseCode.NOT_ENROLLED,
         CloseCode.JOIN_REFUSED,
-        CloseCode.VERSION_MISMATCH,
+        CloseCode.VERSION_MISMATCH,  # on first contact; see `ends_a_service`
         CloseCode.REPLACED,  # two targets with one identity would otherwise throw each other out for ever
     }
 )
@@ -90,6 +91,7 @@ class Control:
     """Args:
     registration: what this target says of itself, given the join secret to show.
     secret: the join secret; shown until the coordinator has taken us in.
+    enrolled: it has taken us in before.
     joined: called with the pool's name each time it has.
     pool: None where this target takes no drafts.
     """
@@ -100,6 +102,7 @@ class Control:
         dial: Dial,
         registration: Callable[[str], RegisterTarget],
         secret: str,
+        enrolled: bool,
         joined: Callable[[str], None],
         outbox: Outbox,
         desk: RequestDesk,
@@ -119,7 +122,7 @@ class Control:
         self._link: Link[TargetMessage, CoordinatorToTarget] | None = None
         self._heartbeat = FIRST_HEARTBEAT
         self._registered = False
-        self._joined_once = False
+        self._enrolled = enrolled
         self._scarcity: tuple[str, bool] | None = None  # why there are too few drafters, as the log has it; if any
 
     async def run(self) -> None:
@@ -176,13 +179,13 @@ class Control:
         try:
             await self._converse(await self._dial())
         except PeerRefused as error:
-            if error.code in FINAL_REFUSALS:
+            if ends_a_service(error, FINAL_REFUSALS, enrolled=self._enrolled):
                 raise
             return str(error)
         except (Unreachable, LinkClosed) as error:
             return str(error)
         except RemoteProtocolError as error:
-            if not self._joined_once:
+            if not self._enrolled:
                 raise
             return error.reason
         raise AssertionError("a conversation ends with what ended it")
@@ -234,7 +237,7 @@ class Control:
             self._handle(await link.receive())
 
     def _register(self, message: Registered) -> None:
-        self._registered = self._joined_once = True
+        self._registered = self._enrolled = True
         self._heartbeat = min(max(message.heartbeat, MIN_HEARTBEAT), MAX_HEARTBEAT)
         self._secret = ""  # spent
         self._backoff.reset()

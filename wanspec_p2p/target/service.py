@@ -128,7 +128,7 @@ async def _serve(
             )
             address = settings.address or _address(settings.host, listener.port, secure=certificate is not None)
             joined = _Joined(ours.keeper, home, target, address, ready)
-            await target.serve(address, certificate, ours.secret, joined, stop)
+            await target.serve(address, certificate, ours.secret, joined, stop, enrolled=ours.enrolled)
         finally:
             await model.close()
             if local is not None:

@@ -143,6 +143,8 @@ class Target:
         secret: str,
         joined: Callable[[str], None],
         stop: asyncio.Event,
+        *,
+        enrolled: bool = False,
     ) -> None:
         """Until `stop` is set; then what is under way gets `DRAIN_SECONDS` to finish. No pass runs when it returns.
 
@@ -151,6 +153,7 @@ class Target:
             certificate: fingerprint of the certificate they must find there; None on loopback.
             secret: the join secret; empty where the coordinator knows us.
             joined: called with the pool's name each time the coordinator has taken us in.
+            enrolled: it has taken us in before.
 
         Raises:
             PeerRefused, RemoteProtocolError: as `Control.run`.
@@ -159,6 +162,7 @@ class Target:
             dial=self._dial,
             registration=partial(self._registration, address, certificate),
             secret=secret,
+            enrolled=enrolled,
             joined=joined,
             outbox=self._outbox,
             desk=self.desk,

@@ -31,7 +31,7 @@ from wanspec_p2p.security.join_tokens import JoinToken
 from wanspec_p2p.types import Role
 
 QUESTION = Enrol("lab-a", "ada", "north", "s3cret")
-FINAL = frozenset({CloseCode.NOT_ENROLLED, CloseCode.JOIN_REFUSED})
+FINAL = frozenset({CloseCode.NOT_ENROLLED, CloseCode.JOIN_REFUSED, CloseCode.VERSION_MISMATCH})
 YET = "no coordinator yet: it is asked again when the model is ready"
 
 
@@ -102,7 +102,7 @@ async def refuse(coordinator: FakeNodeCoordinator, code: CloseCode, reason: str)
     await link.close(code, reason)
 
 
-@pytest.mark.parametrize("code", sorted(FINAL))
+@pytest.mark.parametrize("code", sorted(FINAL - {CloseCode.VERSION_MISMATCH}))
 async def test_a_refusal_for_good_goes_up_as_it_is(coordinator: FakeNodeCoordinator, code: CloseCode) -> None:
     with pytest.raises(PeerRefused, match="^used already$") as refusal:
         await asked(coordinator, refuse(coordinator, code, "used already"), enrolled=True)
@@ -157,6 +157,19 @@ async def test_somebody_else_at_its_address_is_final_on_first_contact_alone(
         assert (told, line["event"], line["reason"]) == (False, YET, "another peer than expected")
     else:
         with pytest.raises(RemoteProtocolError, match="another peer"):
+            await asked(coordinator)
+
+
+@pytest.mark.parametrize("enrolled", [False, True])
+async def test_another_version_at_its_address_is_final_on_first_contact_alone(
+    coordinator: FakeNodeCoordinator, enrolled: bool
+) -> None:
+    coordinator.failures = [PeerRefused(CloseCode.VERSION_MISMATCH, "upgrade")]
+    if enrolled:
+        told, (line,) = await asked(coordinator, enrolled=True)
+        assert (told, line["event"], line["reason"]) == (False, YET, "upgrade")
+    else:
+        with pytest.raises(PeerRefused, match="upgrade"):
             await asked(coordinator)
 
 

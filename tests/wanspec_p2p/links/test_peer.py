@@ -174,6 +174,21 @@ async def test_another_version_learns_both_versions() -> None:
         await accepting
 
 
+@pytest.mark.parametrize("code", [CloseCode.NOT_ENROLLED, CloseCode.REPLACED, CloseCode.LEASE_REFUSED])
+def test_a_listener_that_has_proved_nothing_has_only_closed(code: CloseCode) -> None:
+    @in_virtual_time
+    async def run() -> None:
+        a, b = memory_transports()
+        dialling = asyncio.create_task(_connecting(a))
+        await b.receive()
+        await b.close(code, "go away")
+        outcome = (await asyncio.gather(dialling, return_exceptions=True))[0]
+        assert isinstance(outcome, LinkClosed)
+        assert f"code {code:d}: go away" in str(outcome)
+
+    run()
+
+
 @pytest.mark.parametrize("side", [_connecting, _accepting])
 def test_a_silent_peer_does_not_hold_the_handshake(side: Any) -> None:
     @in_virtual_time

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from tests.support.target_benches import ADDRESS, running_target
 from tests.support.target_kit import request, target_alone, until
 from tests.support.virtual_time import in_virtual_time
-from wanspec_p2p.errors import CloseCode, LinkClosed, PeerRefused, RemoteProtocolError, Unreachable
+from wanspec_p2p.errors import CloseCode, LinkClosed, PeerRefused, RemoteProtocolError, Unreachable, WanspecError
 from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.common_messages import LeaseRevoked, Registered
 from wanspec_p2p.protocol.coordinator_to_target import Cancel, Drafters, GrantedDrafter, ReceiptsStored
@@ -115,6 +115,31 @@ async def test_a_stranger_later_is_tried_again() -> None:
         await link.close()
         await bench.coordinator.taken_in()
         assert bench.joined == ["default"]  # the second time is still under way
+        assert bench.coordinator.dialled == 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RemoteProtocolError("it is somebody else", CloseCode.HANDSHAKE_FAILED),
+        PeerRefused(CloseCode.VERSION_MISMATCH, "it speaks another version"),
+    ],
+)
+@in_virtual_time
+async def test_a_target_that_was_taken_in_before_it_was_started_tries_again(error: WanspecError) -> None:
+    async with running_target(enrolled=True) as bench:
+        bench.coordinator.failures = [error]
+        await bench.coordinator.taken_in()
+        assert bench.coordinator.dialled == 2
+
+
+@in_virtual_time
+async def test_another_version_later_is_tried_again() -> None:
+    async with running_target() as bench:
+        link, _ = await bench.coordinator.taken_in()
+        bench.coordinator.failures = [PeerRefused(CloseCode.VERSION_MISMATCH, "it speaks another version")]
+        await link.close()
+        await bench.coordinator.taken_in()
         assert bench.coordinator.dialled == 3
 
 
