@@ -67,7 +67,10 @@ def check_svg(figure: Path) -> None:
     """
     if figure.suffix != ".svg":
         raise ConfigError(f"--figure {figure}: its name must end in .svg")
-    if not os.access(figure.parent, os.W_OK | os.X_OK):
+    for file in (figure, figure.with_suffix(".png")):
+        if file.is_dir():
+            raise ConfigError(f"--figure {figure}: {file} is a folder")
+    if not (figure.parent.is_dir() and os.access(figure.parent, os.W_OK | os.X_OK)):
         raise ConfigError(f"--figure {figure}: {figure.parent} is no folder that can be written to")
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError("--figure needs matplotlib: install it, or wanspec-p2p with [distill]")

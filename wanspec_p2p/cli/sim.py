@@ -82,7 +82,9 @@ def reference(
     ideal: Annotated[
         bool, typer.Option("--ideal", help="Calculate what drafters without a fault would reach instead.")
     ] = False,
-    figure: Annotated[Path | None, typer.Option(help="SVG file to draw into; needs matplotlib.")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="SVG file to draw into, a PNG beside it; needs matplotlib.")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="One short answer, few distances: a look.")] = False,
     json: Json = False,
 ) -> None:
@@ -126,12 +128,12 @@ def reference(
     report: dict[str, Any] = {"version": __version__, "date": today(), "command": " ".join(words), "seeds": chosen}
     report |= {"ideal": True} if ideal else {}
     report |= {"variants": found} if ablate else found[""]
-    if figure is not None:
-        _draw(report, figure)
     if json:
         emit(report)
     else:
         _show(report, found, [priced(price) for price in shown])
+    if figure is not None:  # last: what goes wrong with it costs no figures
+        _draw(report, figure)
 
 
 def _prices(wanted: str) -> tuple[float, ...]:

@@ -49,7 +49,9 @@ def capacity(
     ] = "",
     tokens: Tokens = 64,
     seed: Seed = 0,
-    figure: Annotated[Path | None, typer.Option(help="SVG file to draw into, a PNG beside it.")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="SVG file to draw into, a PNG beside it; needs matplotlib.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Find how many clients one target serves at a time per token, drafted for remotely, by itself, or not at all."""
@@ -88,12 +90,12 @@ def capacity(
     report: dict[str, Any] = {"version": __version__, "date": today(), "command": " ".join(words)}
     report |= {f"{name}_ms": value for name, value in flags.items()}
     report |= {"draft_rows": draft_rows, "share": share, "tokens": tokens, "seed": seed, **found}
-    if figure is not None:
-        _draw(report, figure)
     if json:
         emit(report)
     else:
         _show(report)
+    if figure is not None:
+        _draw(report, figure)
 
 
 def _draw(report: dict[str, Any], figure: Path) -> None:

@@ -133,12 +133,12 @@ def paper(
         results = played(settings(chosen), seeds, processes=jobs, progress=lambda done, of: progress("play", done, of))
     command = f"wanspec sim paper --seeds {seeds} --rtt {listed(distances)}"
     found = {"version": __version__, "date": today(), "command": command, "seeds": seeds, **report(chosen, results)}
-    if figure is not None:
-        _draw(found, figure)
     if json:
         emit(found)
     else:
         _show_paper(found)
+    if figure is not None:
+        _draw(found, figure)
 
 
 def _draw(found: dict[str, Any], figure: Path) -> None:

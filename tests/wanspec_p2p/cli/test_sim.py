@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -195,14 +196,35 @@ def test_a_figure_is_drawn(run: Run, plays: list[tuple[Setting, int]], tmp_path:
     assert b"<svg" in file.read_bytes()
 
 
+def test_a_figure_that_cannot_be_written_costs_no_result(
+    run: Run, plays: list[tuple[Setting, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("wanspec_p2p.models.distill.files.write_whole", full)
+    monkeypatch.setattr("wanspec_p2p.simulation.reference_figure.draw", lambda report: {"svg": b""})
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    arguments = ("--quick", "--drafters", "2", "--jobs", "1", "--json", "--figure", str(tmp_path / "wan.svg"))
+    code, out, err = run("sim", "reference", *arguments)
+    assert code == ExitCode.USAGE and "make room" in err
+    assert set(json.loads(out)["r2"]) == LISTS
+
+
 def test_a_figure_that_cannot_be_is_said_before_anything_is_played(
     run: Run, plays: list[tuple[Setting, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good = str(tmp_path / "wan.svg")
+    good, program, folder = str(tmp_path / "wan.svg"), tmp_path / "program", tmp_path / "map.svg"
+    program.touch(mode=0o755)
+    folder.mkdir()
+    folder.with_name("other.png").mkdir()
     for arguments, said in (
         (("--figure", good, "--ablate"), "leave --ablate away"),
         (("--figure", "wan.png"), "must end in .svg"),
         (("--figure", str(tmp_path / "gone" / "wan.svg")), "is no folder that can be written to"),
+        (("--figure", str(program / "wan.svg")), "is no folder that can be written to"),
+        (("--figure", str(folder)), "map.svg is a folder"),
+        (("--figure", str(folder.with_name("other.svg"))), "other.png is a folder"),
     ):
         code, out, err = run("sim", "reference", *arguments)
         assert (code, out, err.count("\n")) == (ExitCode.USAGE, "", 1) and said in err
