@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from wanspec_p2p.errors import ConfigError
 from wanspec_p2p.models.base import LanguageModel, ModelInfo, Rows
 from wanspec_p2p.simulation.drafting_node import NodeSpec
 from wanspec_p2p.simulation.laws import IidLaw, Text
@@ -28,13 +29,16 @@ from wanspec_p2p.speculation.policy import LocalDrafting, Policy
 from wanspec_p2p.speculation.target_session import TargetSession
 from wanspec_p2p.target.engine import MAX_ROWS
 from wanspec_p2p.types import Segment, TokenId
+from wanspec_p2p.words import counted
 
-__all__ = ["TREE_ROWS", "Case", "Hardware", "per_token"]
+__all__ = ["MOST_TOKENS", "TREE_ROWS", "Case", "Hardware", "per_token"]
 
 TREE_ROWS = (1, 2, 8)
 """Places of one session in a draft pass, tried for a tree: many clients with many rows each make a slow pass."""
-WITHOUT_END = 4096
-"""Tokens of an answer that is broken off when everybody's stretch is over."""
+MOST_TOKENS = 4096
+"""Of a stretch."""
+WITHOUT_END = 4 * MOST_TOKENS
+"""Tokens of an answer that is broken off when everybody's stretch is over: more than the fastest has by then."""
 NODE_ROWS = 8
 PROMPT = 3
 """Tokens of each prompt."""
@@ -101,10 +105,20 @@ class _RowsAreFree(Knowledge):
 def per_token(case: Case, hardware: Hardware, clients: int, *, tokens: int, seed: int) -> list[float]:
     """Seconds a token of each client's answer, all clients at once, in virtual time.
 
+    Args:
+        tokens: of each stretch; up to MOST_TOKENS.
+
     Raises:
+        ConfigError: an answer takes more virtual time than any may.
         RuntimeError: an answer is not the target's own.
     """
-    return run_in_virtual_time(_play(case, hardware, clients, tokens, seed))
+    try:
+        return run_in_virtual_time(_play(case, hardware, clients, tokens, seed))
+    except TimeoutError as error:
+        raise ConfigError(
+            f"an answer took more than an hour with {counted(clients, 'client')}: "
+            "take fewer --tokens or a shorter --verify"
+        ) from error
 
 
 async def _play(case: Case, hardware: Hardware, clients: int, tokens: int, seed: int) -> list[float]:
@@ -136,6 +150,10 @@ async def _play(case: Case, hardware: Hardware, clients: int, tokens: int, seed:
         for outcome in await asyncio.gather(*plays, return_exceptions=True):
             if isinstance(outcome, Exception):
                 raise outcome
+    if not over.done():
+        raise RuntimeError(
+            f"an answer ended before every stretch was over: {counted(clients, 'client')}, seed {seed}, {case}"
+        )
     for own in stretches:
         if list(own.answer) != text.continuation(own.prompt, len(own.answer)):
             raise RuntimeError(f"an answer is not the target's own: {clients} clients, seed {seed}, {case}")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from wanspec_p2p.errors import ConfigError
 from wanspec_p2p.simulation import capacity_play as module
 from wanspec_p2p.simulation.capacity_play import Case, Hardware, per_token
 from wanspec_p2p.simulation.metering import MeteredModel
@@ -100,3 +101,17 @@ def test_nodes_are_as_many_as_share_them(share: int, nodes: int, monkeypatch: py
     monkeypatch.setattr(Site, "add", counted)
     per_token(Case(drafters=2), Hardware(share=share), 16, tokens=8, seed=0)
     assert len(added) == nodes
+
+
+def test_nobody_goes_home_before_the_longest_stretch_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert module.WITHOUT_END >= 2 * (module.WARM_UP + module.MOST_TOKENS)
+    monkeypatch.setattr(module, "WITHOUT_END", 24)
+    with pytest.raises(RuntimeError, match="an answer ended before every stretch was over: 1 client, seed 0"):
+        per_token(Case(), FAST, 1, tokens=16, seed=0)
+
+
+def test_an_answer_that_takes_hours_is_one_line() -> None:
+    with pytest.raises(
+        ConfigError, match="more than an hour with 2 clients: take fewer --tokens or a shorter --verify"
+    ):
+        per_token(Case(), Hardware(verify=300.0), 2, tokens=16, seed=0)
