@@ -10,7 +10,10 @@ from pathlib import Path
 
 from wanspec_p2p.errors import ConfigError
 
-__all__ = ["check_svg", "listed", "numbers", "today", "whole", "write_pictures"]
+__all__ = ["LARGEST_SEED", "check_svg", "listed", "numbers", "today", "whole", "write_pictures"]
+
+LARGEST_SEED = 2**63 - 1
+"""JSON that is written has no larger numbers."""
 
 
 def numbers(flag: str, text: str, least: float, most: float) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wanspec_p2p import __version__
-from wanspec_p2p.cli.figures import check_svg, listed, numbers, today, whole, write_pictures
+from wanspec_p2p.cli.figures import LARGEST_SEED, check_svg, listed, numbers, today, whole, write_pictures
 from wanspec_p2p.cli.output import Json, emit, progress_bars, say
 from wanspec_p2p.cli.sim_capacity import capacity
 from wanspec_p2p.cli.sim_clients import clients
@@ -234,7 +234,7 @@ def _table(baseline: str, rtt_ms: list[float], found: dict[str, dict[str, list[f
 @app.command()
 def faults(
     count: Annotated[int, typer.Option(help="Schedules to play.", min=1, max=1_000_000)] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the first schedule; the others follow.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of the first schedule; the others follow.", min=0, max=LARGEST_SEED)] = 0,
     json: Json = False,
 ) -> None:
     """Play answers while nodes lie, repeat, stall, part and die; fail if any text is not the target's own."""

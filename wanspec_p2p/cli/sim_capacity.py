@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeAlias
 import typer
 
 from wanspec_p2p import __version__
-from wanspec_p2p.cli.figures import check_svg, listed, numbers, today, whole, write_pictures
+from wanspec_p2p.cli.figures import LARGEST_SEED, check_svg, listed, numbers, today, whole, write_pictures
 from wanspec_p2p.cli.output import Json, emit, progress_bars, say
 from wanspec_p2p.protocol.limits import MAX_DRAFTERS
 from wanspec_p2p.words import counted
@@ -32,7 +32,7 @@ Rtt: TypeAlias = Annotated[str, typer.Option(help="Round trips in milliseconds, 
 Drafters: TypeAlias = Annotated[str, typer.Option(help="Drafters of an answer, with commas.")]
 Passes: TypeAlias = Annotated[str, typer.Option(help="Draft passes a round at the target to try, with commas.")]
 Tokens: TypeAlias = Annotated[int, typer.Option(help="Of each answer that count.", min=8, max=4096)]
-Seed: TypeAlias = Annotated[int, typer.Option(help="Of the text.", min=0)]
+Seed: TypeAlias = Annotated[int, typer.Option(help="Of the text.", min=0, max=LARGEST_SEED)]
 
 
 def capacity(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wanspec_p2p import __version__
-from wanspec_p2p.cli.figures import today
+from wanspec_p2p.cli.figures import LARGEST_SEED, today
 from wanspec_p2p.cli.output import Json, emit, progress_bars, say
 from wanspec_p2p.clock import SystemClock
 from wanspec_p2p.errors import EngineError
@@ -33,7 +33,7 @@ def swarm(
     away: Annotated[float, typer.Option(help="Mean minutes until it comes again.", min=0.01, max=1e6)] = 2.0,
     answers: Annotated[float, typer.Option(help="Answers a minute, of all targets.", min=0.01, max=1e4)] = 10.0,
     tokens: Annotated[int, typer.Option(help="Of an answer.", min=1, max=4096)] = 64,
-    seed: Annotated[int, typer.Option(help="Of everything that is drawn.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.", min=0, max=LARGEST_SEED)] = 0,
     json: Json = False,
 ) -> None:
     """Play a network whose nodes come and go; fail if an answer is wrong or anything is left behind."""

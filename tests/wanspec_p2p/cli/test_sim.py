@@ -234,6 +234,12 @@ def test_a_figure_that_cannot_be_is_said_before_anything_is_played(
     assert not plays
 
 
+@pytest.mark.parametrize("command", ["faults", "capacity", "clients", "swarm"])
+def test_a_seed_that_no_json_could_tell_is_refused(run: Run, command: str) -> None:
+    code, out, err = run("sim", command, "--seed", str(2**63), "--json")
+    assert (code, out, err.count("\n")) == (ExitCode.USAGE, "", 1) and "'--seed'" in err
+
+
 def schedule(seed: int, *, exact: bool = True) -> Schedule:
     """Played by nobody; the first is greedy."""
     sampling = Sampling(temperature=2.0) if seed else Sampling()
