@@ -246,7 +246,12 @@ def faults(
     sampling = {"greedy": 0, "sampled": 0}
     with progress_bars() as progress:
         for done in range(count):
-            schedule = play_faults(seed + done)
+            try:
+                schedule = play_faults(seed + done)
+            except Exception as error:
+                raise EngineError(
+                    f"seed {seed + done} could not be played to its end: {error or repr(error)}"
+                ) from error
             struck, seconds = struck + schedule.events, seconds + schedule.seconds
             laws[schedule.law] += 1
             sampling["greedy" if schedule.sampling.greedy else "sampled"] += 1

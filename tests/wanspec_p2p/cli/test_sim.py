@@ -10,6 +10,7 @@ from tests.wanspec_p2p.cli.conftest import Run
 from wanspec_p2p.errors import ExitCode
 from wanspec_p2p.simulation.faults import KINDS, LAWS, Schedule
 from wanspec_p2p.simulation.reference import Figures, Setting
+from wanspec_p2p.simulation.trace import ErrorsLogged
 from wanspec_p2p.types import Sampling
 
 LISTS = {
@@ -260,6 +261,18 @@ def test_faults_are_told_with_how_answers_were_sampled(run: Run, monkeypatch: py
     assert json.loads(run("sim", "faults", "--count", "3", "--json")[1])["sampling"] == {"greedy": 1, "sampled": 2}
     said = run("sim", "faults", "--count", "3", "--seed", "1")[1]
     assert said == "3 schedules from seed 1 (0 greedy, 3 sampled), 9 faults in 3 virtual seconds: 0 wrong\n"
+
+
+def test_a_schedule_that_breaks_off_names_its_seed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def play(seed: int) -> Schedule:
+        if seed == 8:
+            raise ErrorsLogged("errors were logged: a session failed")
+        return schedule(seed)
+
+    monkeypatch.setattr("wanspec_p2p.simulation.faults.play_faults", play)
+    code, out, err = run("sim", "faults", "--count", "3", "--seed", "7")
+    assert (code, out) == (ExitCode.FAILURE, "")
+    assert err == "wanspec: seed 8 could not be played to its end: errors were logged: a session failed\n"
 
 
 def test_a_wrong_text_is_an_error_that_names_its_seed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
