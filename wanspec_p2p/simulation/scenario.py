@@ -41,7 +41,7 @@ HOURS = 24
 Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 Chance: TypeAlias = Annotated[float, Meta(ge=0, lt=1)]
 Delay: TypeAlias = Annotated[float, Meta(ge=0, le=MAX_DELAY_MS)]
-PassTime: TypeAlias = Annotated[float, Meta(gt=0, le=60_000)]
+PassTime: TypeAlias = Annotated[float, Meta(ge=0.001, le=60_000)]  # virtual time has nanoseconds
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_NODES)]
 
 
