@@ -48,7 +48,8 @@ def read_scenario(file: Path) -> Scenario:
     try:
         judged(scenario.law)
     except ConfigError as error:
-        raise ConfigError(_line(file, "law.recording", str(error))) from error
+        key = "law.tokenizer" if scenario.law.recording is None else "law.recording"
+        raise ConfigError(_line(file, key, str(error))) from error
     return scenario
 
 

@@ -124,7 +124,7 @@ def play(scenario: Scenario, policy: Policy, seed: int, slow: float = 1.0) -> Ou
         return run_in_virtual_time(_play(scenario, policy, seed, slow))
     except TimeoutError as error:
         raise ConfigError(
-            "no node reached the target, or no answer ended, within an hour: is the way too long?"
+            "a node did not reach the target, or an answer did not end, within an hour: is a way too long, or a pass?"
         ) from error
 
 

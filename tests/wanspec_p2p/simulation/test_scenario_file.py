@@ -148,7 +148,7 @@ def test_a_recording_that_is_none_or_of_others_is_said_with_its_key(tmp_path: Pa
     other = f"tokenizer = '{'0' * 64}'\n"
     assert "`tokenizer` is" in line(tmp_path, named + other)
     assert line(tmp_path, named + other).startswith("law.recording: ")
-    assert line(tmp_path, law + other).startswith("law.recording: the recording that comes with the package has")
+    assert line(tmp_path, law + other).startswith("law.tokenizer: the recording that comes with the package has")
 
 
 def test_what_probe_writes_is_a_scenario(tmp_path: Path) -> None:
