@@ -44,15 +44,25 @@ def record(
     from wanspec_p2p.simulation.recording import write_recording
 
     file = out or Path(f"{_short(target)}.{_short(drafter)}.t{temperature:g}.s{seed}.jsonl")
-    if not os.access(file.parent, os.W_OK | os.X_OK):  # better said before the models have answered
-        raise ConfigError(f"--out {file}: {file.parent} is no folder that can be written to")
-    if file.exists():
-        raise ConfigError(f"--out {file} is there already: name another file, or remove it")
+    _check_free(file)
     chosen = load_prompts(prompts, "--prompts", count)
     with progress_bars() as progress:
         recording = asyncio.run(_record(target, drafter, chosen, tokens, temperature, seed, threads, dtype, progress))
     write_recording(file, recording)
     _show(recording, file, json=json)
+
+
+def _check_free(file: Path) -> None:
+    """What is wrong with `--out` is better said before the models have answered."""
+    if not (file.parent.is_dir() and os.access(file.parent, os.W_OK | os.X_OK)):
+        raise ConfigError(f"--out {file}: {file.parent} is no folder that can be written to")
+    try:
+        file.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:  # such as a name that is too long
+        raise ConfigError(f"--out {file} cannot be written: {error.strerror}") from error
+    raise ConfigError(f"--out {file} is there already: name another file, or remove it")
 
 
 async def _record(
@@ -97,7 +107,7 @@ async def _record(
 
 def _short(name: str) -> str:
     """Where a model lies on this machine is nobody's business."""
-    return Path(name).resolve().name if Path(name).is_dir() else name.replace("/", "--").replace(":", "-")
+    return Path(name).resolve().name if os.path.isdir(name) else name.replace("/", "--").replace(":", "-")
 
 
 def _show(recording: Recording, file: Path, *, json: bool) -> None:

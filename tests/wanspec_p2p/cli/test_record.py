@@ -71,6 +71,11 @@ def test_what_cannot_be_recorded_is_one_line(run: Run, models: tuple[str, str], 
     assert "no folder that can be written to" in refused(
         *models, "--prompts", prompts, "--out", str(tmp_path / "nowhere" / "a")
     )
+    (tmp_path / "program").touch(mode=0o755)
+    assert "program is no folder" in refused(*models, "--prompts", prompts, "--out", str(tmp_path / "program" / "a"))
+    long = str(tmp_path / ("a" * 300))
+    assert "cannot be written: File name too long" in refused(*models, "--prompts", prompts, "--out", long)
+    assert "--out" in refused("a" * 300, models[1], "--prompts", prompts)
     assert "missing" in refused(
         str(tmp_path / "missing"), models[1], "--prompts", prompts, "--out", str(tmp_path / "a"), code=ExitCode.MODEL
     )
