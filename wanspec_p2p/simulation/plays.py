@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from typing import TypeAlias
@@ -89,7 +91,7 @@ def _players(processes: int, ideal: bool) -> Iterator[Players]:
     if processes == 1:
         yield lambda tasks: (_task(*task, ideal) for task in tasks)
         return
-    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent)
 
     def play(tasks: Sequence[Task]) -> Generator[Result, None, None]:
         with _uninterruptible():
@@ -103,6 +105,18 @@ def _players(processes: int, ideal: bool) -> Iterator[Players]:
         yield play
     finally:
         pool.shutdown(cancel_futures=True)  # the plays under way take seconds at most
+
+
+def _end_with_parent() -> None:
+    """A process of a pool whose owner was killed would wait for work for good."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end with the parent", daemon=True).start()
 
 
 def _task(setting: Setting, seed: int, ideal: bool) -> Result:

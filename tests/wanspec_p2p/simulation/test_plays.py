@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 
+import psutil
 import pytest
 
 from wanspec_p2p.simulation.plays import Played, played, played_as_wanted
@@ -35,6 +38,29 @@ def test_an_interrupt_ends_the_processes() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         played([replace(BASE, tokens=n) for n in range(8, 16)], 1, processes=2, progress=interrupt)
+
+
+def test_no_process_outlives_one_that_is_killed() -> None:
+    script = """
+import multiprocessing, time
+from wanspec_p2p.simulation.plays import played
+from wanspec_p2p.simulation.reference import Setting
+
+def told(done, total):
+    print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+    time.sleep(60.0)
+
+played([Setting(tokens=8, warm_up=0)], 2, processes=2, progress=told)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        players = [psutil.Process(int(pid)) for pid in owner.stdout.readline().split()]
+        owner.kill()
+    assert len(players) == 2
+    _, left = psutil.wait_procs(players, timeout=30.0)
+    for player in left:
+        player.kill()
+    assert left == []
 
 
 def test_what_goes_wrong_in_a_process_is_told() -> None:
