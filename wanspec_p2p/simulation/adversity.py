@@ -45,6 +45,8 @@ CHURN_TOKENS = 1024
 BESIDE_GOOD_COST = 0.05
 """Share of the time per token that bad nodes may cost where good ones are attached as well."""
 BETTER_MINUTES, BETTER_FAR_RTT_MS, BETTER_NEAR_RTT_MS = 6, 80.0, 5.0
+BETTER_MOST_TOKENS = 256
+"""Of an answer: four of them fit into a minute however slow nodes are."""
 BETTER_COST = 0.15
 """Share of the time per token that it may cost in the last of those minutes to have begun with far nodes."""
 DIALS = "dials"
@@ -53,7 +55,8 @@ KILL_SHARE, KILL_NODES, KILL_ANSWERS, KILL_AT_MS = 0.3, 20, 8, 500.0
 
 @dataclass(frozen=True, slots=True)
 class Adversity:
-    """What is played. `tokens` of each answer; those of the churn have four times as many."""
+    """What is played. `tokens` of each answer; those of the churn have four times as many, and those that wait for
+    better nodes half as many, or BETTER_MOST_TOKENS."""
 
     tokens: int = CHURN_TOKENS // 4
 
@@ -214,7 +217,7 @@ def _beside_good(adversity: Adversity, results: Played) -> list[dict[str, Any]]:
 
 
 def _better(adversity: Adversity, seed: int, far_ms: float) -> Sequence[float]:
-    tokens, near = adversity.tokens // 2, BETTER_NEAR_RTT_MS / 1e3
+    tokens, near = min(adversity.tokens // 2, BETTER_MOST_TOKENS), BETTER_NEAR_RTT_MS / 1e3
     return play_better(seed, minutes=BETTER_MINUTES, tokens=tokens, far=far_ms / 1e3, near=near)
 
 

@@ -6,6 +6,7 @@ from wanspec_p2p.simulation import adversity
 from wanspec_p2p.simulation.adversity import Adversity, study
 from wanspec_p2p.simulation.scenario import Scenario
 from wanspec_p2p.simulation.scenario_play import Outcome
+from wanspec_p2p.simulation.swarm_better import ANSWERS_A_MINUTE
 from wanspec_p2p.simulation.swarm_kill import SwarmOutcome
 from wanspec_p2p.speculation.policy import Policy
 
@@ -97,3 +98,16 @@ def test_what_is_played_is_the_setting_that_is_told() -> None:
         (0.0, 8, 20),
         (0.3, 8, 20),
     ]
+
+
+def test_minutes_are_minutes_however_long_answers_are(pace: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def play_better(seed: int, *, minutes: int, tokens: int, far: float, near: float) -> list[float]:
+        asked.append(tokens)
+        return [0.016] * minutes
+
+    monkeypatch.setattr(adversity, "play_better", play_better)
+    for tokens in (256, 4096):
+        study(Adversity(tokens), 1, lambda *progress: None)
+    assert asked == [128, 128, 256, 256] and 256 * 0.030 < 60.0 / ANSWERS_A_MINUTE
