@@ -49,8 +49,8 @@ def whole(flag: str, text: str, most: int) -> tuple[int, ...]:
 
 
 def listed(values: Sequence[float]) -> str:
-    """As a flag has them."""
-    return ",".join(f"{value:g}" for value in values)
+    """As a flag has them, with all that tells one from another."""
+    return ",".join(f"{value:.15g}" for value in values)
 
 
 def today() -> str:

@@ -122,7 +122,7 @@ def reference(
     words += [f"--seeds {chosen}", *([] if tokens is None else [f"--tokens {tokens}"])]
     words += [] if law is ReferenceLaw.IID else [f"--law {law.value}"]
     words += [f"--temperature {temperature:g}"] if temperature else []
-    words += [f"{flag} {ms:g}" for flag, ms in code.items() if ms]
+    words += [f"{flag} {ms:.15g}" for flag, ms in code.items() if ms]
     words += [f"--prices {listed(shown)}"] if shown else []
     words += [f"--rtt {listed(distances)}", f"--drafters {listed(counts)}"]
     report: dict[str, Any] = {"version": __version__, "date": today(), "command": " ".join(words), "seeds": chosen}

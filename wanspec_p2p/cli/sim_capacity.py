@@ -82,7 +82,7 @@ def capacity(
             played=played,
         )
     flags = {"limit": limit, "verify": verify, "draft": draft}
-    words = ["wanspec sim capacity", *(f"--{name} {value:g}" for name, value in flags.items())]
+    words = ["wanspec sim capacity", *(f"--{name} {value:.15g}" for name, value in flags.items())]
     words += [f"--draft-rows {draft_rows}", f"--share {share}"]
     words += [f"--rtt {listed(distances)}", f"--drafters {listed(counts)}", f"--passes {listed(tried)}"]
     words += [f"--held {listed(alike)}"] if alike else []

@@ -63,8 +63,8 @@ def clients(
             seed=seed,
             played=lambda done, total: progress("play", done, total),
         )
-    words = [f"wanspec sim clients --clients {listed(chosen)} --verify {verify:g} --verify-rows {verify_rows}"]
-    words += [f"--draft {draft:g} --draft-rows {draft_rows} --share {share} --passes {listed(tried)}"]
+    words = [f"wanspec sim clients --clients {listed(chosen)} --verify {verify:.15g} --verify-rows {verify_rows}"]
+    words += [f"--draft {draft:.15g} --draft-rows {draft_rows} --share {share} --passes {listed(tried)}"]
     words += [f"--rtt {listed(distances)} --drafters {listed(remote)} --tokens {tokens} --seed {seed}"]
     report: dict[str, Any] = {"version": __version__, "date": today(), "command": " ".join(words), **found}
     if json:

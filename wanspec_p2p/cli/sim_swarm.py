@@ -55,8 +55,8 @@ def swarm(
         report = play_swarm(hour, seed, progress=lambda gone, of: progress("play", gone, of))
     seconds = clock.monotonic() - begun
     command = (
-        f"wanspec sim swarm --nodes {nodes} --hours {hours:g} --targets {targets} --drafters {drafters} "
-        f"--stay {stay:g} --away {away:g} --answers {answers:g} --tokens {tokens} --seed {seed}"
+        f"wanspec sim swarm --nodes {nodes} --hours {hours:.15g} --targets {targets} --drafters {drafters} "
+        f"--stay {stay:.15g} --away {away:.15g} --answers {answers:.15g} --tokens {tokens} --seed {seed}"
     )
     if json:
         emit(

@@ -63,4 +63,4 @@ def by_clients(
 
 
 def _name(drafters: int, rtt_ms: float, *, gate: bool = False) -> str:
-    return f"r{drafters} {rtt_ms:g} ms{' beside the gate' if gate else ''}"
+    return f"r{drafters} {rtt_ms:.15g} ms{' beside the gate' if gate else ''}"

@@ -12,6 +12,7 @@ def test_numbers_keep_their_order_and_are_written_as_they_were_read() -> None:
     assert numbers("--rtt", " 30, 0 ,12.5", 0.0, 100.0) == (30.0, 0.0, 12.5)
     assert whole("--drafters", "4,2", 16) == (4, 2)
     assert listed((30.0, 0.0, 12.5)) == "30,0,12.5"
+    assert listed((0.3, 1234.5678, 10.0000001)) == "0.3,1234.5678,10.0000001"
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,12 @@ def test_the_object_for_machines(run: Run, plays: list[tuple[Setting, int]]) -> 
     assert len(report["date"]) == 10
 
 
+def test_the_command_that_is_told_is_the_one_that_was_given(run: Run, plays: list[tuple[Setting, int]]) -> None:
+    given = "--seeds 1 --verify-code 1.2345678 --rtt 0.1234567,1234.5678 --drafters 3"
+    out = run("sim", "reference", "--jobs", "1", *given.split(), "--json")[1]
+    assert json.loads(out)["command"] == f"wanspec sim reference {given}"
+
+
 def test_the_table_for_people(run: Run, plays: list[tuple[Setting, int]]) -> None:
     code, out, err = run("sim", "reference", "--seeds", "1", "--rtt", "0, 12.5", "--drafters", "3", "--jobs", "1")
     assert (code, err) == (ExitCode.OK, "")

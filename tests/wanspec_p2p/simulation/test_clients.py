@@ -50,3 +50,10 @@ def test_a_verification_is_flat_as_far_as_the_hardware_says() -> None:
         played=lambda *_: None,
     )
     assert found["plain"] == [round(30.0 * 17 / 9, 2)]
+
+
+def test_distances_that_hardly_differ_are_two() -> None:
+    found = by_clients(
+        HARDWARE, (1,), passes=(1,), rtt_ms=(10.0, 10.0000001), drafters=(1,), tokens=8, seed=0, played=lambda *_: None
+    )
+    assert [len(own["alone"]) for own in found["remote"].values()] == [1, 1]
