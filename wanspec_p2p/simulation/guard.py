@@ -14,7 +14,7 @@ Not refused, because it cannot be patched or is not called by name:
   which those nonces come from;
 - chance and threads that libraries in C take for themselves: keys that `cryptography` makes, pools of numpy;
 - functions that anybody else had by name before the run (`from os import urandom`), types of C (`_socket.socket`);
-- files, the environment, names of hosts, signals, and waiting for a lock or with `select`.
+- files, the environment, this host's name, signals, and waiting for a lock or with `select`.
 
 Nothing that the simulator runs is known to do any of it, but that recordings may be read.
 """
@@ -30,8 +30,10 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy.random  # noqa: F401  # takes its `randbits` when it is imported, which must be before there are stand-ins
@@ -45,6 +47,9 @@ _CLOCKS = (
 )
 _DOORS: tuple[tuple[Any, str], ...] = (
     *((threading.Thread, "start"), (socket.socket, "__init__"), (subprocess.Popen, "__init__")),
+    (BaseProcess, "start"),
+    *((socket, name) for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr", "getnameinfo")),
+    *((uuid, name) for name in ("uuid1", "uuid6")),
     *((_thread, name) for name in ("start_new_thread", "start_new", "start_joinable_thread")),
     *((os, name) for name in ("fork", "forkpty", "system", "posix_spawn", "posix_spawnp", "execv", "execve")),
     *((os, name) for name in ("urandom", "getrandom")),

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import multiprocessing
 import os
 import random
 import secrets
+import socket
 import sys
 import threading
 import time
@@ -76,7 +78,11 @@ DOORS: dict[str, Callable[[], object]] = {
     "secrets.randbelow": lambda: secrets.randbelow(8),
     "secrets.randbits": lambda: secrets.randbits(8),
     "secrets.choice": lambda: secrets.choice("ab"),
+    "uuid.uuid1": lambda: uuid.uuid1(),
     "uuid.uuid4": lambda: uuid.uuid4(),
+    "multiprocessing.Process": lambda: multiprocessing.get_context("spawn").Process(target=nothing).start(),
+    "socket.getaddrinfo": lambda: socket.getaddrinfo("localhost", 80),
+    "socket.gethostbyname": lambda: socket.gethostbyname("localhost"),
 }
 
 
