@@ -11,6 +11,7 @@ from node.link_sessions import LinkSessions
 from tests.support.fake_draft_target import FakeDraftTarget
 from tests.support.scripted_models import ScriptedModel
 from tests.support.session_rows import SureTable, prefix_hash
+from tests.support.virtual_time import in_virtual_time
 from wanspec_p2p.clock import ManualClock
 from wanspec_p2p.errors import RemoteProtocolError
 from wanspec_p2p.protocol.node_to_target import Decline, Draft
@@ -48,6 +49,7 @@ def desk() -> Desk:
     return Desk()
 
 
+@in_virtual_time
 async def test_drafts_carry_the_number_of_their_session(desk: Desk) -> None:
     desk.sessions.handle(opened(7, (1, 2)))
     desk.sessions.handle(opened(8, (3,)))
@@ -58,6 +60,7 @@ async def test_drafts_carry_the_number_of_their_session(desk: Desk) -> None:
     assert (desk.sessions.opened, desk.sessions.drafted) == (2, 16)
 
 
+@in_virtual_time
 async def test_what_a_verdict_tells_of_is_run_and_not_sent(desk: Desk) -> None:
     desk.sessions.handle(opened(7, (1, 2), window=4))
     told = msgspec.structs.replace(verdict(7, (1, 2, 9), 1, window=4), outlook=Outlook((30, 31), (), (120, 120)))
@@ -68,6 +71,7 @@ async def test_what_a_verdict_tells_of_is_run_and_not_sent(desk: Desk) -> None:
     assert {30, 31}.isdisjoint(token for d in drafts for token in d.tokens)
 
 
+@in_virtual_time
 async def test_two_links_may_use_the_same_names_and_numbers(desk: Desk) -> None:
     heard: list[Draft | Decline] = []
     others = LinkSessions(desk.engine, LendingLimits(slots=2, max_prefix=10), heard.append)
@@ -81,6 +85,7 @@ async def test_two_links_may_use_the_same_names_and_numbers(desk: Desk) -> None:
     assert len(desk.sessions) == desk.engine.sessions == 1
 
 
+@in_virtual_time
 async def test_what_one_target_says_came_true_changes_no_chance_of_anothers(desk: Desk) -> None:
     others = LinkSessions(desk.engine, LendingLimits(slots=2, max_prefix=10), lambda message: None)
     before = others.table.typical()
@@ -142,6 +147,7 @@ def test_what_crosses_our_decline_is_nobodys_fault(desk: Desk) -> None:
     assert len(desk.said) == 1
 
 
+@in_virtual_time
 async def test_a_verdict_moves_the_session_on(desk: Desk) -> None:
     desk.sessions.handle(opened(1, (1, 2), window=4))
     await desk.draft()
@@ -153,6 +159,7 @@ async def test_a_verdict_moves_the_session_on(desk: Desk) -> None:
     assert [len(message.tokens) for message in desk.said if isinstance(message, Draft)] == [4]
 
 
+@in_virtual_time
 async def test_a_verdict_that_does_not_fit_ends_that_session_alone(desk: Desk) -> None:
     desk.sessions.handle(opened(1, (1, 2)))
     desk.sessions.handle(opened(2, (1, 2)))
@@ -163,6 +170,7 @@ async def test_a_verdict_that_does_not_fit_ends_that_session_alone(desk: Desk) -
     assert len(desk.sessions) == 1
 
 
+@in_virtual_time
 async def test_a_lost_link_frees_every_slot(desk: Desk) -> None:
     desk.sessions.handle(opened(1, (1, 2)))
     desk.sessions.handle(opened(2, (1, 2)))
@@ -173,6 +181,7 @@ async def test_a_lost_link_frees_every_slot(desk: Desk) -> None:
     assert desk.model.caches == {}
 
 
+@in_virtual_time
 async def test_a_draft_that_goes_on_where_the_last_one_ended_names_no_hash(desk: Desk) -> None:
     desk.sessions.handle(opened(1, (1, 2), name="s"))
     await desk.draft()
@@ -181,6 +190,7 @@ async def test_a_draft_that_goes_on_where_the_last_one_ended_names_no_hash(desk:
     assert (second.base_len, second.base_hash) == (2 + len(first.tokens), b"")
 
 
+@in_virtual_time
 async def test_after_a_correction_the_hash_is_named_again(desk: Desk) -> None:
     desk.sessions.handle(opened(1, (1, 2), name="s"))
     await desk.draft()
@@ -193,6 +203,7 @@ async def test_after_a_correction_the_hash_is_named_again(desk: Desk) -> None:
     assert (first.base_len, first.base_hash) == (3, prefix_hash("s", (1, 2, wrong)))
 
 
+@in_virtual_time
 async def test_branches_run_below_several_places_at_once_and_name_them_all(desk: Desk) -> None:
     desk.sessions.table = RankTable()
     desk.sessions.handle(opened(1, (1, 2), name="s", window=40))
@@ -213,6 +224,7 @@ async def test_branches_run_below_several_places_at_once_and_name_them_all(desk:
     assert any(isinstance(message, Draft) and message.bases for message in desk.said)
 
 
+@in_virtual_time
 async def test_the_lane_the_target_gives_decides_which_branches_are_run(desk: Desk) -> None:
     desk.sessions.table = RankTable()
     for lane in (0, 1):
@@ -226,6 +238,7 @@ async def test_the_lane_the_target_gives_decides_which_branches_are_run(desk: De
     assert run_by[0] != run_by[1]
 
 
+@in_virtual_time
 async def test_a_verdict_without_a_window_leaves_it_as_it_was(desk: Desk) -> None:
     desk.sessions.handle(opened(1, (1, 2), name="s", window=2))
     await desk.draft()
