@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO, cast
 
 import structlog
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
 __all__ = ["configure", "ensure_configured"]
+
+REPEATS, REPEAT_SECONDS = 5, 10.0
+"""How often a library may say the same in so many seconds. Strangers cause much of it, as often as they like: a port
+that has no file descriptor left for them has asyncio write a traceback thousands of times a second."""
+MAX_SAYINGS = 256
+"""Different ones that are counted."""
 
 
 def configure(*, json: bool, level: int = logging.INFO) -> None:
@@ -52,6 +59,7 @@ def configure(*, json: bool, level: int = logging.INFO) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Lossy(sys.stderr))),
     )
+    "".encode("unicode_escape")  # else its module is looked for when it is needed, and no file may be left to open then
     logging.lastResort = _Libraries(logging.WARNING)
     warnings.showwarning = _warned
     if json:
@@ -65,15 +73,44 @@ def ensure_configured(*, json: bool) -> None:
         configure(json=json)
 
 
+@dataclass(slots=True)
+class _Saying:
+    since: float
+    times: int = 0
+
+
 class _Libraries(logging.Handler):
-    """Where records end that no other handler takes: uvicorn's of bytes that are no request, asyncio's of tasks."""
+    """Where records end that no other handler takes: uvicorn's of bytes that are no request, asyncio's of tasks.
+
+    Of what is said again and again most is left out, and the next line of it has how many those were (`unsaid`).
+    """
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self._sayings: dict[object, _Saying] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             said = record.getMessage().strip()
-            structlog.get_logger().log(record.levelno, said, logger=record.name, exc_info=record.exc_info)
+            if (unsaid := self._unsaid(record, said)) is not None:
+                more = {"unsaid": unsaid} if unsaid else {}
+                structlog.get_logger().log(record.levelno, said, logger=record.name, exc_info=record.exc_info, **more)
         except Exception:  # whoever logs something must not fail by it
             self.handleError(record)
+
+    def _unsaid(self, record: logging.LogRecord, said: str) -> int | None:
+        """How many like it were left out since the last; None where this one is to be left out too."""
+        what = record.name, said.partition("\n")[0], record.exc_info and record.exc_info[0]
+        saying = self._sayings.get(what)
+        unsaid = 0
+        if saying is None or not 0 <= record.created - saying.since < REPEAT_SECONDS:  # below 0: the clock was set
+            if saying is not None:
+                unsaid = max(saying.times - REPEATS, 0)
+            elif len(self._sayings) >= MAX_SAYINGS:
+                self._sayings.clear()
+            saying = self._sayings[what] = _Saying(record.created)
+        saying.times += 1
+        return unsaid if saying.times <= REPEATS else None
 
 
 def _warned(

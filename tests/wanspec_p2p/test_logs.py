@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import logging
+import subprocess
 import sys
 import threading
 import warnings
@@ -93,6 +94,68 @@ def test_what_a_library_warns_of_is_a_line_like_any_other(
     assert (line["event"], line["level"]) == ("Invalid request\x1b[2J received.", "warning")
     assert line["logger"] == library.name and "exc_info" not in line
     assert json.loads(failure)["exception"][0]["exc_value"] == "bad"
+
+
+def unheard_library(monkeypatch: pytest.MonkeyPatch) -> logging.Logger:
+    """Whose records nobody takes but we, in JSON."""
+    library = logging.getLogger("a library nobody listens to")
+    monkeypatch.setattr(library, "propagate", False)
+    monkeypatch.setattr(logging, "lastResort", logging.lastResort)
+    logs.configure(json=True)
+    return library
+
+
+def say(library: logging.Logger, words: str, at: float, error: BaseException | None = None) -> None:
+    raised = None if error is None else (type(error), error, None)
+    record = library.makeRecord(library.name, logging.ERROR, __file__, 1, words, (), raised)
+    record.created = at
+    library.handle(record)
+
+
+def test_a_library_that_says_the_same_without_end_does_not_fill_the_disk(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    library = unheard_library(monkeypatch)
+    for moment in range(1000):
+        say(library, f"no file is left\nsocket: {moment}", 100.0 + moment / 1000)
+    say(library, "something else", 101.0)
+    say(library, "no file is left", 101.0, OSError("of another kind"))
+    say(library, "no file is left", 110.5)
+    say(library, "no file is left", 110.6)
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["event"].partition("\n")[0] for line in lines] == [
+        *["no file is left"] * logs.REPEATS,
+        "something else",
+        *["no file is left"] * 3,
+    ]
+    assert [line.get("unsaid") for line in lines[-2:]] == [1000 - logs.REPEATS, None]
+
+
+def test_what_a_library_says_is_counted_within_bounds_and_when_the_clock_was_set_back(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    library = unheard_library(monkeypatch)
+    for number in range(3 * logs.MAX_SAYINGS):
+        say(library, f"saying {number}", 100.0)
+    handler = logging.lastResort
+    assert isinstance(handler, logs._Libraries) and len(handler._sayings) <= logs.MAX_SAYINGS
+    for at in (*[100.0] * 9, 40.0):
+        say(library, "the same", at)
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert len(lines) == 3 * logs.MAX_SAYINGS + logs.REPEATS + 1 and lines[-1]["unsaid"] == 4
+
+
+def test_a_line_that_has_to_be_escaped_is_logged_when_no_file_can_be_opened() -> None:
+    program = """
+import resource, structlog
+from wanspec_p2p import logs
+logs.configure(json=False)
+structlog.get_logger().info("first")
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+structlog.get_logger().info("two\\nlines")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "two\\nlines" in done.stderr
 
 
 @pytest.mark.parametrize("as_json", [True, False])

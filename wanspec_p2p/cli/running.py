@@ -30,6 +30,8 @@ class ServiceSettings(Protocol):
     def lock_file(self) -> Path: ...
 
 
+MACOS_MOST = 10_240
+"""macOS says that there is no limit to open files, and refuses more than these (OPEN_MAX)."""
 Settings = TypeVar("Settings", bound=ServiceSettings, contravariant=True)
 
 WithParent: TypeAlias = Annotated[
@@ -114,11 +116,16 @@ def _failing_in_the_log() -> Iterator[None]:
 def _room_for_sockets() -> None:
     """As many open files as the system allows us: the usual 1,024 are few for a service, and whoever takes them all up
     would make it deaf."""
-    with contextlib.suppress(ImportError, OSError, ValueError):  # not on Windows; macOS may say no
+    with contextlib.suppress(ImportError):  # not on Windows
         import resource
 
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for wanted in (most, MACOS_MOST):
+            with contextlib.suppress(OSError, ValueError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+                return
+            if soft >= MACOS_MOST:
+                return
 
 
 def _stop_on_signals(stop: asyncio.Event, loop: asyncio.AbstractEventLoop) -> None:

@@ -124,3 +124,20 @@ def test_a_service_may_open_as_many_files_as_the_system_allows() -> None:
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
+def test_a_system_that_names_no_limit_and_has_one_gives_what_it_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    asked: list[tuple[int, int]] = []
+
+    def give(which: int, wanted: tuple[int, int]) -> None:
+        asked.append(wanted)
+        if wanted[0] == resource.RLIM_INFINITY:
+            raise ValueError("current limit exceeds maximum limit")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (256, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "setrlimit", give)
+    running._room_for_sockets()
+    assert asked[-1] == (running.MACOS_MOST, resource.RLIM_INFINITY)
