@@ -79,7 +79,8 @@ async def _serve(
     if files is not None:
         _warn_of_its_names(settings, files)
     reached = addresses.of_settings(settings, listening.getsockname()[1])
-    ledger = SqliteLedger(settings.ledger_file, receipt_days=settings.receipt_days)
+    # Off the loop: all of the file is read first, which may take minutes, and signals are to be heard meanwhile.
+    ledger = await asyncio.to_thread(SqliteLedger, settings.ledger_file, receipt_days=settings.receipt_days)
     try:
         executor = Executor(
             settings,

@@ -44,6 +44,7 @@ Type=exec
 ExecStart={" ".join(_quoted(word, command=True) for word in command)}
 {variables}Restart=on-failure
 RestartSec={RESTART_SECONDS}
+SuccessExitStatus={int(ExitCode.INTERRUPTED)}
 RestartPreventExitStatus={" ".join(str(int(code)) for code in HOPELESS)}
 TimeoutStopSec={STOP_SECONDS}
 Nice={NICENESS}

@@ -8,6 +8,7 @@ import json
 import socket
 import ssl
 import sys
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +59,21 @@ async def running(settings: CoordinatorSettings) -> AsyncIterator[str]:
         async with asyncio.timeout(20):
             await asyncio.gather(task, return_exceptions=True)
     task.result()
+
+
+async def test_signals_are_heard_while_a_large_ledger_is_read(
+    settings: CoordinatorSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def read(path: Path, *, receipt_days: float) -> None:
+        threads.append(threading.current_thread())
+        raise ConfigError("the ledger is damaged")
+
+    monkeypatch.setattr(service, "SqliteLedger", read)
+    with pytest.raises(ConfigError, match="damaged"):
+        await service.run(settings, stop=asyncio.Event())
+    assert threads != [] and threading.main_thread() not in threads
 
 
 def free_port() -> int:

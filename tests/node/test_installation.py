@@ -31,6 +31,7 @@ def test_the_unit_starts_the_node_and_gives_up_where_trying_again_is_no_use() ->
     unit = settings(installation.systemd_unit(COMMAND, {}))
     assert unit["ExecStart"] == [" ".join(f'"{word}"' for word in COMMAND)]
     assert unit["Restart"] == ["on-failure"]
+    assert unit["SuccessExitStatus"] == [str(int(ExitCode.INTERRUPTED))]  # stopped while it loads, it has not failed
     assert unit["RestartPreventExitStatus"] == [f"{ExitCode.USAGE} {ExitCode.REFUSED} {ExitCode.MODEL}"]
     assert (unit["LimitCORE"], unit["UMask"], "Environment" in unit) == (["0"], ["0077"], False)
 

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Protocol, TypeAlias, TypeVar
 
 import typer
 
@@ -30,6 +30,9 @@ class ServiceSettings(Protocol):
     def lock_file(self) -> Path: ...
 
 
+START_SECONDS = 3.0
+"""How long a service may take to stop that is not ready yet. A model is loaded for minutes, and service managers kill
+after ten seconds what does not end."""
 MACOS_MOST = 10_240
 """macOS says that there is no limit to open files, and refuses more than these (OPEN_MAX)."""
 Settings = TypeVar("Settings", bound=ServiceSettings, contravariant=True)
@@ -56,6 +59,8 @@ def serve(
 ) -> None:
     """Until SIGTERM, SIGINT or, with `--with-parent`, the end of stdin; with `--json` the ready line is an object.
 
+    Who is told to stop before it is ready is gone within `START_SECONDS`, whatever it was about to load.
+
     Where logs are JSON, nothing else is written to stderr: services log by themselves that they are ready, and an error
     that ends them is one more line.
 
@@ -68,8 +73,11 @@ def serve(
 
     from wanspec_p2p import logs
 
+    reached: list[str] = []
+
     def ready(where: str) -> None:
         """Told the address of what listens, or the peer id of what only dials."""
+        reached.append(where)
         if context.params["json"]:
             emit({"event": "ready", "url" if "://" in where else "peer": where})
         elif not settings.log_json:
@@ -81,7 +89,15 @@ def serve(
         _stop_on_signals(stop, loop)
         if context.params["with_parent"]:
             _stop_at_end_of_input(stop, loop)
-        await service(settings, ready=ready, stop=stop)
+        serving = asyncio.ensure_future(service(settings, ready=ready, stop=stop))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not reached:
+            await asyncio.wait((serving,), timeout=START_SECONDS)
+            if not serving.done():
+                _leave_now()
+        await serving
 
     logs.configure(json=settings.log_json)
     with _failing_in_the_log() if settings.log_json else contextlib.nullcontext():
@@ -93,6 +109,16 @@ def serve(
                     prepare()
         _room_for_sockets()
         asyncio.run(run())
+
+
+def _leave_now() -> NoReturn:
+    """Without waiting for threads, of which nobody can tell one that loads a model, or checks a ledger, to stop. What
+    they write comes into being whole or not at all."""
+    import structlog
+
+    structlog.get_logger().warning("left before it was ready")
+    sys.stdout.flush()
+    os._exit(ExitCode.INTERRUPTED)
 
 
 @contextlib.contextmanager

@@ -96,7 +96,9 @@ def prepare_model(name: str, cache: Path, *, bars: bool = True) -> None:
     """Fetch and convert a catalog's model with bars on the screen, before a service starts to log."""
     from wanspec_p2p.cli.output import progress_bars
     from wanspec_p2p.models.catalog import Catalog
+    from wanspec_p2p.models.loading import needed_files
 
+    name = needed_files(name)
     with progress_bars() if bars else contextlib.nullcontext() as progress:
         catalog = Catalog(cache, progress)
         if any(entry.name == name and not entry.ready for entry in catalog.entries()):

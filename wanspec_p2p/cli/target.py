@@ -79,7 +79,9 @@ def join(
     settings = service_settings(TargetSettings, "target", context.params)
 
     def prepare() -> None:
-        prepare_model(settings.model, settings.cache_dir, bars=not settings.log_json)
+        for name in (settings.model, settings.local_drafter):
+            if name is not None:
+                prepare_model(name, settings.cache_dir, bars=not settings.log_json)
 
     serve(service.run, settings, name="target", context=context, enrol=service.enrol, prepare=prepare)
 

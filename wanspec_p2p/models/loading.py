@@ -19,9 +19,15 @@ from wanspec_p2p.types import Device, Dtype
 if TYPE_CHECKING:
     from wanspec_p2p.models.torch_engine import TorchModel
 
-__all__ = ["load_language_model", "load_tokenizer"]
+__all__ = ["load_language_model", "load_tokenizer", "needed_files"]
 
 NGRAM = "ngram"
+
+
+def needed_files(name: str) -> str:
+    """The model whose files are needed for this name: an n-gram drafter has the tokenizer of another's."""
+    kind, _, other = name.partition(":")
+    return (other or TARGET) if kind == NGRAM else name
 
 
 async def load_language_model(
@@ -47,7 +53,7 @@ async def load_language_model(
         ModelError, DigestMismatch, ConfigError, EngineError: one line each.
     """
     if name == NGRAM or name.startswith(NGRAM + ":"):
-        return await asyncio.to_thread(_load_ngram, name.partition(":")[2] or TARGET, catalog)
+        return await asyncio.to_thread(_load_ngram, needed_files(name), catalog)
     weights = await asyncio.to_thread(_copy_weights, name, catalog) if copying else None
     model = await _load_torch(name, catalog, threads, dtype, progress, device, fast)
     return model if weights is None else CopyingModel(model, weights)

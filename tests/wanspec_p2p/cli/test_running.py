@@ -11,11 +11,14 @@ import pytest
 from wanspec_p2p.cli import running
 
 PROGRAM = """
-import asyncio, sys, types, typer, structlog, warnings
+import asyncio, sys, time, types, typer, structlog, warnings
 from wanspec_p2p.errors import PeerRefused
 from wanspec_p2p.cli.running import serve
 
 async def service(settings, *, ready=None, stop=None):
+    if "loading" in sys.argv:
+        print("loading", flush=True)
+        await asyncio.to_thread(time.sleep, 600)
     if settings.log_json:
         structlog.get_logger("node").info("joined")
         warnings.warn("this is old", UserWarning, stacklevel=1)
@@ -67,6 +70,15 @@ def test_the_second_signal_ends_it_at_once() -> None:
         process.terminate()
         process.communicate(timeout=20)
     assert process.returncode == -signal.SIGTERM
+
+
+def test_what_is_still_being_loaded_is_not_waited_for() -> None:
+    with start("json", "alone", "http://x:1", "loading") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "loading\n"
+        process.terminate()
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "") and "left before it was ready" in err
 
 
 def test_with_parent_the_end_of_stdin_is_the_order_to_stop() -> None:

@@ -106,6 +106,15 @@ def test_target_join_and_run(run: Run, served: list[Any]) -> None:
     assert (again.join, again.network) == (None, True)
 
 
+def test_a_target_fetches_its_own_drafter_too_before_it_is_started(
+    run: Run, served: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[str] = []
+    monkeypatch.setattr(target, "prepare_model", lambda name, cache, *, bars: fetched.append(name))
+    assert run("target", "run", "--model", "smollm2-135m", "--local-drafter", "ngram")[0] == 0
+    assert fetched == ["smollm2-135m", "ngram"]
+
+
 def test_coordinator_run(run: Run, served: list[Any]) -> None:
     assert run("coordinator", "run", "--port", "9", "--advertise", "--name", "here")[0] == 0
     (settings,) = served

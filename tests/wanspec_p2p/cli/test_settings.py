@@ -89,4 +89,14 @@ def test_only_models_of_the_catalog_that_are_not_there_are_prepared(
 
 def test_bars_are_no_lines_of_a_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(output, "progress_bars", lambda: pytest.fail("bars were shown"))
-    prepare_model("ngram", tmp_path, bars=False)
+    prepare_model("a directory", tmp_path, bars=False)
+
+
+@pytest.mark.parametrize(("name", "fetched"), [("ngram", "smollm2-135m"), ("ngram:smollm2-draft", "smollm2-draft")])
+def test_an_n_gram_drafter_needs_the_files_of_its_target(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, fetched: str
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(Catalog, "path", lambda self, name: asked.append(name))
+    prepare_model(name, tmp_path)
+    assert asked == [fetched]
