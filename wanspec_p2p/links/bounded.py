@@ -33,11 +33,12 @@ class _Bounded(Connection):
     """Either of `websockets`' connections."""
 
     _turns: Turns
+    _made = False
     _full = False  # the queue of frames nobody has received yet
     _next_turn: asyncio.Handle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._turns = Turns(self.protocol, self.loop.time)
+        self._turns, self._made = Turns(self.protocol, self.loop.time), True
         super().connection_made(transport)
         self.recv_messages.pause, self.recv_messages.resume = self._pause, self._resume
 
@@ -53,6 +54,8 @@ class _Bounded(Connection):
         super().eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if not self._made:  # lost in the TLS handshake through a proxy; whoever dials is told so
+            return
         self._turns.end()
         if self._next_turn is not None:
             self._next_turn.cancel()

@@ -179,7 +179,9 @@ async def dial(url: str, *, certificate: str | None) -> WebSocketTransport:
     except TimeoutError as error:
         raise Unreachable(f"{url} did not answer within {limits.HANDSHAKE_SECONDS:g} s") from error
     except OSError as error:
-        raise Unreachable(f"nobody answers at {url}: {error.strerror or error}") from error
+        raise Unreachable(
+            f"nobody answers at {url}: {error.strerror or str(error) or 'the connection broke'}"
+        ) from error
     transport = WebSocketTransport(connection, opening.binding, opening.shown)
     if connection.subprotocol != _SUBPROTOCOL:
         await transport.close(CloseCode.PROTOCOL_ERROR, f"subprotocol {_SUBPROTOCOL} expected")

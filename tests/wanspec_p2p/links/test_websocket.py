@@ -501,6 +501,26 @@ async def test_a_proxy_that_cannot_be_looked_up_is_one_line(monkeypatch: pytest.
         await dial("wss://target.invalid:7001/", certificate="0" * 64)
 
 
+async def test_a_proxy_that_breaks_off_within_tls_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("no_proxy", "NO_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "wss_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+    async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await reader.read(4096)  # the greeting of TLS
+        writer.transport.abort()
+
+    async with await asyncio.start_server(break_off, HOST, 0) as proxy:
+        monkeypatch.setenv("https_proxy", f"http://{HOST}:{proxy.sockets[0].getsockname()[1]}")
+        with pytest.raises(Unreachable, match="nobody answers at wss://target.invalid:7001/: [^ ]"):
+            await dial("wss://target.invalid:7001/", certificate="0" * 64)
+        await asyncio.sleep(0)
+    assert [record for record in caplog.records if record.name == "asyncio" and record.levelname == "ERROR"] == []
+
+
 # Who is let in ------------------------------------------------------------------------------------------------------
 
 
