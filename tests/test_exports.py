@@ -13,7 +13,7 @@ PUBLIC = {
     },
     "wanspec_p2p.config": {
         "CONFIG_FILE", "Paths", "Sourced", "check_length", "check_range", "load_settings", "load_sourced",
-        "read_section",
+        "home_directory", "read_section",
     },
     "wanspec_p2p.clock": {"Clock", "ManualClock", "SystemClock"},
     "wanspec_p2p.errors": {

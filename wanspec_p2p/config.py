@@ -25,6 +25,7 @@ __all__ = [
     "Sourced",
     "check_length",
     "check_range",
+    "home_directory",
     "load_settings",
     "load_sourced",
     "read_section",
@@ -61,12 +62,23 @@ class Paths:
         return {name: origin for name, (_, origin) in _directories(environ).items()}
 
 
+def home_directory(environ: Mapping[str, str]) -> Path:
+    """Raises ConfigError where there is none: in a container that runs as a user nobody made, say."""
+    try:
+        return Path(environ["HOME"]) if environ.get("HOME") else Path.home()
+    except RuntimeError as error:
+        raise ConfigError("this user has no home directory: name one in the variable HOME") from error
+
+
 def _directories(environ: Mapping[str, str]) -> dict[str, tuple[Path, str]]:
-    home = Path(environ["HOME"]) if environ.get("HOME") else Path.home()
+    home = home_directory(environ)
 
     def directory(override: str | None, xdg: str, default: str) -> tuple[Path, str]:
         if override is not None and (value := environ.get(override)):
-            path = Path(value).expanduser()
+            try:
+                path = _expanded(value)
+            except ValueError as error:
+                raise ConfigError(f"{override}: {error}") from error
             if not path.is_absolute():
                 raise ConfigError(f"{override} must be an absolute path, not {value!r}")
             return path, f"variable {override}"
@@ -261,5 +273,13 @@ def _converted(value: object, hint: Any, source: str, *, strict: bool) -> object
 
 def _decode_path(kind: type, value: object) -> object:
     if kind is Path and isinstance(value, str | Path):
-        return Path(value).expanduser()
+        return _expanded(value)
     raise NotImplementedError(f"no settings of type {kind.__name__}")
+
+
+def _expanded(value: str | Path) -> Path:
+    """Raises ValueError where it begins with the home of a user that is none."""
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{Path(value).parts[0]} is nobody's home directory") from error

@@ -85,6 +85,13 @@ def test_a_relative_override_is_refused() -> None:
         Paths.from_environment({"HOME": "/h", "WANSPEC_DATA_DIR": "d"})
 
 
+def test_the_home_of_nobody_is_one_line(file: Path) -> None:
+    with pytest.raises(ConfigError, match="WANSPEC_DATA_DIR: ~nobody-here is nobody's home directory"):
+        Paths.from_environment({"HOME": "/h", "WANSPEC_DATA_DIR": "~nobody-here/d"})
+    with pytest.raises(ConfigError, match="--data-dir: ~nobody-here is nobody's home directory"):
+        load(file, data_dir="~nobody-here/d")
+
+
 def test_flags_win_over_variables_over_the_file_over_defaults(file: Path) -> None:
     assert load(file) == Example(data_dir=file.parent)
     file.write_text('[example]\nport = 1\ndtype = "float32"\naddresses = ["ws://a"]\n[target]\nport = 9\n')

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import importlib
 import importlib.util
+import io
 import os
 import signal
 import sys
@@ -87,6 +89,7 @@ def version(json: Annotated[bool, typer.Option("--json", help="Print one JSON ob
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (docs/reference/exit-codes.md)."""
+    _spell_out_what_cannot_be_shown()
     try:
         with _sigterm_interrupts():
             code = typer.main.get_command(app).main(args, prog_name="wanspec", standalone_mode=False)
@@ -116,6 +119,12 @@ def main(args: Sequence[str] | None = None) -> int:
             "(run it again with WANSPEC_DEBUG=1 for the traceback, and report it)",
             ExitCode.FAILURE,
         )
+
+
+def _spell_out_what_cannot_be_shown() -> None:
+    """Where the locale is not UTF-8, as Python itself does on stderr; a check mark is no reason to fail."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and codecs.lookup(sys.stdout.encoding).name != "utf-8":
+        sys.stdout.reconfigure(errors="namereplace")
 
 
 @contextlib.contextmanager

@@ -119,8 +119,9 @@ def _joined(data_dir: Path | None) -> Path | None:
 
 def _manager(data_dir: Path | None) -> Manager:
     from node import installation
+    from wanspec_p2p.config import home_directory
 
-    home = Path(os.environ.get("HOME") or Path.home())
+    home = home_directory(os.environ)
     command = [*wanspec_command("node", "run"), *(("--data-dir", str(data_dir)) if data_dir else ())]
     environment = _environment(os.environ)
     if sys.platform == "darwin":

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -65,6 +66,30 @@ def test_an_argument_that_is_no_text_is_its_givers_mistake(
     assert run("coordinator", "key", "k\udcff") == (ExitCode.USAGE, "", says)
     assert run("coordinator", "token", "--pool", "k\udcff", "--url", "ws://127.0.0.1:1")[0] == ExitCode.USAGE
     assert run("coordinator", "key", "k")[0] == 0, "nothing was kept of the other"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_the_terminal_cannot_show_is_spelt_out(home: Path, monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    screen = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", screen)
+    code = door.main(["doctor"])
+    screen.flush()
+    said = screen.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]  # a BytesIO
+    assert code in (ExitCode.OK, ExitCode.FAILURE)
+    assert said.startswith("✓ python: " if encoding == "utf-8" else "\\N{CHECK MARK} python: ")
+
+
+@pytest.mark.parametrize(
+    "command", [("status",), ("node", "run"), ("models", "list"), ("node", "service", "status"), ("doctor",)]
+)
+def test_a_user_without_a_home_is_told_so(run: Run, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(Path, "home", nowhere)
+    says = "wanspec: this user has no home directory: name one in the variable HOME\n"
+    assert run(*command) == (ExitCode.USAGE, "", says)
 
 
 def test_half_a_surrogate_pair_that_nobody_gave_is_a_bug(run: Run, broken: dict[str, BaseException]) -> None:
