@@ -21,6 +21,7 @@ from wanspec_p2p.security.tls import fingerprint, is_loopback
 __all__ = [
     "Addresses",
     "TlsFiles",
+    "asked_here",
     "certificate_der",
     "certificate_files",
     "certificate_pem",
@@ -80,6 +81,14 @@ def of_url(url: str) -> Addresses:
 def dialable(addresses: Addresses) -> bool:
     """Whether it names a host; one that listens on every address of its machine does not."""
     return (urlsplit(addresses.peers).hostname or "") not in WILDCARDS
+
+
+def asked_here(addresses: Addresses) -> str:
+    """What a submitter on the coordinator's own machine asks: "every address" would lead through a proxy, if there is
+    one, and a certificate does not name it."""
+    parts = urlsplit(addresses.http)
+    here = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(parts.hostname or "")
+    return addresses.http if here is None else urlunsplit(parts._replace(netloc=f"{here}:{parts.port}"))
 
 
 def certificate_files(settings: CoordinatorSettings, clock: Clock) -> TlsFiles | None:

@@ -149,4 +149,4 @@ def _local() -> str | None:
     from coordinator.settings import CoordinatorSettings
 
     known = addresses.load(service_settings(CoordinatorSettings, "coordinator", {}))
-    return None if known is None else known.http
+    return None if known is None else addresses.asked_here(known)

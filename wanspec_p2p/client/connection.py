@@ -107,7 +107,10 @@ class Endpoint:
 
     @property
     def verify(self) -> ssl.SSLContext | bool:
-        return pinned_context(self.fingerprint) if self.fingerprint is not None else True
+        if self.fingerprint is not None:
+            return pinned_context(self.fingerprint)
+        # Where proxies do not count, the library does not look for SSL_CERT_FILE either, and that one does.
+        return httpx2.create_ssl_context() if self.loopback and self.url.startswith("https:") else True
 
     @property
     def trust_env(self) -> bool:

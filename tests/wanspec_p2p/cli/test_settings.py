@@ -53,6 +53,16 @@ def test_a_submitter_finds_the_coordinator_of_this_machine(home: Path) -> None:
     assert submitter(None, None, None).url == "http://127.0.0.1:5"
 
 
+@pytest.mark.parametrize(
+    ("listens", "asked"), [("0.0.0.0", "127.0.0.1"), ("[::]", "[::1]"), ("c.example", "c.example")]
+)
+def test_a_coordinator_that_listens_everywhere_is_asked_on_loopback(home: Path, listens: str, asked: str) -> None:
+    address = home / ".local/share/wanspec/coordinator/coordinator.json"
+    address.parent.mkdir(parents=True)
+    address.write_text(f'{{"http": "https://{listens}:5", "peers": "wss://{listens}:5"}}')
+    assert submitter(None, None, None).url == f"https://{asked}:5"
+
+
 @pytest.mark.parametrize("how", ["file", "variable"])
 def test_a_submitter_finds_the_coordinator_of_this_machine_where_its_settings_say(
     home: Path, file: Path, monkeypatch: pytest.MonkeyPatch, how: str

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -10,7 +11,9 @@ import pytest
 from wanspec_p2p.client import AsyncClient, Client
 from wanspec_p2p.client.answers import Model
 from wanspec_p2p.client.connection import Endpoint, only_model, translated
+from wanspec_p2p.clock import ManualClock
 from wanspec_p2p.errors import ConfigError, LinkClosed, NoTarget, RequestTimeout, UnknownModel, Unreachable
+from wanspec_p2p.security.self_made import load_or_create_certificate
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:80", "http://[::1]:1", "http://localhost:8", "https://c.example"])
@@ -65,6 +68,17 @@ def test_a_proxy_that_will_not_do_is_told(monkeypatch: pytest.MonkeyPatch) -> No
 def test_proxies_are_for_other_machines_only() -> None:
     assert not Endpoint("http://127.0.0.1:1", None, None).trust_env
     assert Endpoint("https://c.example", None, None).trust_env
+
+
+def test_an_authority_that_the_environment_names_counts_on_this_machine_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    certificate, _ = load_or_create_certificate(tmp_path, "localhost", clock=ManualClock())
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    context = Endpoint("https://localhost:1", None, None).verify
+    assert isinstance(context, ssl.SSLContext) and context.verify_mode is ssl.CERT_REQUIRED
+    assert context.cert_store_stats()["x509"] == 1
+    assert Endpoint("http://localhost:1", None, None).verify is True
 
 
 @pytest.mark.parametrize("kind", [httpx2.Client, httpx2.AsyncClient])
