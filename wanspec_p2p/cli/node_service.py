@@ -27,7 +27,9 @@ PLACES = (
     *("WANSPEC_CACHE_DIR", "WANSPEC_NODE_CACHE_DIR", "WANSPEC_WHEELS"),
 )
 """Directories; what is relative means one below where the command is run, and a service is run elsewhere."""
-KEPT = (*PLACES, "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "CUDA_VISIBLE_DEVICES")
+PROXIES = tuple(name for proxy in ("https_proxy", "all_proxy", "no_proxy") for name in (proxy, proxy.upper()))
+"""The way out of this network: without it a service would not reach what `join` did."""
+KEPT = (*PLACES, "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "CUDA_VISIBLE_DEVICES", *PROXIES)
 """Variables that go into the service's file. Others, tokens above all, do not: settings belong into wanspec.toml."""
 SECONDS = 30.0
 
@@ -47,7 +49,7 @@ class Manager:
 
 @app.command()
 def install(data_dir: DataDir = None, dry_run: DryRun = False, json: Json = False) -> None:
-    """Write the service's file, and start it now and whenever you log in."""
+    """Write the service's file, and start it now (again, if it runs) and whenever you log in."""
     manager = _manager(_joined(data_dir))
     if dry_run:
         _show(manager, json=json)
@@ -140,7 +142,11 @@ def _manager(data_dir: Path | None) -> Manager:
     return Manager(
         installation.systemd_file(home, Path(config) if config.startswith("/") else None),
         installation.systemd_unit(command, environment).encode(),
-        start=((*systemctl, "daemon-reload"), (*systemctl, "enable", "--now", installation.UNIT)),
+        start=(
+            (*systemctl, "daemon-reload"),
+            (*systemctl, "enable", installation.UNIT),
+            (*systemctl, "restart", installation.UNIT),  # one that runs already has the file of before
+        ),
         stop=((*systemctl, "disable", "--now", installation.UNIT),),
         state=(*systemctl, "is-active", installation.UNIT),
     )

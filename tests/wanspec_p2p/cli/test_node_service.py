@@ -52,7 +52,8 @@ def test_install_writes_the_unit_and_starts_it(run: Run, joined: Path, unit: Pat
     assert (code, err) == (0, "") and str(unit) in out
     assert f'ExecStart="{sys.executable}" "-P" "-m" "wanspec_p2p.cli" "node" "run"\n' in unit.read_text()
     assert stat.S_IMODE(unit.stat().st_mode) == 0o600
-    assert asked == ["systemctl --user daemon-reload", "systemctl --user enable --now wanspec-node.service"]
+    started = ["daemon-reload", "enable wanspec-node.service", "restart wanspec-node.service"]
+    assert asked == [f"systemctl --user {what}" for what in started]
 
 
 def test_only_variables_that_say_where_things_are_go_into_the_unit(
@@ -64,6 +65,16 @@ def test_only_variables_that_say_where_things_are_go_into_the_unit(
     run("node", "service", "install")
     assert 'Environment="WANSPEC_CACHE_DIR=/big disk"\n' in unit.read_text()
     assert "secret" not in unit.read_text()
+
+
+def test_the_way_out_of_the_network_goes_into_the_unit(
+    run: Run, joined: Path, unit: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
+    monkeypatch.setenv("no_proxy", "near.example")
+    run("node", "service", "install")
+    assert 'Environment="HTTPS_PROXY=http://proxy.example:3128"\n' in unit.read_text()
+    assert 'Environment="no_proxy=near.example"\n' in unit.read_text()
 
 
 def test_directories_of_the_node_go_into_the_unit_in_full(
@@ -104,7 +115,7 @@ def test_a_relative_data_directory_of_the_file_is_named_in_full(
 
 def test_dry_run_prints_and_changes_nothing(run: Run, joined: Path, unit: Path, asked: list[str]) -> None:
     code, out, _ = run("node", "service", "install", "--dry-run")
-    assert code == 0 and "[Service]" in out and "# then: systemctl --user enable --now wanspec-node.service" in out
+    assert code == 0 and "[Service]" in out and "# then: systemctl --user restart wanspec-node.service" in out
     _, out, _ = run("node", "service", "install", "--dry-run", "--json")
     assert json.loads(out)["file"] == str(unit) and "[Service]" in json.loads(out)["content"]
     _, out, _ = run("node", "service", "uninstall", "--dry-run")
