@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 import typer
 
+from node import installation
 from tests.support.documented import LANGUAGES, blocks, exemption
 from tests.support.example_pages import EXEMPT, pages_with_examples, typed
 from tests.support.example_pages import PAGES as EXAMPLES
 from wanspec_p2p.cli.main import app
+from wanspec_p2p.config import Paths
 from wanspec_p2p.errors import ExitCode
 from wanspec_p2p.models.catalog import DRAFTER, TARGET
 
@@ -93,6 +95,17 @@ def test_commands_that_are_shown_exist_with_their_flags(page: Path) -> None:
         assert path in known, f"no such command: {words}"
         given = {word.partition("=")[0] for word in rest if word.startswith("--")}
         assert given <= flags(known[path]) | {"--help"}, f"no such flag: {words}"
+
+
+def test_the_unit_that_is_shown_starts_a_coordinator_and_leaves_it_where_another_try_is_of_no_use() -> None:
+    (unit,) = texts(ROOT / "docs/how-to/run-a-coordinator.md", "ini")
+    said = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line)
+    program, *words = said["ExecStart"].split()
+    assert Path(program).name == "wanspec" and set(words[2:]) <= flags(dict(commands())[tuple(words[:2])])
+    variables = dict(word.split("=") for word in said["Environment"].split())
+    assert Paths.from_environment({"HOME": "/h", **variables}).data == Path("/var/lib") / said["StateDirectory"]
+    assert said["RestartPreventExitStatus"] == " ".join(str(int(code)) for code in installation.HOPELESS)
+    assert said["SuccessExitStatus"] == str(int(ExitCode.INTERRUPTED))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

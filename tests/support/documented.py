@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-LANGUAGES = frozenset({"console", "python", "toml", "json", "yaml", "text", "nginx", "mermaid"})
+LANGUAGES = frozenset({"console", "python", "toml", "json", "yaml", "text", "ini", "nginx", "mermaid"})
 """What a block may say it is. The first three are run or written; nobody is told to type the others."""
 
 
