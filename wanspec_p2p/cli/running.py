@@ -57,7 +57,7 @@ def serve(
     enrol: Callable[[Settings], Coroutine[Any, Any, None]] | None = None,
     prepare: Callable[[], None] | None = None,
 ) -> None:
-    """Until SIGTERM, SIGINT or, with `--with-parent`, the end of stdin; with `--json` the ready line is an object.
+    """Until SIGTERM, SIGINT, SIGHUP or, with `--with-parent`, the end of stdin; with `--json` the ready line is JSON.
 
     Who is told to stop before it is ready is gone within `START_SECONDS`, whatever it was about to load.
 
@@ -155,7 +155,10 @@ def _room_for_sockets() -> None:
 
 
 def _stop_on_signals(stop: asyncio.Event, loop: asyncio.AbstractEventLoop) -> None:
-    signals = (signal.SIGTERM, signal.SIGINT)
+    signals = [signal.SIGTERM, signal.SIGINT]
+    # The terminal has gone; whom `nohup` started is to go on.
+    if (hangup := getattr(signal, "SIGHUP", None)) is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        signals.append(hangup)
 
     def drain() -> None:
         stop.set()

@@ -51,7 +51,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_the_first_signal_drains_and_the_exit_code_is_0(number: signal.Signals) -> None:
     with start("json", "alone", "http://x:1") as process:
         assert process.stdout is not None
@@ -70,6 +70,22 @@ def test_the_second_signal_ends_it_at_once() -> None:
         process.terminate()
         process.communicate(timeout=20)
     assert process.returncode == -signal.SIGTERM
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
+def test_what_nohup_started_outlives_its_terminal() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does; it is inherited
+    try:
+        process = start("json", "alone", "http://x:1")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGHUP)
+        process.terminate()
+        process.communicate(timeout=20)
+    assert process.returncode == 0, "the second signal was the first that counted"
 
 
 def test_what_is_still_being_loaded_is_not_waited_for() -> None:
