@@ -24,6 +24,7 @@ from coordinator.app import create_app
 from coordinator.connections import GuardedHttp, GuardedWebSocket
 from coordinator.events import Tick
 from coordinator.executor import Executor
+from coordinator.ledger import LedgerError
 from coordinator.settings import CoordinatorSettings
 from coordinator.sqlite_ledger import SqliteLedger
 from wanspec_p2p import logs
@@ -82,6 +83,7 @@ async def _serve(
     # Off the loop: all of the file is read first, which may take minutes, and signals are to be heard meanwhile.
     ledger = await asyncio.to_thread(SqliteLedger, settings.ledger_file, receipt_days=settings.receipt_days)
     try:
+        await _check_writable(ledger, settings)
         executor = Executor(
             settings,
             identity,
@@ -116,6 +118,14 @@ async def _serve(
     finally:
         await ledger.close()
         log.info("stopped")
+
+
+async def _check_writable(ledger: SqliteLedger, settings: CoordinatorSettings) -> None:
+    """SQLite opens a file that it may read alone without a word, and would refuse whoever joins."""
+    try:
+        await ledger.check_writable()
+    except LedgerError as error:
+        raise ConfigError(f"{settings.ledger_file}: {error}: see whose file it is, and what is free") from error
 
 
 async def _first_of(stop: asyncio.Event, *running: asyncio.Task[None]) -> None:

@@ -76,6 +76,24 @@ async def test_signals_are_heard_while_a_large_ledger_is_read(
     assert threads != [] and threading.main_thread() not in threads
 
 
+async def test_a_ledger_that_can_be_read_alone_is_said_at_the_start(
+    settings: CoordinatorSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(settings):
+        pass
+
+    class ReadAlone(service.SqliteLedger):
+        """As where the file is another user's; root may write those too."""
+
+        def __init__(self, path: Path, *, receipt_days: float | None = None) -> None:
+            super().__init__(path, receipt_days=receipt_days)
+            self._database.execute("PRAGMA query_only = ON")
+
+    monkeypatch.setattr(service, "SqliteLedger", ReadAlone)
+    with pytest.raises(ConfigError, match="ledger.sqlite3: the ledger cannot be written: attempt to write a readonly"):
+        await service.run(settings, stop=asyncio.Event())
+
+
 def free_port() -> int:
     """For what must be known before the coordinator starts."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
