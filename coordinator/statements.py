@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from coordinator.acceptance import (
     DAYS_KEPT,
@@ -271,19 +273,21 @@ def store_receipts(
     database: sqlite3.Connection, target: PeerId, receipts: Sequence[Receipt], now: float
 ) -> Sequence[tuple[Receipt, ModelPair | None]]:
     new: list[tuple[Receipt, ModelPair | None]] = []
+    kept: list[Receipt] = []
     day = day_of(now)
     day_begins = database.execute("SELECT 1 FROM acceptance WHERE day = ? LIMIT 1", (day,)).fetchone() is None
+    named = dict.fromkeys((receipt.jti, receipt.node) for receipt in receipts)
+    leases = {(jti, node): _lease(database, jti, node, target) for jti, node in named}
     for receipt in receipts:
-        if not _under_a_lease(database, target, receipt):
+        lease = leases[receipt.jti, receipt.node]
+        if lease is None:
             new.append((receipt, None))
-            continue
-        counts = (receipt.drafted, receipt.verified, receipt.accepted, receipt.won, receipt.rtt)
-        cursor = database.execute(
-            "INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-            (receipt.id, target, receipt.node, receipt.jti, receipt.session, *counts, now),
-        )
-        if cursor.rowcount:
-            new.append((receipt, _count_positions(database, target, receipt, day)))
+        elif _insert(database, target, receipt, now):
+            new.append((receipt, lease.models))
+            kept.append(receipt)
+    used = dict.fromkeys(receipt.jti for receipt in kept)
+    database.executemany("UPDATE leases SET used = ? WHERE jti = ? AND used < ?", [(day, jti, day) for jti in used])
+    _count_positions(database, day, [(leases[receipt.jti, receipt.node], receipt) for receipt in kept])
     if day_begins:
         gone = database.execute(
             "DELETE FROM acceptance WHERE day < "
@@ -294,32 +298,51 @@ def store_receipts(
     return new
 
 
-def _under_a_lease(database: sqlite3.Connection, target: PeerId, receipt: Receipt) -> bool:
-    """Whether the ledger has a lease of this name for these two peers: a target could make up any number."""
-    named = (receipt.jti, receipt.node, target)
-    return database.execute("SELECT 1 FROM leases WHERE (jti, node, target) = (?, ?, ?)", named).fetchone() is not None
+@dataclass(frozen=True, slots=True)
+class _Lease:
+    pair: int | None
+    models: ModelPair | None  # None where nobody wrote down which they are
 
 
-def _count_positions(database: sqlite3.Connection, target: PeerId, receipt: Receipt, day: int) -> ModelPair | None:
-    """The models of the receipt's lease, which the ledger has; None where nobody wrote down which they are."""
-    named = (receipt.jti, receipt.node, target)
-    database.execute(
-        "UPDATE leases SET used = ? WHERE jti = ? AND node = ? AND target = ? AND used < ?", (day, *named, day)
-    )
-    lease = database.execute(
-        "SELECT pair, model_pairs.target, target_digest, drafter, drafter_digest "
-        "FROM leases JOIN model_pairs ON id = pair WHERE jti = ? AND node = ? AND leases.target = ?",
-        named,
+def _lease(database: sqlite3.Connection, jti: str, node: PeerId, target: PeerId) -> _Lease | None:
+    """The one of this name for these two peers, if the ledger has it: a target could make up any number."""
+    row = database.execute(
+        "SELECT id, model_pairs.target, target_digest, drafter, drafter_digest "
+        "FROM leases LEFT JOIN model_pairs ON id = pair WHERE (jti, node, leases.target) = (?, ?, ?)",
+        (jti, node, target),
     ).fetchone()
-    if lease is None:
+    if row is None:
         return None
-    pair, *models = lease
+    pair, *models = row
+    return _Lease(pair, None if pair is None else ModelPair(*models))
+
+
+def _insert(database: sqlite3.Connection, target: PeerId, receipt: Receipt, now: float) -> bool:
+    """Whether it was new."""
+    counts = (receipt.drafted, receipt.verified, receipt.accepted, receipt.won, receipt.rtt)
+    cursor = database.execute(
+        "INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+        (receipt.id, target, receipt.node, receipt.jti, receipt.session, *counts, now),
+    )
+    return cursor.rowcount > 0
+
+
+def _count_positions(database: sqlite3.Connection, day: int, receipts: Iterable[tuple[_Lease | None, Receipt]]) -> None:
+    """Summed up first: a target can name a thousand times as many positions as there are rows to write."""
+    told: dict[int, list[Sequence[tuple[int, int]]]] = {}
+    for lease, receipt in receipts:
+        if lease is not None and lease.pair is not None:
+            told.setdefault(lease.pair, []).append(receipt.by_depth)
+    rows: list[tuple[int, int, int, int, int]] = []
+    for pair, counts in told.items():
+        for depth, each in enumerate(itertools.zip_longest(*counts, fillvalue=(0, 0)), 1):
+            if reached := sum(reached for reached, _ in each):
+                rows.append((day, pair, depth, reached, sum(right for _, right in each)))
     database.executemany(
         "INSERT INTO acceptance VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
         "SET reached = reached + excluded.reached, agreed = agreed + excluded.agreed",
-        [(day, pair, depth, *counts) for depth, counts in enumerate(receipt.by_depth, 1) if counts[0]],
+        rows,
     )
-    return ModelPair(*models)
 
 
 _COUNTING = (

@@ -415,6 +415,25 @@ async def test_acceptance_is_counted_once_by_the_models_of_the_lease(ledger: Sql
     assert (successor.pair.drafter_digest, successor.total) == ("e" * 64, Positions(1, 1))
 
 
+async def test_a_batch_of_receipts_writes_a_position_once_however_many_name_it(ledger: SqliteLedger) -> None:
+    await ledger.record_lease(terms(), seconds=600.0, now=0.0)
+    await ledger.record_lease(terms("jti-2", "b"), seconds=600.0, now=0.0)
+    lent = (("a", "jti"), ("b", "jti-2"))
+    batch = [receipt(f"{n}", *lent[n % 2], by_depth=((2, 1),) * (n + 1)) for n in range(40)]
+
+    async def changes() -> int:
+        return await ledger._run(lambda database: database.total_changes)
+
+    before = await changes()
+    assert await ledger.store_receipts(T, [*batch, *batch], now=DAY) == [(each, PAIR) for each in batch]
+    assert await changes() - before == 40 + 40 + 2, "receipts, depths of their one pair of models, and leases in use"
+    (known,) = await ledger.acceptance(now=DAY)
+    assert known.by_depth == {depth: Positions(2 * (41 - depth), 41 - depth) for depth in range(1, 41)}
+    before = await changes()
+    assert await ledger.store_receipts(T, batch, now=DAY) == []
+    assert await changes() == before
+
+
 async def test_a_receipt_counts_only_under_a_lease_of_its_node_and_target(ledger: SqliteLedger) -> None:
     await ledger.record_lease(terms(), seconds=600.0, now=0.0)
     counts = ((3, 2),)
