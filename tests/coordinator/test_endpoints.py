@@ -197,6 +197,18 @@ async def test_counts_that_cannot_be_end_the_targets_link(rig: Any, by_depth: tu
     assert await rig.executor.ledger.tallies() == {}
 
 
+async def test_positions_deeper_than_a_round_can_settle_end_the_targets_link(rig: Any) -> None:
+    target, node, jti = await lent(rig)
+    for depths in (limits.MAX_TOKENS_PER_ROUND, limits.MAX_TOKENS_PER_ROUND + 1):
+        receipt = Receipt(f"{depths}", node.peer_id, jti, "s", depths, depths, 0, 0, by_depth=((1, 0),) * depths)
+        await target.send(Receipts("b", (receipt,)))  # our own codec does not look at single fields
+    refusal = await target.refusal()
+    assert refusal.code == CloseCode.INVALID_DATA
+    assert refusal.reason == "Receipts: Expected `array` of length <= 256 at `$.receipts[0].by_depth`"
+    await until(lambda: rig.executor.registry.tallies)
+    assert (await rig.executor.ledger.tallies())[node.peer_id].drafted == limits.MAX_TOKENS_PER_ROUND
+
+
 @pytest.mark.parametrize("field", ["drafted", "verified", "accepted", "won"])
 async def test_a_count_no_session_can_reach_ends_the_targets_link(rig: Any, field: str) -> None:
     target, node, jti = await lent(rig)

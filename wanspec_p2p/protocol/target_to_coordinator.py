@@ -105,7 +105,9 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accepted: Positions  # positions it drafted rightly, whoever came first
     won: Positions  # of these, positions it was first with
     rtt: Seconds | None = None
-    by_depth: Annotated[tuple[tuple[Positions, Positions], ...], msgspec.Meta(max_length=limits.MAX_WINDOW)] = ()
+    by_depth: Annotated[
+        tuple[tuple[Positions, Positions], ...], msgspec.Meta(max_length=limits.MAX_TOKENS_PER_ROUND)
+    ] = ()  # deeper than a round can settle, nothing is decided
     rounds: Positions = 0  # that were settled while it drafted for the session, or was to
 
 

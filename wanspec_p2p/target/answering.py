@@ -139,7 +139,7 @@ class Answering:
                 accepted=stats.accepted,
                 won=stats.won,
                 rtt=runner.rtts.get(node),
-                by_depth=stats.by_depth[: limits.MAX_WINDOW],
+                by_depth=stats.by_depth[: limits.MAX_TOKENS_PER_ROUND],
                 rounds=stats.rounds,
             )
             for node, stats in runner.session.stats.peers.items()
