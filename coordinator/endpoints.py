@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import structlog
@@ -48,6 +48,7 @@ from wanspec_p2p.protocol.target_to_coordinator import (
     DraftersWanted,
     Failed,
     Finished,
+    Receipt,
     Receipts,
     RegisterTarget,
     TargetDrain,
@@ -68,6 +69,9 @@ BEATS_A_SECOND = 1.0
 """And so many from then on, or twice as many as were asked for where that is more."""
 MAX_RECEIPT_BATCHES = 8
 """Batches of one target that may be on their way to the disk; with more, its next message waits."""
+POSITIONS_AT_ONCE = limits.MAX_DRAFTERS * limits.MAX_TOKENS_PER_ROUND
+"""Positions that one call of the ledger stores, if they are of more than one receipt: others wait for it. A session
+with as many drafters as it may ask for is stored at once."""
 
 log = structlog.get_logger("coordinator")
 
@@ -241,23 +245,36 @@ class _Connection:
             await asyncio.wait(self._stores, return_when=asyncio.FIRST_COMPLETED)
 
     async def _store(self, batch: Receipts) -> None:
-        """Acknowledged after the commit and not before; unacknowledged receipts the target sends again.
-
-        Their leases come first: a receipt whose lease is not on disk counts for nothing, now or later.
-        """
-        executor = self._executor
+        """Acknowledged after the commit and not before; unacknowledged receipts the target sends again."""
         try:
-            await executor.record_leases({receipt.jti for receipt in batch.receipts})
-            new = await executor.ledger.store_receipts(self._link.peer, batch.receipts, now=executor.clock.wall())
+            for part in _parts(batch.receipts):
+                await self._store_part(part)
         except LedgerError as error:
             log.error("receipts not stored", count=len(batch.receipts), reason=str(error))
             return
         self._outbox.put(ReceiptsStored(batch.batch))
+
+    async def _store_part(self, receipts: Sequence[Receipt]) -> None:
+        """Their leases come first: a receipt whose lease is not on disk counts for nothing, now or later."""
+        executor = self._executor
+        await executor.record_leases({receipt.jti for receipt in receipts})
+        new = await executor.ledger.store_receipts(self._link.peer, receipts, now=executor.clock.wall())
         executor.metrics.receipts(new)
-        receipts = [receipt for receipt, pair in new if pair is not None]
-        if strays := len(new) - len(receipts):
+        kept = [receipt for receipt, pair in new if pair is not None]
+        if strays := len(new) - len(kept):
             log.warning("receipts under no lease of their node and target", target=self._link.peer, count=strays)
-        executor.post(ReceiptsKept(executor.clock.monotonic(), self._number, receipts))
+        executor.post(ReceiptsKept(executor.clock.monotonic(), self._number, kept))
+
+
+def _parts(receipts: Sequence[Receipt]) -> Iterator[Sequence[Receipt]]:
+    """Each names `POSITIONS_AT_ONCE` positions at most, or is a single receipt."""
+    begin = positions = 0
+    for at, receipt in enumerate(receipts):
+        positions += len(receipt.by_depth)
+        if positions > POSITIONS_AT_ONCE and at > begin:
+            yield receipts[begin:at]
+            begin, positions = at, len(receipt.by_depth)
+    yield receipts[begin:]
 
 
 _EVENTS: dict[type, Callable[[float, LinkId, Any], Event]] = {

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -195,6 +196,29 @@ async def test_counts_that_cannot_be_end_the_targets_link(rig: Any, by_depth: tu
     assert refusal.reason.startswith("Receipts: by_depth has more")
     assert await rig.executor.ledger.acceptance(now=rig.clock.wall()) == []
     assert await rig.executor.ledger.tallies() == {}
+
+
+async def test_receipts_of_very_many_positions_are_stored_in_parts_and_acknowledged_once(
+    rig: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, node, jti = await lent(rig)
+    ledger, calls = rig.executor.ledger, list[int]()
+    store = ledger.store_receipts
+
+    async def count(peer: PeerId, receipts: Sequence[Receipt], *, now: float) -> Any:
+        calls.append(sum(len(receipt.by_depth) for receipt in receipts))
+        return await store(peer, receipts, now=now)
+
+    monkeypatch.setattr(ledger, "store_receipts", count)
+    deep = Receipt("r", node.peer_id, jti, "s", drafted=256, verified=256, accepted=0, won=0, by_depth=((1, 0),) * 256)
+    receipts = tuple(msgspec.structs.replace(deep, id=f"r{number}") for number in range(40))
+    for batch in ("b1", "b2"):
+        await target.send(Receipts(batch, receipts))
+        assert (await target.expect(ReceiptsStored)).batch == batch
+    assert calls == [16 * 256, 16 * 256, 8 * 256] * 2
+    assert target.pending(ReceiptsStored) == []
+    await until(lambda: rig.executor.registry.tallies[node.peer_id].drafted == 40 * 256)
+    assert (await ledger.acceptance(now=rig.clock.wall()))[0].total.reached == 40 * 256
 
 
 async def test_positions_deeper_than_a_round_can_settle_end_the_targets_link(rig: Any) -> None:
