@@ -37,6 +37,8 @@ UNANSWERED_SECONDS, LONGEST_UNANSWERED_SECONDS = 15.0, 960.0
 meanwhile, and it may be silent to keep others away."""
 MAX_ENDED = 4096
 """Of one peer that are remembered: more than it has in the life of a lease, unless somebody makes them end."""
+MAX_TOLD = 64
+"""Leases that one heartbeat names and that are not the node's, of which it is told that they have ended."""
 HONOURED_SECONDS = 900.0
 """How long past its end a peer that is cut off from us may go on by a lease (`ORPHAN_SECONDS` of nodes and targets)."""
 
@@ -155,7 +157,8 @@ class LeaseBook:
     # Leases
 
     def listed(self, node: NodeRecord, jtis: tuple[str, ...]) -> list[Instruction]:
-        """A heartbeat names the leases the node holds: one it named before and does not any more, it let go of."""
+        """A heartbeat names the leases the node holds: one it named before and does not any more, it let go of; of one
+        that is not here it must hear that it has ended."""
         named = set(jtis)
         instructions: list[Instruction] = []
         for lease in self._leases.of(node.peer):
@@ -166,7 +169,15 @@ class LeaseBook:
         for awaited in self._awaited.of(node.peer):
             if awaited.jti not in named:
                 instructions += self._give_up_on(awaited, "the node let go of it", (awaited.target,))
-        return instructions
+        return instructions + self._not_held(node, jtis)
+
+    def _not_held(self, node: NodeRecord, jtis: tuple[str, ...]) -> list[Instruction]:
+        """It may have been cut off when these ended, and go on for a target that pays no heed. Some at a time: it names
+        the others again."""
+        held = {lease.jti for lease in self._leases.of(node.peer)}
+        awaited = {lease.jti for lease in self._awaited.of(node.peer)}
+        ended = [jti for jti in dict.fromkeys(jtis) if jti not in held and jti not in awaited]
+        return [Send(node.link, LeaseRevoked(jti, "the lease has ended")) for jti in ended[:MAX_TOLD]]
 
     def tick(self, at: float) -> list[Instruction]:
         instructions: list[Instruction] = []

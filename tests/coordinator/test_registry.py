@@ -36,6 +36,7 @@ from coordinator.records import NodeRecord, PeerState, Tally, TargetRecord
 from coordinator.registry import Registry
 from tests.support.fake_target import SERVED, drafter, node_registration, target_registration
 from wanspec_p2p.errors import CloseCode, LocalProtocolError
+from wanspec_p2p.protocol import limits
 from wanspec_p2p.protocol.common_messages import LeaseRevoked, Registered
 from wanspec_p2p.protocol.coordinator_to_target import Drafters, GrantedDrafter
 from wanspec_p2p.protocol.node_to_coordinator import Heartbeat, LeaseAnswer, Timed
@@ -395,10 +396,50 @@ def test_a_node_lets_go_of_a_lease_by_saying_so_or_by_not_naming_it(registry: Re
     ask(registry, want="w2")
     answer(registry, "jti-2")
     assert registry.handle(NodeBeat(0.0, NODE, Heartbeat(0))) == []  # it never named it: it may not do so at all
-    assert registry.handle(NodeBeat(0.0, NODE, Heartbeat(0, leases=("jti-2", "unknown")))) == []
+    assert registry.handle(NodeBeat(0.0, NODE, Heartbeat(0, leases=("jti-2",)))) == []
     assert registry.handle(NodeBeat(0.0, NODE, Heartbeat(0))) == [
         Send(TARGET, LeaseRevoked("jti-2", "the node let go of it"))
     ]
+
+
+ENDED = "the lease has ended"
+
+
+def test_a_node_that_was_cut_off_is_told_which_of_the_leases_it_names_have_ended(registry: Registry) -> None:
+    """The target alone was told when the link broke, and may go on with the node's drafts as if it had not been."""
+    ask(registry)
+    answer(registry, "jti-1")
+    registry.handle(NodeLost(0.0, NODE, "closed"))
+    add_node(registry, link=3)
+    ask(registry, want="w2")
+    answer(registry, "jti-2", link=3)
+    named = Heartbeat(0, leases=("jti-2", "jti-1", "jti-1"))
+    for at in (0.0, 1.0):  # as often as it names it
+        assert registry.handle(NodeBeat(at, 3, named)) == [Send(3, LeaseRevoked("jti-1", ENDED))]
+    assert registry.leases["jti-2"].listed
+
+
+def test_a_lease_on_offer_that_a_heartbeat_names_already_has_not_ended(registry: Registry) -> None:
+    ask(registry)
+    assert registry.handle(NodeBeat(0.0, NODE, Heartbeat(0, leases=("jti-1",)))) == []
+    registry.handle(Tick(2.0))  # the target was answered without it
+    assert registry.handle(NodeBeat(2.0, NODE, Heartbeat(0, leases=("jti-1",)))) == [
+        Send(NODE, LeaseRevoked("jti-1", ENDED))
+    ]
+
+
+def test_another_nodes_lease_is_none_of_a_nodes_own(registry: Registry) -> None:
+    ask(registry)
+    answer(registry, "jti-1")
+    add_node(registry, link=3, name="b")
+    assert registry.handle(NodeBeat(0.0, 3, Heartbeat(0, leases=("jti-1",)))) == [Send(3, LeaseRevoked("jti-1", ENDED))]
+    assert registry.leases["jti-1"].held
+
+
+def test_a_node_is_told_of_some_leases_at_a_time_however_many_it_names(registry: Registry) -> None:
+    named = tuple(f"unknown {number}" for number in range(limits.MAX_NODE_SLOTS))
+    told = registry.handle(NodeBeat(0.0, NODE, Heartbeat(0, leases=named)))
+    assert told == [Send(NODE, LeaseRevoked(jti, ENDED)) for jti in named[:64]]
 
 
 def test_an_answer_for_another_nodes_lease_is_ignored(registry: Registry) -> None:
