@@ -21,6 +21,8 @@ TEXT_ALONE = 2
 """Messages without a token that one target may send for an answer: the text it still held back at its end."""
 TOKEN_TEXT = 1024
 """Characters a token may have, on the average of an answer; the longest of common vocabularies have an eighth of it."""
+TOP_TEXT = TOKEN_TEXT // 8
+"""And each of the likeliest tokens that come with it where they were asked for."""
 
 
 class Answer:
@@ -86,21 +88,34 @@ class Answer:
         due = len(self.asked.generate.committed) + len(self.ids)
         if message.position != due:
             raise RemoteProtocolError(f"token {due} of a request was due, token {message.position} came")
-        if message.logprobs and self.asked.generate.top_logprobs is None:
-            raise RemoteProtocolError("log-probabilities came for a request that asked for none")
+        characters = len(message.text) + self._scored(message)
         if not message.ids:
             if self._text_alone and self.left:
                 return  # the target before had sent the end of the text, and was lost before it finished
             self._text_alone = True
         self._messages += 1
-        self._characters += len(message.text)
+        self._characters += characters
         messages = self.longest + TEXT_ALONE * (self.resumes + 1)
-        characters = self.longest * TOKEN_TEXT
         too_many = bool(message.ids) and due + len(message.ids) > self.longest  # text alone may follow the last token
-        if too_many or self._messages > messages or self._characters > characters:
+        if too_many or self._messages > messages or self._characters > self.longest * self._token_text:
             raise RemoteProtocolError(f"an answer of at most {self.longest} tokens did not end")
         self.ids.extend(message.ids)
         self.put(message)
+
+    @property
+    def _token_text(self) -> int:
+        """Characters that may come with one; its log-probability, where that was asked for, has its text once more."""
+        top = self.asked.generate.top_logprobs
+        return TOKEN_TEXT if top is None else 2 * TOKEN_TEXT + top * TOP_TEXT
+
+    def _scored(self, message: Tokens) -> int:
+        """Characters of its log-probabilities, of which there are no more than were asked for."""
+        top = self.asked.generate.top_logprobs
+        if top is None and message.logprobs:
+            raise RemoteProtocolError("log-probabilities came for a request that asked for none")
+        if any(len(entry.top) > (top or 0) for entry in message.logprobs):
+            raise RemoteProtocolError(f"more than the {top} likeliest tokens came that a request asked for")
+        return sum(len(entry.text) + sum(len(text) for _, text, _ in entry.top) for entry in message.logprobs)
 
     def _echo(self, message: Tokens) -> None:
         """Tokens of the prompt. A target that takes the answer over before its first token begins again."""
@@ -111,7 +126,7 @@ class Answer:
         wanted = generate.echo and (generate.top_logprobs is not None or not message.logprobs)
         if not wanted or message.position != self._echoed or end > self.model.context:
             raise RemoteProtocolError("a prompt came back that was not asked for, or not in order")
-        if len(message.text) > len(message.ids) * TOKEN_TEXT:
+        if len(message.text) + self._scored(message) > len(message.ids) * self._token_text:
             raise RemoteProtocolError("a prompt came back with more text than tokens have")
         self._echoed = end
         self.put(message)

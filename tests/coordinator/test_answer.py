@@ -5,7 +5,7 @@ import dataclasses
 import msgspec
 import pytest
 
-from coordinator.answer import TEXT_ALONE, TOKEN_TEXT, Answer
+from coordinator.answer import TEXT_ALONE, TOKEN_TEXT, TOP_TEXT, Answer
 from coordinator.openai_schema import Asked
 from tests.support.answers_rig import USAGE, asked, failure, target, tokens
 from tests.support.fake_target import SERVED
@@ -71,6 +71,45 @@ def test_log_probabilities_nobody_asked_for_are_the_targets_fault() -> None:
     with pytest.raises(RemoteProtocolError, match="asked for none"):
         answer.take(Tokens("r", 0, (5,), "x", (None,), (TokenLogprob(5, "x", -1.0),)))
     assert answer.ids == []
+
+
+def asked_with_scores(top: int, *, echo: bool = False) -> Asked:
+    plain = asked("r", max_tokens=2)
+    return dataclasses.replace(plain, generate=msgspec.structs.replace(plain.generate, top_logprobs=top, echo=echo))
+
+
+def scored(position: int, text: str, *top: str, echo: bool = False) -> Tokens:
+    entry = TokenLogprob(5, text, -1.0, tuple((number, each, -1.0) for number, each in enumerate(top)))
+    return Tokens("r", position, (5,), text, (None,), (entry,), echo=echo)
+
+
+@pytest.mark.parametrize("echo", [False, True])
+@pytest.mark.parametrize("top", [0, 1, 20])
+def test_more_likeliest_tokens_than_were_asked_for_are_the_targets_fault(top: int, echo: bool) -> None:
+    answer = answer_to(asked_with_scores(top, echo=echo))
+    answer.take(scored(0, "x", *"x" * top, echo=echo))
+    with pytest.raises(RemoteProtocolError, match=f"more than the {top} likeliest tokens came"):
+        answer.take(scored(1, "x", *"x" * (top + 1), echo=echo))
+
+
+@pytest.mark.parametrize("top", [0, 20])
+def test_texts_of_log_probabilities_count_as_text(top: int) -> None:
+    answer = answer_to(asked_with_scores(top))
+    for position in range(2):
+        answer.take(scored(position, "x" * TOKEN_TEXT, *["x" * TOP_TEXT] * top))
+    with pytest.raises(RemoteProtocolError, match="at most 2 tokens did not end"):
+        answer.take(Tokens("r", 2, (), "x", ()))
+    answer = answer_to(asked_with_scores(top))
+    answer.take(msgspec.structs.replace(scored(0, "x" * 4 * TOKEN_TEXT, *["x" * 2 * TOP_TEXT] * top), text=""))
+    with pytest.raises(RemoteProtocolError, match="at most 2 tokens did not end"):
+        answer.take(msgspec.structs.replace(scored(1, "x"), text=""))
+
+
+def test_texts_of_a_prompts_log_probabilities_count_as_text() -> None:
+    answer = answer_to(asked_with_scores(1, echo=True))
+    answer.take(scored(0, "x" * TOKEN_TEXT, "x" * TOP_TEXT, echo=True))
+    with pytest.raises(RemoteProtocolError, match="more text than tokens have"):
+        answer.take(scored(1, "x" * TOKEN_TEXT, "x" * (TOP_TEXT + 1), echo=True))
 
 
 @pytest.mark.parametrize("position", [0, 3])
