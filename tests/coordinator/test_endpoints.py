@@ -185,15 +185,26 @@ async def test_what_receipts_say_of_acceptance_is_shown_by_pair_of_models(rig: A
     assert 'wanspec_acceptance_right_total{drafter_model="small",target_model="big"} 450.0' in shown
 
 
-@pytest.mark.parametrize("by_depth", [((1, 2),), ((4, 1),), ((3, 3),)], ids=["right", "reached", "accepted"])
-async def test_counts_that_cannot_be_end_the_targets_link(rig: Any, by_depth: tuple[tuple[int, int], ...]) -> None:
+@pytest.mark.parametrize(
+    ("claim", "fault"),
+    [
+        ({"by_depth": ((1, 2),)}, "by_depth has more right positions than were reached"),
+        ({"by_depth": ((4, 1),)}, "by_depth has more positions than verified tokens"),
+        ({"by_depth": ((3, 3),)}, "by_depth has more right positions than accepted tokens"),
+        ({"verified": 5}, "verified is more than drafted"),
+        ({"won": 5}, "won is more than drafted"),
+    ],
+    ids=["right", "reached", "accepted", "verified", "won"],
+)
+async def test_counts_that_cannot_be_end_the_targets_link(rig: Any, claim: dict[str, Any], fault: str) -> None:
     target, node, jti = await lent(rig)
-    lie = Receipt("r", node.peer_id, jti, "s", drafted=4, verified=3, accepted=2, won=1, by_depth=by_depth)
+    honest = Receipt("r", node.peer_id, jti, "s", drafted=4, verified=3, accepted=2, won=1)
+    lie = msgspec.structs.replace(honest, **claim)
     # Past our own codec, which would not encode it.
     await target.link._frames.transport.send(msgspec.json.encode(Receipts("b", (lie,))).decode())
     refusal = await target.refusal()
     assert refusal.code == CloseCode.PROTOCOL_ERROR
-    assert refusal.reason.startswith("Receipts: by_depth has more")
+    assert refusal.reason == f"Receipts: {fault}"
     assert await rig.executor.ledger.acceptance(now=rig.clock.wall()) == []
     assert await rig.executor.ledger.tallies() == {}
 
@@ -241,7 +252,8 @@ async def test_a_count_no_session_can_reach_ends_the_targets_link(rig: Any, fiel
     for count in (most, most + 1):
         claim = {field: count} | ({"verified": count} if field == "accepted" else {})
         receipt = msgspec.structs.replace(honest, id=f"r{count}", **claim)
-        await target.send(Receipts(f"b{count}", (receipt,)))  # our own codec does not look at single fields
+        # Past our own codec, which would not encode it.
+        await target.link._frames.transport.send(msgspec.json.encode(Receipts(f"b{count}", (receipt,))).decode())
     refusal = await target.refusal()
     assert refusal.code == CloseCode.INVALID_DATA
     assert refusal.reason == f"Receipts: Expected `int` <= {most} at `$.receipts[0].{field}`"

@@ -115,10 +115,12 @@ def _plausible(receipt: Receipt) -> Receipt:
     depths = len(receipt.by_depth)  # shares, so that the sums are within the bounds of one count
     by_depth = tuple((max(pair) // depths, min(pair) // depths) for pair in receipt.by_depth)
     accepted = max(receipt.accepted, sum(right for _, right in by_depth))
+    verified = max(receipt.verified, accepted, sum(reached for reached, _ in by_depth))
     return msgspec.structs.replace(
         receipt,
         by_depth=by_depth,
-        verified=max(receipt.verified, accepted, sum(reached for reached, _ in by_depth)),
+        drafted=max(receipt.drafted, receipt.won, verified),
+        verified=verified,
         accepted=accepted,
     )
 

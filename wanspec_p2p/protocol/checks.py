@@ -84,6 +84,10 @@ def _tokens(message: Tokens) -> str | None:
 
 def _receipts(message: Receipts) -> str | None:
     for receipt in message.receipts:
+        if receipt.verified > receipt.drafted:
+            return "verified is more than drafted"
+        if receipt.won > receipt.drafted:  # not accepted: who began anew is still first with what others drafted too
+            return "won is more than drafted"
         if receipt.accepted > receipt.verified:
             return "accepted is more than verified"
         if any(right > reached for reached, right in receipt.by_depth):

@@ -103,7 +103,7 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drafted: Drafted
     verified: Drafted
     accepted: Positions  # positions it drafted rightly, whoever came first
-    won: Positions  # of these, positions it was first with
+    won: Positions  # of these, and of what it drafted before it left and came back, those it was first with
     rtt: Seconds | None = None
     by_depth: Annotated[
         tuple[tuple[Positions, Positions], ...], msgspec.Meta(max_length=limits.MAX_TOKENS_PER_ROUND)

@@ -39,8 +39,8 @@ def _receipts(*by_depth: tuple[int, int]) -> Receipts:
     return Receipts("b", (plain, msgspec.structs.replace(plain, by_depth=by_depth)))
 
 
-def _boast(verified: int, accepted: int) -> Receipts:
-    return Receipts("b", (Receipt("r", PeerId("n" * 32), "j", "s", 9, verified, accepted, won=0),))
+def _boast(verified: int, accepted: int, won: int = 0) -> Receipts:
+    return Receipts("b", (Receipt("r", PeerId("n" * 32), "j", "s", 9, verified, accepted, won),))
 
 
 def _telling(*outlook: tuple[int, ...]) -> Verdict:
@@ -70,7 +70,8 @@ LOGPROB = TokenLogprob(token=1, text="a", logprob=-1.0)
         _tokens(),
         _tokens(logprobs=(LOGPROB, LOGPROB)),
         _receipts(),
-        _boast(verified=9, accepted=9),
+        _boast(verified=9, accepted=9, won=9),
+        _boast(verified=0, accepted=0, won=9),
         _receipts((4, 4), (0, 0), (4, 1)),
     ],
 )
@@ -100,6 +101,8 @@ def test_what_agrees_passes(message: ControlMessage | DraftLinkMessage) -> None:
         (_tokens(origins=(None,)), "origins has 1 entries for 2 ids"),
         (_tokens(logprobs=(LOGPROB,)), "logprobs has 1 entries for 2 ids"),
         (_boast(verified=8, accepted=9), "accepted is more than verified"),
+        (_boast(verified=10, accepted=9), "verified is more than drafted"),
+        (_boast(verified=9, accepted=9, won=10), "won is more than drafted"),
         (_receipts((3, 3), (1, 2)), "by_depth has more right positions than were reached"),
         (_receipts((5, 3), (4, 1)), "by_depth has more positions than verified tokens"),
         (_receipts((4, 4), (4, 2)), "by_depth has more right positions than accepted tokens"),

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from tests.support.session_driver import SMALL, Drive, chosen, drafters_first, seeded
 from tests.support.session_peers import HonestPeer, JunkPeer, LyingPeer, Peer, SilentPeer
 from tests.support.session_rows import Rows, SureTable, decode_alone, scripted_rows
+from wanspec_p2p.protocol.checks import check
+from wanspec_p2p.protocol.target_to_coordinator import Receipt, Receipts
 from wanspec_p2p.speculation.events import Window
 from wanspec_p2p.speculation.local import LOCAL
 from wanspec_p2p.speculation.policy import LocalDrafting, Policy
@@ -86,6 +88,10 @@ class Scene:
         assert self.drive.run() == self.alone
         stopped = self.alone[-1] in self.spec.stop_tokens
         assert self.drive.finished is (FinishReason.STOP if stopped else FinishReason.LENGTH)
+        for figures in self.drive.target.stats.peers.values():
+            counts = (figures.drafted, figures.verified, figures.accepted, figures.won)
+            receipt = Receipt("r", PeerId("a" * 32), "j", "s", *counts, by_depth=figures.by_depth)
+            assert check(Receipts("b", (receipt,))) is None, "it would cost the target its link to the coordinator"
         return self.drive
 
 

@@ -17,6 +17,7 @@ from wanspec_p2p.speculation.verify import Candidates, Step, walk
 from wanspec_p2p.types import PeerId, SessionId
 
 A, B = PeerId("a"), PeerId("b")
+ROUNDS = 2
 
 
 def step(token: int, row: int, candidate: int | None, margin: float = 1.0) -> Step:
@@ -114,9 +115,10 @@ def test_a_depth_nothing_was_decided_at_is_a_zero() -> None:
 )
 def test_whatever_is_drafted_the_counts_agree(places: list[tuple[int, int, str]], truth: list[int], gone: bool) -> None:
     """A receipt that contradicted itself would cost the target its link to the coordinator."""
-    tree = DraftTree(SessionId("s"), (1,))
+    tree, stats = DraftTree(SessionId("s"), (1,)), SessionStats()
     for parent, token, drafter in places:
         tree.add(parent if parent in tree else ROOT, token, PeerId(drafter))
+        stats.arrived(PeerId(drafter), Merge(added=ROUNDS))
     if gone:
         tree.disown(A)
     nodes = tuple(tree)
@@ -124,12 +126,12 @@ def test_whatever_is_drafted_the_counts_agree(places: list[tuple[int, int, str]]
     candidates = Candidates(nodes, tuple(tree[n].token for n in nodes), tuple(index[tree[n].parent] for n in nodes))
     rows = [np.array([truth[min(tree.place(node)[0], 6) - 1]], dtype=np.float32) for node in (ROOT, *nodes)]
     steps = walk(candidates, rows, lambda row, path: Choice(int(row[0]), 1.0), (), 6)
-    stats = SessionStats()
-    for _ in range(2):
+    for _ in range(ROUNDS):
         stats.verified_round(tree, candidates, steps)
     for figures in stats.drafters.values():
         assert sum(right for _, right in figures.by_depth) == figures.accepted
-        receipt = Receipt("r", A, "j", "s", 0, figures.verified, figures.accepted, 0, by_depth=figures.by_depth)
+        counts = (figures.drafted, figures.verified, figures.accepted, figures.won)
+        receipt = Receipt("r", A, "j", "s", *counts, by_depth=figures.by_depth)
         assert check(Receipts("b", (receipt,))) is None
 
 
