@@ -33,8 +33,10 @@ from wanspec_p2p.types import PeerId
 __all__ = ["LeaseBook"]
 
 UNANSWERED_SECONDS, LONGEST_UNANSWERED_SECONDS = 15.0, 960.0
-"""How long a node that left an offer unanswered is offered nothing, twice as long each time: a target waits for it
-meanwhile, and it may be silent to keep others away."""
+"""How long a node that left an offer unanswered, or said no to it late, is offered nothing, twice as long each time: a
+target waits for it meanwhile, and it may be silent to keep others away."""
+LATE = 0.5
+"""Share of the time to think after which a no comes late. What was offered later than that was offered too late."""
 MAX_ENDED = 4096
 """Of one peer that are remembered: more than it has in the life of a lease, unless somebody makes them end."""
 MAX_TOLD = 64
@@ -82,6 +84,10 @@ class LeaseBook:
         """Slots of this node that are leased or on offer."""
         return self._leases.count(node) + self._awaited.count(node)
 
+    def left_alone(self, node: PeerId, at: float) -> bool:
+        """It is offered nothing for now: it made a target wait in vain."""
+        return self._silent.has(node, at)
+
     def partners(self, target: PeerId) -> frozenset[PeerId]:
         """Nodes that hold, or are offered, a lease for this target."""
         return frozenset(lease.node for lease in self._leases.of(target))
@@ -113,7 +119,7 @@ class LeaseBook:
         node, target = self._nodes.get(match.node), self._targets[want.target]
         if node is None or node.state is not PeerState.ACTIVE or self.taken(node.peer) >= node.slots:
             return []  # it changed while others were asked
-        if node.peer in self.partners(want.target) or self._silent.has(node.peer, at):
+        if node.peer in self.partners(want.target) or self.left_alone(node.peer, at):
             return []
         lease = LeaseRecord(
             jti=self._new_id(),
@@ -123,6 +129,7 @@ class LeaseBook:
             want=want.id,
             renew_at=at + self._lease_seconds / 2,
             expires_at=at + self._lease_seconds,
+            offered_at=at,
         )
         self._leases.put(lease)
         want.outstanding.add(lease.jti)
@@ -141,7 +148,10 @@ class LeaseBook:
             if answer.accepted:
                 return []
             return self._revoke(lease, answer.reason or "the node let go of it", tell_node=False)
-        self._silent.forgive(node.peer)
+        if answer.accepted or not self._late(at, lease):
+            self._silent.forgive(node.peer)
+        else:
+            self._made_wait(at, lease)
         want = self._wants.get((lease.target, lease.want))
         if want is not None:
             want.outstanding.discard(lease.jti)
@@ -198,10 +208,19 @@ class LeaseBook:
         instructions: list[Instruction] = []
         for jti in sorted(want.outstanding):
             lease = self._leases.by_jti[jti]
-            self._silent.add(lease.node, at)
+            if self._late(at, lease):
+                self._made_wait(at, lease)
             instructions += self._revoke(lease, "no answer in time")
         want.outstanding.clear()
         return [*instructions, *self._answer_target(want)]
+
+    def _late(self, at: float, offer: LeaseRecord) -> bool:
+        return at - offer.offered_at >= LATE * self._offer_seconds
+
+    def _made_wait(self, at: float, offer: LeaseRecord) -> None:
+        """Once for all offers that were out at a time: that was one hiccup."""
+        if not self._silent.has(offer.node, at):
+            self._silent.add(offer.node, at)
 
     def _renew(self, at: float, lease: LeaseRecord) -> list[Instruction]:
         """Who drains is not renewed: its leases run out."""

@@ -60,7 +60,7 @@ class Candidate:
     models: tuple[DrafterModel, ...]  # the operator's preference first
     slots: int
     free: int
-    available: bool  # neither silent nor draining
+    available: bool  # neither silent, nor draining, nor left alone for an offer that it did not answer
     rtt: float | None = None  # to the target, in seconds, measured or predicted
     doubt: float = 0.0  # how far off that may be, relative to it; 0 where it was measured
     jitter: float | None = None  # of its link to the coordinator, in seconds
@@ -114,7 +114,7 @@ def refusal(want: Want, candidate: Candidate) -> str | None:
     if candidate.pool != want.pool:
         return "it is in another pool"
     if not candidate.available:
-        return "it is silent or draining"
+        return "it is silent, left an offer unanswered lately, or is draining"
     if candidate.peer in want.exclude:
         return "the target has it or does not want it"
     if fitting_model(candidate.models, want.model) is None:

@@ -110,6 +110,7 @@ class LeaseRecord:
     want: str
     renew_at: float
     expires_at: float
+    offered_at: float = -math.inf
     held: bool = False  # the node has accepted
     listed: bool = False  # a heartbeat of the node has named it
 

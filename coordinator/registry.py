@@ -324,7 +324,7 @@ class Registry:
             models=node.models,
             slots=node.slots,
             free=node.slots - self._book.taken(node.peer),
-            available=node.state is PeerState.ACTIVE,
+            available=node.state is PeerState.ACTIVE and not self._book.left_alone(node.peer, at),
             rtt=node.rtt if predicted is None else predicted.rtt,
             doubt=matching.MOST_DOUBT if predicted is None else predicted.error,
             jitter=node.jitter,

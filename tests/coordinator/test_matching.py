@@ -48,7 +48,7 @@ def test_a_misfit_names_both_fingerprints() -> None:
         (replace(WANT, privacy=Privacy.PRIVATE), node(), "private"),
         (replace(WANT, privacy=Privacy.TRUSTED), node(), "trusted"),
         (WANT, node(pool="q"), "another pool"),
-        (WANT, node(available=False), "silent or draining"),
+        (WANT, node(available=False), "left an offer unanswered"),
         (replace(WANT, exclude=frozenset({PeerId("n")})), node(), "does not want it"),
         (WANT, node(models=(drafter(tokenizer="b" * 64),)), "tokenizer mismatch"),
         (WANT, node(free=0), "slots"),

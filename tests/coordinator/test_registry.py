@@ -280,6 +280,41 @@ def test_a_node_that_leaves_offers_unanswered_makes_nobody_wait_again_for_a_whil
     assert again.link == 3, "a no is an answer"
 
 
+def test_a_no_that_comes_late_is_the_fault_of_who_says_it_and_of_nobody_else(registry: Registry) -> None:
+    """The next best is asked when the time is nearly over, and cannot help that it does not answer within it."""
+    add_node(registry, link=3, name="b", models=(drafter(speed=1e9),))
+    (offer,) = ask(registry)
+    assert isinstance(offer, OfferLease)
+    assert offer.link == 3
+    *_, replacement = answer(registry, offer.terms.jti, accepted=False, link=3, at=1.95)
+    assert isinstance(replacement, OfferLease)
+    assert replacement.link == NODE
+    registry.handle(Tick(2.0))
+    (next_time,) = ask(registry, at=2.0, want="again")
+    assert isinstance(next_time, OfferLease)
+    assert next_time.link == NODE, "neither the one that said no late, nor nobody"
+
+
+def test_one_hiccup_counts_once_however_many_offers_were_out() -> None:
+    registry = make()
+    add_node(registry, slots=8)
+    targets = [PeerId(letter * 32) for letter in "uvwxyz"]
+    for link, target in enumerate(targets, 10):
+        registry.handle(TargetRegistered(0.0, link, target, "default", target_registration()))
+        (offer,) = registry.handle(DraftersAsked(0.0, link, DraftersWanted("w", 1)))
+        assert isinstance(offer, OfferLease)
+    registry.handle(Tick(2.0))
+    registry.handle(NodeBeat(2.1, NODE, Heartbeat(0)))
+    (nobody,) = registry.handle(DraftersAsked(2.1, 10, DraftersWanted("x", 1)))
+    assert isinstance(nobody, Send)
+    assert "left an offer unanswered lately" in getattr(nobody.message, "reason", "")
+    at = 2.0 + UNANSWERED_SECONDS
+    registry.handle(NodeBeat(at, NODE, Heartbeat(0)))
+    registry.handle(TargetBeat(at, 10, TargetHeartbeat(0, 0, 0)))
+    (offer,) = registry.handle(DraftersAsked(at, 10, DraftersWanted("y", 1)))
+    assert isinstance(offer, OfferLease)
+
+
 def test_a_node_has_no_more_leases_than_slots_and_one_a_target() -> None:
     registry = make()
     add_target(registry)

@@ -21,7 +21,9 @@ class Absence:
         self._known: dict[PeerId, tuple[int, float]] = {}  # times in a row, and until when; in this order
 
     def add(self, peer: PeerId, now: float) -> None:
-        times, _ = self._known.pop(peer, (0, 0.0))
+        times, until = self._known.pop(peer, (0, now))
+        if now >= until + self._longest:  # a long time has passed since: this is not in a row
+            times = 0
         self._known[peer] = times + 1, now + min(self._longest, self._seconds * 2.0 ** min(times, 32))
         if len(self._known) > MAX_ABSENT:
             del self._known[next(iter(self._known))]
@@ -36,5 +38,5 @@ class Absence:
     def at(self, now: float) -> list[PeerId]:
         """Those that are absent still."""
         for peer in [peer for peer, (_, until) in self._known.items() if now >= until + self._longest]:
-            del self._known[peer]  # a long time has passed since: the next is not in a row
+            del self._known[peer]
         return [peer for peer, (_, until) in self._known.items() if now < until]

@@ -23,7 +23,7 @@ __all__ = ["MAX_SOCKETS", "MAX_UNSENT_BYTES", "BoundedClientConnection", "Bounde
 
 MAX_SOCKETS = 2048
 """Open connections of one listener, links (`websocket.MAX_LINKS`) and those that have yet to ask for one; the next is
-hung up on.
+hung up on. Under TLS they count once its handshake is over.
 """
 MAX_UNSENT_BYTES = 4 * MAX_FRAME_BYTES
 """A link has two senders, of one frame each at a time."""

@@ -161,8 +161,8 @@ class Control:
         if self._pool is None or not self._registered:
             return
         now = self._clock.monotonic()
-        for node in self._recruiter.overdue(now):
-            log.info("a drafter that was granted did not come: perhaps it cannot reach this target", node=node)
+        for node in self._recruiter.give_up_on_late(now):
+            log.info("a drafter that was granted did not come: it cannot reach this target, or has let go", node=node)
         count = self._recruiter.missing(len(self._pool.attached), now, self._pool.lacking)
         exclude = [*self._pool.unwanted, *self._recruiter.absent(now)]
         scouting = not count and self._pool.comparing and self._recruiter.scouts(now)

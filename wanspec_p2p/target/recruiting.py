@@ -53,16 +53,15 @@ class Recruiter:
         Args:
             lacking: how many more sessions could use, whatever is attached.
         """
-        self.overdue(now)
         short = max(self.wanted - attached, lacking)
         if short > 0 and self._scout_at is not None:
             self._look_again(now)  # not before all have been there for a while
         if self._waits(now):
             return 0
-        return max(0, min(short, limits.MAX_DRAFTERS) - len(self._expected))
+        return max(0, min(short, limits.MAX_DRAFTERS) - self._under_way(now))
 
-    def overdue(self, now: float) -> list[PeerId]:
-        """Nodes that should have come since this was last asked."""
+    def give_up_on_late(self, now: float) -> list[PeerId]:
+        """Nodes that should have come by now: they are not waited for any more, nor asked for again for a while."""
         late = [node for node, deadline in self._expected.items() if deadline <= now]
         for node in late:
             del self._expected[node]
@@ -78,10 +77,13 @@ class Recruiter:
         if self._scout_at is None:
             self._look_again(now)
             return False
-        return self.wanted > 0 and now >= self._scout_at and not self._expected and not self._waits(now)
+        return self.wanted > 0 and now >= self._scout_at and not self._under_way(now) and not self._waits(now)
 
     def _look_again(self, now: float) -> None:
         self._scout_at = now + self._scout_seconds * self._rng.uniform(1.0 - SPREAD, 1.0 + SPREAD)
+
+    def _under_way(self, now: float) -> int:
+        return sum(deadline > now for deadline in self._expected.values())
 
     def _waits(self, now: float) -> bool:
         return now < self._not_before or (self._asked is not None and now < self._asked_at + ARRIVAL_SECONDS)

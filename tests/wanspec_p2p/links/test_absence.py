@@ -29,7 +29,6 @@ def test_it_is_twice_as_long_each_time_in_a_row() -> None:
         now += seconds
         assert absent.has(OLD, now - 0.1)
         assert absent.at(now) == []
-    absent.at(now + 35.0)
     absent.add(OLD, now + 35.0)
     assert absent.at(now + 45.0) == [], "that was not in a row any more"
 

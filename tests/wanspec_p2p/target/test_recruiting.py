@@ -92,8 +92,8 @@ def test_nodes_that_do_not_come_are_not_asked_for_again_until_they_have() -> Non
         recruiter.answered("w", NODES[:2], now)
         now += ARRIVAL_SECONDS
         assert recruiter.absent(now - 0.1) == []
-        assert recruiter.overdue(now) == NODES[:2]
-        assert recruiter.overdue(now) == []
+        assert recruiter.give_up_on_late(now) == NODES[:2]
+        assert recruiter.give_up_on_late(now) == []
         assert recruiter.missing(0, now) == 2
         now += 2**times * ABSENT_SECONDS
         assert recruiter.absent(now - 0.1) == NODES[:2]
@@ -102,7 +102,7 @@ def test_nodes_that_do_not_come_are_not_asked_for_again_until_they_have() -> Non
     recruiter.asked("w", now)
     recruiter.answered("w", NODES[:2], now)
     recruiter.arrived(NODES[1])
-    recruiter.overdue(now + ARRIVAL_SECONDS)
+    recruiter.give_up_on_late(now + ARRIVAL_SECONDS)
     assert recruiter.absent(now + ARRIVAL_SECONDS) == NODES[:1]
     assert recruiter.absent(now + ARRIVAL_SECONDS + ABSENT_SECONDS) == []
 
