@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from wanspec_p2p.errors import ConfigError
+from wanspec_p2p.links.address import split
 from wanspec_p2p.security.tls import is_loopback
 
 __all__ = ["MAX_LEASE_SECONDS", "CoordinatorSettings", "split_address"]
@@ -21,10 +22,9 @@ def split_address(url: str) -> tuple[bool, str]:
         ConfigError: it is none.
     """
     try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port  # reading the port is what checks it
+        parts, host = split(url)
     except ValueError:
-        host = None
+        host = ""
     if not host or parts.scheme not in ("http", "https", "ws", "wss"):
         raise ConfigError(f"{url!r} is not a coordinator's address: it looks like https://name:port")
     return parts.scheme in ("https", "wss"), host

@@ -97,7 +97,7 @@ class Dialler:
         # Off loopback a link needs TLS, and TLS needs the fingerprint that came with the join token.
         if self._find is None or self.membership.certificate is None:
             return None
-        tried: set[str] = set()
+        tried = set(self._home.addresses)
         for _ in range(MAX_HINTS):
             url = await self._find(self.membership.peer_id, tried)
             if url is None:

@@ -13,7 +13,7 @@ from wanspec_p2p.errors import ConfigError
 __all__ = ["LARGEST_SEED", "check_svg", "listed", "numbers", "today", "whole", "write_pictures"]
 
 LARGEST_SEED = 2**63 - 1
-"""JSON that is written has no larger numbers."""
+"""JSON has numbers up to twice that, and there are seeds counted from it on."""
 
 
 def numbers(flag: str, text: str, least: float, most: float) -> tuple[float, ...]:
@@ -71,9 +71,9 @@ def check_svg(figure: Path) -> None:
     if figure.suffix != ".svg":
         raise ConfigError(f"--figure {figure}: its name must end in .svg")
     for file in (figure, figure.with_suffix(".png")):
-        if file.is_dir():
+        if os.path.isdir(file):  # `is_dir` raises where a name is too long
             raise ConfigError(f"--figure {figure}: {file} is a folder")
-    if not (figure.parent.is_dir() and os.access(figure.parent, os.W_OK | os.X_OK)):
+    if not (os.path.isdir(figure.parent) and os.access(figure.parent, os.W_OK | os.X_OK)):
         raise ConfigError(f"--figure {figure}: {figure.parent} is no folder that can be written to")
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError("--figure needs matplotlib: install it, or wanspec-p2p with [distill]")

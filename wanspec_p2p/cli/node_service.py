@@ -28,7 +28,7 @@ PLACES = (
 )
 """Directories; what is relative means one below where the command is run, and a service is run elsewhere."""
 PROXIES = tuple(name for proxy in ("https_proxy", "all_proxy", "no_proxy") for name in (proxy, proxy.upper()))
-"""The way out of this network: without it a service would not reach what `join` did."""
+"""The way out of this network: without it a service would not reach what `join` did, or not fetch models."""
 KEPT = (*PLACES, "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "CUDA_VISIBLE_DEVICES", *PROXIES)
 """Variables that go into the service's file. Others, tokens above all, do not: settings belong into wanspec.toml."""
 SECONDS = 30.0
@@ -49,7 +49,7 @@ class Manager:
 
 @app.command()
 def install(data_dir: DataDir = None, dry_run: DryRun = False, json: Json = False) -> None:
-    """Write the service's file, and start it now (again, if it runs) and whenever you log in."""
+    """Write the service's file, and start it now and whenever you log in. On a Mac `uninstall` an older one first."""
     manager = _manager(_joined(data_dir))
     if dry_run:
         _show(manager, json=json)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import json
 import os
 import re
 import sys
@@ -23,10 +25,13 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 
 
 def emit(value: object) -> None:
-    """One JSON value on one line of stdout, flushed: somebody may wait for it."""
+    """One JSON value on one line of stdout, flushed: somebody may wait for it. ASCII where stdout is not UTF-8."""
     import orjson
 
-    sys.stdout.write(orjson.dumps(value).decode() + "\n")
+    text = orjson.dumps(value).decode()
+    if codecs.lookup(getattr(sys.stdout, "encoding", None) or "utf-8").name != "utf-8":
+        text = json.dumps(orjson.loads(text))
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 

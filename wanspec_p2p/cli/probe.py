@@ -82,7 +82,7 @@ def _alone(out: Path) -> Iterator[None]:
     def refuse() -> None:
         raise ConfigError(f"another `wanspec probe run` stores into {out}: let it go on, or name another --out")
 
-    file = out.resolve()  # the same by whatever link it is reached
+    file = Path(os.path.realpath(out))  # the same by whatever link it is reached; `resolve` raises for a loop of them
     path = file.with_name(f"{file.name}.lock")
     with contextlib.ExitStack() as stack:
         try:

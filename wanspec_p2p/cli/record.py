@@ -54,7 +54,7 @@ def record(
 
 def _check_free(file: Path) -> None:
     """What is wrong with `--out` is better said before the models have answered."""
-    if not (file.parent.is_dir() and os.access(file.parent, os.W_OK | os.X_OK)):
+    if not (os.path.isdir(file.parent) and os.access(file.parent, os.W_OK | os.X_OK)):
         raise ConfigError(f"--out {file}: {file.parent} is no folder that can be written to")
     try:
         file.lstat()

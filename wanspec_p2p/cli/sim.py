@@ -121,7 +121,7 @@ def reference(
     words = ["wanspec sim reference", *(flag for flag, given in flags.items() if given)]
     words += [f"--seeds {chosen}", *([] if tokens is None else [f"--tokens {tokens}"])]
     words += [] if law is ReferenceLaw.IID else [f"--law {law.value}"]
-    words += [f"--temperature {temperature:g}"] if temperature else []
+    words += [f"--temperature {temperature:.15g}"] if temperature else []
     words += [f"{flag} {ms:.15g}" for flag, ms in code.items() if ms]
     words += [f"--prices {listed(shown)}"] if shown else []
     words += [f"--rtt {listed(distances)}", f"--drafters {listed(counts)}"]

@@ -78,7 +78,7 @@ def _play_cells(
     cells = tuple(Cell(*one) for one in itertools.product(distances, counts, (percent / 100 for percent in jitters)))
     bed = Bed(cells, Setting(tokens=tokens, warm_up=min(WARM_UP, tokens), answers=answers), slow)
     words = f"wanspec testbed --rtt {listed(distances)} --drafters {listed(counts)} --jitter {listed(jitters)}"
-    words += f" --answers {answers} --tokens {tokens} --slow {slow:g} --seed {seed}"
+    words += f" --answers {answers} --tokens {tokens} --slow {slow:.15g} --seed {seed}"
     report = {"version": __version__, "date": today(), "command": words, **_measured(bed, seed)}
     if json:
         emit(report)

@@ -40,7 +40,7 @@ def play_adversity(words: str, tokens: int, slow: float, seed: int, *, json: boo
             raise ConfigError(f"--adversity: {word!r} is none of {ALL}, {', '.join(CONDITIONS)}")
         if word in chosen[:number]:
             raise ConfigError(f"--adversity: {word!r} is named twice")
-    command = f"wanspec testbed --adversity {words} --tokens {tokens} --slow {slow:g} --seed {seed}"
+    command = f"wanspec testbed --adversity {words} --tokens {tokens} --slow {slow:.15g} --seed {seed}"
     _report(command, conditions(Adversity(tokens), chosen, slow), seed, json=json)
 
 
@@ -57,7 +57,7 @@ def play_file(file: Path, slow: float, seed: int, *, json: bool) -> None:
         condition = of_file(file.stem, scenario, slow)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
-    _report(f"wanspec testbed --scenario {file} --slow {slow:g} --seed {seed}", [condition], seed, json=json)
+    _report(f"wanspec testbed --scenario {file} --slow {slow:.15g} --seed {seed}", [condition], seed, json=json)
 
 
 def _report(command: str, chosen: Sequence[Condition], seed: int, *, json: bool) -> None:

@@ -26,6 +26,7 @@ from wanspec_p2p.errors import (
     UnknownModel,
     Unreachable,
 )
+from wanspec_p2p.links.address import split
 
 __all__ = ["DEFAULT_TIMEOUT", "Endpoint", "only_model", "opened", "translated"]
 
@@ -72,9 +73,8 @@ class Endpoint:
         if not KEY.fullmatch(self._key):
             raise ConfigError("the API key holds a blank, a line break or a character that is not ASCII")
         with _as_address(self.url):
-            parts = urlsplit(self.url)
-            _ = parts.port
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+            parts, host = split(self.url)
+        if parts.scheme not in ("http", "https") or not host:
             raise ConfigError(f"{self.url!r} is not a coordinator's address; it looks like https://host:port")
         if parts.scheme == "http" and not self.loopback:
             raise ConfigError(f"{self.url} is plain http to another machine: your prompt could be read; use https://")
@@ -135,7 +135,11 @@ def opened(make: Callable[..., Http], endpoint: Endpoint, timeout: float, transp
         ConfigError: it cannot be made for this address, or with the proxy that the environment names.
     """
     with _as_address(endpoint.url):
-        return make(**endpoint.http_options(timeout), transport=transport)
+        try:
+            return make(**endpoint.http_options(timeout), transport=transport)
+        except OSError as error:  # of ssl too
+            named = "SSL_CERT_FILE or SSL_CERT_DIR"
+            raise ConfigError(f"the certificates that {named} names cannot be read: {error}") from error
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from wanspec_p2p.errors import ConfigError
+from wanspec_p2p.links.address import split
 from wanspec_p2p.security.tls import is_loopback
 
 __all__ = ["ProbePlan", "ProbedEndpoint", "read_keys", "read_plan"]
@@ -89,11 +90,9 @@ def _check(file: Path, endpoint: ProbedEndpoint) -> None:
     if endpoint.api_key_env is not None and not _VARIABLE.fullmatch(endpoint.api_key_env):
         raise ConfigError(f"{where}: api_key_env names a variable; if that is the key itself, take it out of the file")
     try:
-        parts = urlsplit(endpoint.base_url)
-        host, _ = parts.hostname, parts.port  # reading the port is what checks it
-        (host or "").encode("idna")  # as it is looked up: no part of it may be empty, or too long
+        parts, host = split(endpoint.base_url)
     except ValueError:
-        host = None
+        host = ""
     odd = " " in endpoint.base_url or not endpoint.base_url.isprintable()
     if not host or odd or parts.scheme not in ("http", "https"):
         raise ConfigError(f"{where}: base_url is not an address; it looks like https://host/v1")

@@ -46,6 +46,11 @@ class Home:
         """Where it was reached last."""
         self._urls = (membership.url, *urls)
 
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where `reach` looks, in this order."""
+        return tuple(dict.fromkeys((self.membership.url, *self._urls)))
+
     async def reach(self, dial: Callable[[Membership], Awaitable[PeerLink[T]]]) -> PeerLink[T]:
         """A link from the first address at which the coordinator proves itself: where it was last, then the others.
 
@@ -58,7 +63,7 @@ class Home:
             PeerRefused: the coordinator will not have us now; it is the same one everywhere.
         """
         failures: list[RemoteProtocolError | Unreachable | LinkClosed] = []
-        for url in dict.fromkeys((self.membership.url, *self._urls)):
+        for url in self.addresses:
             place = msgspec.structs.replace(self.membership, url=url)
             try:
                 link = await dial(place)

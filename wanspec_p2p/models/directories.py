@@ -46,7 +46,9 @@ def _check_named_weights(directory: Path, config: dict[str, Any]) -> None:
     if config.get("transformers_weights") is not None:
         raise ModelError(f"{directory / 'config.json'} names its weights (transformers_weights): take that out")
     if (directory / "adapter_config.json").is_file():
-        raise ModelError(f"{directory} holds an adapter (adapter_config.json): merge it into the weights first")
+        raise ModelError(
+            f"{directory} holds adapter_config.json: merge the adapter into the weights, and take that out"
+        )
     if not (directory / INDEX).is_file():
         return
     named = _read_json(directory / INDEX).get("weight_map")

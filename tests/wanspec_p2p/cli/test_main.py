@@ -13,6 +13,7 @@ from tests.support.past_coordinators import once_run
 from tests.wanspec_p2p.cli.conftest import Run
 from wanspec_p2p import __version__
 from wanspec_p2p.cli import main as door
+from wanspec_p2p.cli.output import emit
 from wanspec_p2p.errors import ExitCode, Unreachable
 
 
@@ -77,6 +78,15 @@ def test_what_the_terminal_cannot_show_is_spelt_out(home: Path, monkeypatch: pyt
     said = screen.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]  # a BytesIO
     assert code in (ExitCode.OK, ExitCode.FAILURE)
     assert said.startswith("✓ python: " if encoding == "utf-8" else "\\N{CHECK MARK} python: ")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_json_is_json_whatever_stdout_can_show(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    screen = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="namereplace")
+    monkeypatch.setattr(sys, "stdout", screen)
+    emit({"text": "a → \U0001f600"})
+    said = screen.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]  # a BytesIO
+    assert json.loads(said) == {"text": "a → \U0001f600"}
 
 
 @pytest.mark.parametrize(

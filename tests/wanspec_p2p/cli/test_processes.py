@@ -14,6 +14,7 @@ from wanspec_p2p.cli import processes
 from wanspec_p2p.cli.processes import Child, ChildDied, Fleet, wanspec_command, wanspec_environment, with_fleet
 from wanspec_p2p.errors import WanspecError
 
+SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]  # not on Windows
 READY = 'import sys, time, signal; print(\'{"event": "ready", "url": "x://1"}\', flush=True);'
 
 
@@ -149,7 +150,7 @@ async def test_a_child_sees_the_end_of_its_stdin_when_we_are_gone(fleet: Fleet) 
     assert await child.process.wait() == 7
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_while_the_children_are_ended_is_an_interrupt_too(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,7 +170,7 @@ def test_a_signal_while_the_children_are_ended_is_an_interrupt_too(
     assert [gone(pid) for pid in pids] == [True]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_signals_do_afterwards_what_they_did_before(number: signal.Signals) -> None:
     async def nothing(fleet: Fleet, directory: Path, environment: Mapping[str, str]) -> None:
         assert signal.getsignal(number) is not mine

@@ -41,17 +41,27 @@ except typer.Exit as end:
 """
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def start(*arguments: str, ignoring_hangup: bool = False) -> subprocess.Popen[str]:
+    """Whatever started the tests: who ignores the end of the terminal, as `nohup` has it, hands that on."""
+    if HANGUP is not None:
+        before = signal.signal(HANGUP, signal.SIG_IGN if ignoring_hangup else signal.SIG_DFL)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        if HANGUP is not None:
+            signal.signal(HANGUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, *([HANGUP] if HANGUP else [])])
 def test_the_first_signal_drains_and_the_exit_code_is_0(number: signal.Signals) -> None:
     with start("json", "alone", "http://x:1") as process:
         assert process.stdout is not None
@@ -72,17 +82,13 @@ def test_the_second_signal_ends_it_at_once() -> None:
     assert process.returncode == -signal.SIGTERM
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
+@pytest.mark.skipif(HANGUP is None, reason="POSIX")
 def test_what_nohup_started_outlives_its_terminal() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does; it is inherited
-    try:
-        process = start("json", "alone", "http://x:1")
-    finally:
-        signal.signal(signal.SIGHUP, before)
-    with process:
+    assert HANGUP is not None
+    with start("json", "alone", "http://x:1", ignoring_hangup=True) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        process.send_signal(signal.SIGHUP)
+        process.send_signal(HANGUP)
         process.terminate()
         process.communicate(timeout=20)
     assert process.returncode == 0, "the second signal was the first that counted"

@@ -81,6 +81,26 @@ def test_an_authority_that_the_environment_names_counts_on_this_machine_too(
     assert Endpoint("http://localhost:1", None, None).verify is True
 
 
+@pytest.mark.parametrize("url", ["https://localhost:1", "https://c.example"])
+@pytest.mark.parametrize("content", [None, b"no certificate"])
+def test_authorities_that_cannot_be_read_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str, content: bytes | None
+) -> None:
+    named = tmp_path / "authorities.pem"
+    if content is not None:
+        named.write_bytes(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(named))
+    for kind in (AsyncClient, Client):
+        with pytest.raises(ConfigError, match="that SSL_CERT_FILE or SSL_CERT_DIR names cannot be read"):
+            kind(url)
+
+
+@pytest.mark.parametrize("url", ["https://a..b", "https://" + "a" * 64, "https://:1", "https://c:99999"])
+def test_an_address_that_leads_nowhere_is_one_line(url: str) -> None:
+    with pytest.raises(ConfigError):
+        Client(url)
+
+
 @pytest.mark.parametrize("kind", [httpx2.Client, httpx2.AsyncClient])
 @pytest.mark.parametrize(("seconds", "to_connect"), [(120.0, 10.0), (3.0, 3.0)])
 def test_either_kind_of_client_is_made_alike(kind: type[Any], seconds: float, to_connect: float) -> None:

@@ -67,7 +67,7 @@ def test_weights_from_elsewhere_are_refused(directory: Path) -> None:
         check_directory(directory)
     (directory / "config.json").write_text(json.dumps(config))
     (directory / "adapter_config.json").write_text("{}")
-    with pytest.raises(ModelError, match="merge it into the weights first"):
+    with pytest.raises(ModelError, match="merge the adapter into the weights"):
         check_directory(directory)
 
 
