@@ -42,13 +42,13 @@ async def running(
 async def test_every_condition_gives_the_tokens_of_the_target_alone(
     tmp_path: Path, environment: dict[str, str], model_cache: Path
 ) -> None:
-    prompts = prompts_of("14", "7")  # one that repeats its prompt, and one that greedily comes to its own end
+    prompts = prompts_of("14", "7")  # one that is copied from its prompt and ends, and one that goes on
     async with running(tmp_path, environment, model_cache) as (cluster, client):
         outcomes = await compare(
             cluster,
             client,
             prompts,
-            tokens=16,
+            tokens=12,
             temperatures=(0.0, 0.8),
             conditions=tuple(CONDITIONS),
             model=MODEL,

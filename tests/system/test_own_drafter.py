@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.system, pytest.mark.model, pytest.mark.timeout(300), p
 
 PROMPTS = Path(__file__).parents[1] / "data" / "prompts.jsonl"
 MODEL, DRAFTER = "smollm2-135m", "smollm2-draft"
-TOKENS = 16
+TOKENS = 12
 
 
 async def answered(
