@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from wanspec_p2p.errors import CloseCode, LinkClosed, PeerRefused
 
-__all__ = ["MAX_CLOSE_REASON_BYTES", "close_reason", "ended", "ends_a_service", "unproved"]
+__all__ = ["MAX_CLOSE_REASON_BYTES", "close_reason", "ended", "ends_a_service", "may_be_a_strangers", "unproved"]
 
 MAX_CLOSE_REASON_BYTES = 123
 """RFC 6455 §5.5: a control frame has at most 125 bytes, two of which are the code."""
@@ -47,11 +47,16 @@ def ended(code: int, reason: str = "") -> LinkClosed | PeerRefused:
     return PeerRefused(code, reason)
 
 
+def may_be_a_strangers(refusal: PeerRefused) -> bool:
+    """It is one of those that a listener has before it has proved its key."""
+    return refusal.code in _IN_THE_HANDSHAKE
+
+
 def unproved(refusal: PeerRefused) -> LinkClosed | PeerRefused:
     """What a refusal is worth that came before the listener proved its key: whoever has taken its address could say
     the same, so nothing but what the handshake itself is refused for.
     """
-    if refusal.code in _IN_THE_HANDSHAKE:
+    if may_be_a_strangers(refusal):
         return refusal
     return LinkClosed(f"whoever listens there has proved no key, and closed with code {refusal.code}: {refusal}")
 

@@ -8,13 +8,14 @@ moves on in the same manner (security/certificate_succession.py), which dialling
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import msgspec
 import structlog
 
-from wanspec_p2p.errors import ConfigError, LinkClosed, RemoteProtocolError, Unreachable
+from wanspec_p2p.errors import ConfigError, LinkClosed, PeerRefused, RemoteProtocolError, Unreachable
 from wanspec_p2p.links.address import split
+from wanspec_p2p.links.closing import may_be_a_strangers
 from wanspec_p2p.links.membership import Membership
 from wanspec_p2p.links.peer import PeerLink
 from wanspec_p2p.protocol import limits
@@ -26,6 +27,7 @@ __all__ = ["Home", "check_urls"]
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T", bound=ControlMessage)
+Failure: TypeAlias = RemoteProtocolError | Unreachable | LinkClosed | PeerRefused
 
 
 class Home:
@@ -60,13 +62,18 @@ class Home:
         Raises:
             RemoteProtocolError: somebody else answers, at every address.
             Unreachable, LinkClosed: nobody answers at one of them, so that the coordinator may only be away.
-            PeerRefused: the coordinator will not have us now; it is the same one everywhere.
+            PeerRefused: the coordinator will not have us now; it is the same one everywhere. Or whoever answers refused
+                the handshake, and nobody who would not is elsewhere.
         """
-        failures: list[RemoteProtocolError | Unreachable | LinkClosed] = []
+        failures: list[Failure] = []
         for url in self.addresses:
             place = msgspec.structs.replace(self.membership, url=url)
             try:
                 link = await dial(place)
+            except PeerRefused as error:
+                if not may_be_a_strangers(error):
+                    raise
+                failures.append(error)
             except (RemoteProtocolError, Unreachable, LinkClosed) as error:
                 failures.append(error)
             else:
@@ -100,9 +107,11 @@ class Home:
         self.url = place.url
 
 
-def _worst(failures: Sequence[RemoteProtocolError | Unreachable | LinkClosed]) -> Exception:
-    if len(failures) == 1 or all(isinstance(failure, RemoteProtocolError) for failure in failures):
+def _worst(failures: Sequence[Failure]) -> Exception:
+    if len(failures) == 1:
         return failures[0]
+    if all(isinstance(failure, RemoteProtocolError | PeerRefused) for failure in failures):
+        return next((failure for failure in failures if isinstance(failure, PeerRefused)), failures[0])
     return Unreachable("; ".join(map(str, failures)))
 
 

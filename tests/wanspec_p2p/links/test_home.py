@@ -111,6 +111,21 @@ async def test_a_single_address_fails_as_it_did() -> None:
         assert error.value is failure
 
 
+STRANGERS_REFUSAL = PeerRefused(CloseCode.VERSION_MISMATCH, "another version")
+
+
+async def test_a_refusal_that_anybody_can_give_is_not_the_coordinators_word() -> None:
+    network = Network(first=STRANGERS_REFUSAL, second=COORDINATOR)
+    home = Home(FIRST, ("wss://second",))
+    await home.reach(network.dial)
+    assert home.url == "wss://second"
+    with pytest.raises(Unreachable, match="another version.*; nobody"):
+        await Home(FIRST, ("wss://second",)).reach(Network(first=STRANGERS_REFUSAL, second=Unreachable("nobody")).dial)
+    for other in (IMPOSTOR, STRANGERS_REFUSAL):
+        with pytest.raises(PeerRefused, match="another version"):
+            await Home(FIRST, ("wss://second",)).reach(Network(first=other, second=STRANGERS_REFUSAL).dial)
+
+
 async def test_a_coordinator_that_refuses_us_is_not_asked_again_elsewhere() -> None:
     network = Network(first=PeerRefused(4002, "not enrolled"), second=COORDINATOR)
     with pytest.raises(PeerRefused):
