@@ -184,9 +184,8 @@ class LeaseBook:
     def _not_held(self, node: NodeRecord, jtis: tuple[str, ...]) -> list[Instruction]:
         """It may have been cut off when these ended, and go on for a target that pays no heed. Some at a time: it names
         the others again."""
-        held = {lease.jti for lease in self._leases.of(node.peer)}
-        awaited = {lease.jti for lease in self._awaited.of(node.peer)}
-        ended = [jti for jti in dict.fromkeys(jtis) if jti not in held and jti not in awaited]
+        shelves = self._leases, self._awaited
+        ended = [jti for jti in dict.fromkeys(jtis) if not any(shelf.has(node.peer, jti) for shelf in shelves)]
         return [Send(node.link, LeaseRevoked(jti, "the lease has ended")) for jti in ended[:MAX_TOLD]]
 
     def tick(self, at: float) -> list[Instruction]:

@@ -47,6 +47,10 @@ class LeaseShelf(Generic[L]):
     def count(self, peer: PeerId) -> int:
         return len(self._by_peer.get(peer, ()))
 
+    def has(self, peer: PeerId, jti: str) -> bool:
+        """Whether it is this node's, or this target's."""
+        return jti in self._by_peer.get(peer, ())
+
     def of(self, peer: PeerId) -> tuple[L, ...]:
         """This node's, or this target's, in the order they were put here."""
         return tuple(self._by_peer.get(peer, {}).values())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wanspec_p2p.errors import ConfigError
 
-__all__ = ["LARGEST_SEED", "check_svg", "listed", "numbers", "today", "whole", "write_pictures"]
+__all__ = ["LARGEST_SEED", "check_folder", "check_svg", "listed", "numbers", "today", "whole", "write_pictures"]
 
 LARGEST_SEED = 2**63 - 1
 """JSON has numbers up to twice that, and there are seeds counted from it on."""
@@ -62,6 +62,12 @@ def today() -> str:
     return datetime.fromtimestamp(SystemClock().wall(), UTC).date().isoformat()
 
 
+def check_folder(flag: str, file: Path) -> None:
+    """Raises ConfigError: a file cannot be made where `file` is to be."""
+    if not (os.path.isdir(file.parent) and os.access(file.parent, os.W_OK | os.X_OK)):
+        raise ConfigError(f"{flag} {file}: {file.parent} is no folder that can be written to")
+
+
 def check_svg(figure: Path) -> None:
     """What is wrong with `--figure` is better said before minutes have gone by.
 
@@ -73,8 +79,7 @@ def check_svg(figure: Path) -> None:
     for file in (figure, figure.with_suffix(".png")):
         if os.path.isdir(file):  # `is_dir` raises where a name is too long
             raise ConfigError(f"--figure {figure}: {file} is a folder")
-    if not (os.path.isdir(figure.parent) and os.access(figure.parent, os.W_OK | os.X_OK)):
-        raise ConfigError(f"--figure {figure}: {figure.parent} is no folder that can be written to")
+    check_folder("--figure", figure)
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError("--figure needs matplotlib: install it, or wanspec-p2p with [distill]")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import importlib
 import importlib.util
@@ -34,7 +33,7 @@ from wanspec_p2p.cli import (
     testbed,
 )
 from wanspec_p2p.cli.findings import key_advice
-from wanspec_p2p.cli.output import debugging, emit, printable, say
+from wanspec_p2p.cli.output import debugging, emit, printable, say, shows_everything
 from wanspec_p2p.errors import ExitCode, Unauthenticated, WanspecError
 
 __all__ = ["app", "main"]
@@ -123,7 +122,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _spell_out_what_cannot_be_shown() -> None:
     """Where the locale is not UTF-8, as Python itself does on stderr; a check mark is no reason to fail."""
-    if isinstance(sys.stdout, io.TextIOWrapper) and codecs.lookup(sys.stdout.encoding).name != "utf-8":
+    if isinstance(sys.stdout, io.TextIOWrapper) and not shows_everything():
         sys.stdout.reconfigure(errors="namereplace")
 
 

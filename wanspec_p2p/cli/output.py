@@ -16,7 +16,18 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Json", "Progress", "console", "debugging", "emit", "printable", "progress_bars", "say", "short"]
+__all__ = [
+    "Json",
+    "Progress",
+    "console",
+    "debugging",
+    "emit",
+    "printable",
+    "progress_bars",
+    "say",
+    "short",
+    "shows_everything",
+]
 
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to stdout.")]
 
@@ -24,12 +35,17 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 """(what, done, total): as the model catalog reports it; total 0 is unknown."""
 
 
+def shows_everything() -> bool:
+    """Whether stdout takes any character: it is UTF-8."""
+    return codecs.lookup(getattr(sys.stdout, "encoding", None) or "utf-8").name == "utf-8"
+
+
 def emit(value: object) -> None:
     """One JSON value on one line of stdout, flushed: somebody may wait for it. ASCII where stdout is not UTF-8."""
     import orjson
 
     text = orjson.dumps(value).decode()
-    if codecs.lookup(getattr(sys.stdout, "encoding", None) or "utf-8").name != "utf-8":
+    if not shows_everything():
         text = json.dumps(orjson.loads(text))
     sys.stdout.write(text + "\n")
     sys.stdout.flush()

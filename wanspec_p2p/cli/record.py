@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wanspec_p2p.cli.figures import check_folder
 from wanspec_p2p.cli.output import Json, Progress, emit, progress_bars, say
 from wanspec_p2p.cli.peer_options import DtypeOption, Threads
 from wanspec_p2p.cli.settings import model_cache
@@ -54,8 +55,7 @@ def record(
 
 def _check_free(file: Path) -> None:
     """What is wrong with `--out` is better said before the models have answered."""
-    if not (os.path.isdir(file.parent) and os.access(file.parent, os.W_OK | os.X_OK)):
-        raise ConfigError(f"--out {file}: {file.parent} is no folder that can be written to")
+    check_folder("--out", file)
     try:
         file.lstat()
     except FileNotFoundError:

@@ -10,8 +10,16 @@ from typing import Any
 
 from wanspec_p2p.errors import ModelError
 from wanspec_p2p.models.digests import Manifest, read_manifest, record_files, save_manifest
+from wanspec_p2p.types import TokenId
 
-__all__ = ["check_directory", "directory_manifest", "named_size", "read_config", "read_tokenizer_config"]
+__all__ = [
+    "check_directory",
+    "directory_manifest",
+    "eos_named",
+    "named_size",
+    "read_config",
+    "read_tokenizer_config",
+]
 
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -81,6 +89,21 @@ def named_size(config: Mapping[str, Any], name: str) -> int | None:
     if value is not None and (type(value) is not int or value < 0):
         raise ModelError(f"{name} is {value!r}, which is no size: mend config.json")
     return value or None
+
+
+def eos_named(named: object, file: str) -> tuple[TokenId, ...]:
+    """The ids that an `eos_token_id` names: one, several or none.
+
+    Args:
+        file: where to mend it.
+
+    Raises:
+        ModelError: what it names is no id.
+    """
+    tokens = tuple(named) if isinstance(named, list | tuple) else () if named is None else (named,)
+    if not all(isinstance(token, int) for token in tokens):
+        raise ModelError(f"eos_token_id is {named!r}, which is no token id: mend {file}")
+    return tokens
 
 
 def read_tokenizer_config(directory: Path) -> dict[str, Any]:

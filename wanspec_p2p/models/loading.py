@@ -10,7 +10,7 @@ from wanspec_p2p.errors import ModelError
 from wanspec_p2p.models.base import LanguageModel, Tokenizer
 from wanspec_p2p.models.catalog import TARGET, Catalog
 from wanspec_p2p.models.copying import CopyingModel, CopyWeights, read_weights
-from wanspec_p2p.models.directories import named_size, read_config
+from wanspec_p2p.models.directories import eos_named, named_size, read_config
 from wanspec_p2p.models.fingerprint import tokenizer_facts
 from wanspec_p2p.models.ngram import NgramModel
 from wanspec_p2p.models.pull import Progress
@@ -66,15 +66,11 @@ def _copy_weights(name: str, catalog: Catalog) -> CopyWeights | None:
 def _load_ngram(name: str, catalog: Catalog) -> NgramModel:
     directory = catalog.path(name)
     facts, config = tokenizer_facts(directory), read_config(directory)
-    named = config.get("eos_token_id")
-    eos = tuple(named) if isinstance(named, list) else () if named is None else (named,)
-    if not all(isinstance(token, int) for token in eos):
-        raise ModelError(f"eos_token_id is {named!r}, which is no token id: mend config.json")
     return NgramModel(
         tokenizer=facts.fingerprint,
         vocab_size=facts.vocab_size,
         context=named_size(config, "max_position_embeddings") or 4096,
-        eos=eos,
+        eos=eos_named(config.get("eos_token_id"), "config.json"),
     )
 
 

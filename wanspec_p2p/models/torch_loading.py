@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from wanspec_p2p.errors import ModelError
+from wanspec_p2p.models.directories import eos_named
 from wanspec_p2p.models.torch_quiet import quiet_transformers
 from wanspec_p2p.types import Device, TokenId
 
@@ -86,9 +87,4 @@ def eos_tokens(model: Any) -> tuple[TokenId, ...]:
     named = getattr(model.generation_config, "eos_token_id", None)
     if named is None:
         named = getattr(model.config, "eos_token_id", None)
-    if named is None:
-        return ()
-    tokens = tuple(named) if isinstance(named, list | tuple) else (named,)
-    if not all(isinstance(token, int) for token in tokens):
-        raise ModelError(f"eos_token_id is {named!r}, which is no token id: mend generation_config.json")
-    return tokens
+    return eos_named(named, "generation_config.json")
